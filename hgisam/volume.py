@@ -1,0 +1,183 @@
+"""Volumes on a grid: voxels, the affine that places them, and the way between a file's axes and the house's axes.
+
+House axes: index (d, h, w) runs to Superior, Posterior, Left. Every volume inside hgisam has them; only `Orientation`
+knows the axes of the file.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+AFFINE_TOLERANCE_MM = 1e-3
+"""Two grids are the same where no corner of the volume moves by more than this."""
+
+_HOUSE_DIRECTIONS = np.array([[0.0, 0.0, 1.0], [0.0, -1.0, 0.0], [-1.0, 0.0, 0.0]])
+"""Rows: Superior, Posterior, Left as directions in RAS+."""
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """The axis order and directions of a file, as a permutation and flips that lead to house axes and back.
+
+    Attributes:
+        axes: axes[i] is the file's axis that becomes house axis i.
+        flips: flips[i] tells whether house axis i runs against that file axis.
+    """
+
+    axes: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+
+    @classmethod
+    def from_affine(cls, affine: NDArray[np.float64]) -> "Orientation":
+        """The closest of the 48 orientations for a file's affine (voxel index -> RAS+ mm); oblique affines welcome.
+
+        Each house direction takes a different file axis, so that the summed |cosine| over the three is the largest.
+
+        Raises:
+            ValueError: where the affine is singular or not finite, since then no axis has a direction.
+        """
+        linear = np.asarray(affine, dtype=np.float64)[:3, :3]
+        if not np.isfinite(linear).all() or abs(np.linalg.det(linear)) < 1e-9:
+            raise ValueError(f"expected an invertible affine; got {linear.tolist()}; spacing and axes are unknown")
+        cosines = _HOUSE_DIRECTIONS @ (linear / np.linalg.norm(linear, axis=0))
+        permutations = [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
+        axes = max(permutations, key=lambda p: sum(abs(cosines[i, p[i]]) for i in range(3)))
+        flips = tuple(bool(cosines[i, axes[i]] < 0) for i in range(3))
+        return cls(axes=axes, flips=(flips[0], flips[1], flips[2]))
+
+    def to_house(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Turn a file's array [3 axes] to house axes. A view, not a copy."""
+        return np.flip(np.transpose(array, self.axes), axis=self._flipped)
+
+    def to_file(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Turn an array in house axes back to the file's axes: the exact inverse of `to_house`. A view, not a copy."""
+        return np.transpose(np.flip(array, axis=self._flipped), np.argsort(self.axes))
+
+    def house_affine(self, affine: NDArray[np.float64], file_shape: tuple[int, ...]) -> NDArray[np.float64]:
+        """The affine of the turned array: house index (d, h, w, 1) -> RAS+ mm.
+
+        Args:
+            affine: the file's voxel index -> RAS+ mm.
+            file_shape: the file array's three sizes.
+        """
+        house_to_file = np.zeros((4, 4))
+        house_to_file[3, 3] = 1.0
+        for house_axis, (file_axis, flip) in enumerate(zip(self.axes, self.flips, strict=True)):
+            house_to_file[file_axis, house_axis] = -1.0 if flip else 1.0
+            house_to_file[file_axis, 3] = file_shape[file_axis] - 1 if flip else 0.0
+        turned: NDArray[np.float64] = np.asarray(affine, dtype=np.float64) @ house_to_file
+        return turned
+
+    @cached_property
+    def _flipped(self) -> tuple[int, ...]:
+        return tuple(i for i, flip in enumerate(self.flips) if flip)
+
+
+def _check_grid(shape: tuple[int, ...], affine: Tensor, source: str) -> None:
+    if len(shape) != 3 or min(shape) < 1:
+        raise ValueError(f"{source}: expected three axes of at least one voxel; got shape {shape}; give one 3D volume")
+    if affine.shape != (4, 4) or affine.dtype != torch.float64 or not torch.isfinite(affine).all():
+        raise ValueError(f"{source}: expected a finite float64 [4, 4] affine; got {affine.dtype} {tuple(affine.shape)}")
+    if torch.linalg.det(affine[:3, :3]).abs() < 1e-9:
+        raise ValueError(f"{source}: expected an invertible affine; got determinant 0; the spacing is unknown")
+
+
+def _spacing_mm(affine: Tensor) -> tuple[float, float, float]:
+    lengths = torch.linalg.vector_norm(affine[:3, :3], dim=0)
+    return float(lengths[0]), float(lengths[1]), float(lengths[2])
+
+
+@dataclass(frozen=True, eq=False)
+class CTVolume:
+    """One scan in Hounsfield units.
+
+    Attributes:
+        hu: float32; axes to Superior, Posterior, Left.
+        affine: float64; index (d, h, w, 1) -> RAS+ mm.
+        source: where it came from; appears in every error. Never a patient's name.
+
+    Raises:
+        ValueError: where it is not three axes of at least one voxel, or the affine is not finite and invertible.
+    """
+
+    hu: Float[Tensor, "depth height width"]
+    affine: Float[Tensor, "4 4"]
+    source: str
+
+    def __post_init__(self) -> None:
+        _check_grid(tuple(self.hu.shape), self.affine, self.source)
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance in mm from one voxel to the next along (d, h, w): the lengths of the affine's columns."""
+        return _spacing_mm(self.affine)
+
+    @property
+    def slice_positions_mm(self) -> Float[Tensor, " depth"]:
+        """Each slice's position in mm along Superior (RAS+ z of the middle of the slice); not all spacing if tilted."""
+        _, height, width = self.hu.shape
+        index = torch.zeros(self.hu.shape[0], 4, dtype=torch.float64)
+        index[:, 0] = torch.arange(self.hu.shape[0])
+        index[:, 1], index[:, 2], index[:, 3] = (height - 1) / 2, (width - 1) / 2, 1.0
+        return (index @ self.affine.T)[:, 2]
+
+
+@dataclass(frozen=True, eq=False)
+class MaskVolume:
+    """A boolean mask on a scan's grid.
+
+    Attributes:
+        voxels: bool; axes to Superior, Posterior, Left.
+        affine: float64; index (d, h, w, 1) -> RAS+ mm.
+        source: where it came from; appears in every error.
+
+    Raises:
+        ValueError: as for `CTVolume`.
+    """
+
+    voxels: Bool[Tensor, "depth height width"]
+    affine: Float[Tensor, "4 4"]
+    source: str
+
+    def __post_init__(self) -> None:
+        _check_grid(tuple(self.voxels.shape), self.affine, self.source)
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance in mm from one voxel to the next along (d, h, w): the lengths of the affine's columns."""
+        return _spacing_mm(self.affine)
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in mL: |det(affine)| / 1000, right for sheared grids too."""
+        return voxel_volume_ml(self.affine)
+
+    @property
+    def volume_ml(self) -> float:
+        """Voxel count x |det(affine)| in mL; 0.0 where the mask is empty."""
+        return int(self.voxels.sum()) * self.voxel_ml
+
+
+def voxel_volume_ml(affine: Float[Tensor, "4 4"]) -> float:
+    """Volume of one voxel in mL. The determinant, not the product of spacings, which over-counts a sheared grid."""
+    return float(torch.linalg.det(affine[:3, :3]).abs()) / 1000.0
+
+
+def same_grid(first: CTVolume | MaskVolume, second: CTVolume | MaskVolume) -> bool:
+    """Whether two volumes lie on one grid: the same shape, and no corner further than AFFINE_TOLERANCE_MM apart."""
+    first_shape = _shape(first)
+    if first_shape != _shape(second):
+        return False
+    corners = torch.cartesian_prod(*(torch.tensor([0.0, n - 1.0], dtype=torch.float64) for n in first_shape))
+    homogeneous = torch.cat([corners, torch.ones(8, 1, dtype=torch.float64)], dim=1)
+    moved_mm = torch.linalg.vector_norm((homogeneous @ (first.affine - second.affine).T)[:, :3], dim=1)
+    return bool(moved_mm.max() <= AFFINE_TOLERANCE_MM)
+
+
+def _shape(volume: CTVolume | MaskVolume) -> tuple[int, ...]:
+    return tuple((volume.hu if isinstance(volume, CTVolume) else volume.voxels).shape)
