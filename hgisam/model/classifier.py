@@ -1,0 +1,123 @@
+"""The slice classifier: a Swin Transformer, its pooled features, one linear head."""
+
+from typing import Literal, Self
+
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, model_validator
+from torch import Tensor, nn
+
+from hgisam.labels import Subtype
+from hgisam.model.swin import Attend, SwinOptions, SwinTransformer, fused_attention
+
+TOKEN_STAGES = (1, 2, 3)
+"""Stages (1-based) that carry a linear token head in training: those whose attention makes the saliency map."""
+
+
+class ClassifierOptions(BaseModel):
+    """A Swin Transformer and what its head puts out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    swin: SwinOptions = SwinOptions()
+    """Geometry of the Swin Transformer."""
+    outputs: Literal[1, 2, 6] = 1
+    """Logits per image. 1: any hemorrhage (sigmoid). 2: none against any (softmax, as HGI-SAM). 6: the subtypes and any,
+    each by itself (sigmoid), in the order of `Subtype`."""
+
+    @property
+    def targets(self) -> tuple[Subtype, ...]:
+        """What the probabilities are of, in order: all of `Subtype` with six outputs, else `any` alone."""
+        return tuple(Subtype) if self.outputs == len(Subtype) else (Subtype.ANY,)
+
+    @model_validator(mode="after")
+    def _deep_enough(self) -> Self:
+        if len(self.swin.depths) < max(TOKEN_STAGES):
+            raise ValueError(f"expected at least {max(TOKEN_STAGES)} stages; got depths {self.swin.depths}")
+        return self
+
+
+class HemorrhageClassifier(nn.Module):
+    """Tells how likely each image shows a hemorrhage.
+
+    Args:
+        options: geometry and outputs.
+        token_heads: add the linear heads that a token loss trains; they are no part of the saved weights.
+    """
+
+    def __init__(self, options: ClassifierOptions | None = None, *, token_heads: bool = False) -> None:
+        super().__init__()
+        self.options = options or ClassifierOptions()
+        self.swin = SwinTransformer(self.options.swin)
+        self.head = nn.Linear(self.swin.channels, self.options.outputs)
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+        self.token_heads = (
+            nn.ModuleList(nn.Linear(self.options.swin.stage_channels(stage), 1) for stage in TOKEN_STAGES)
+            if token_heads
+            else None
+        )
+
+    @property
+    def targets(self) -> tuple[Subtype, ...]:
+        """What `probabilities` are of, in order."""
+        return self.options.targets
+
+    def forward(
+        self, images: Float[Tensor, "batch channels height width"], attend: Attend = fused_attention
+    ) -> Float[Tensor, "batch outputs"]:
+        """Logits of each image.
+
+        Args:
+            images: values in [0, 1].
+            attend: the attention of every block.
+        """
+        return self.classify(self.swin(images, attend))
+
+    def classify(self, features: Float[Tensor, "batch channels"]) -> Float[Tensor, "batch outputs"]:
+        """Logits of pooled features, in float32."""
+        logits: Tensor = self.head(features)
+        return logits.float()
+
+    def forward_with_tokens(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> tuple[Float[Tensor, "batch outputs"], list[Float[Tensor, "batch rows cols"]]]:
+        """Logits of each image, and of each token of stages 1 to 3 (TOKEN_STAGES): for a token loss in training.
+
+        Raises:
+            ValueError: where the classifier was made without token heads.
+        """
+        if self.token_heads is None:
+            raise ValueError("expected a classifier with token heads; got one without; make it with token_heads=True")
+        token_logits: list[Tensor] = []
+        tokens = torch.empty(0)
+        for stage, tokens in enumerate(self.swin.stages(images), start=1):
+            if stage in TOKEN_STAGES:
+                side = self.options.swin.grid_side(stage)
+                per_token = self.token_heads[TOKEN_STAGES.index(stage)](tokens)
+                token_logits.append(per_token.float().view(-1, side, side))
+        return self.classify(self.swin.pool(tokens)), token_logits
+
+    def hemorrhage_logit(
+        self, logits: Float[Tensor, "batch outputs"], target: Subtype = Subtype.ANY
+    ) -> Float[Tensor, " batch"]:
+        """The logit whose gradient makes a saliency map. With two outputs it is the second, not the difference.
+
+        Args:
+            logits: of this classifier.
+            target: which hemorrhage.
+
+        Raises:
+            ValueError: for a target that this classifier does not tell apart.
+        """
+        if target not in self.targets:
+            raise ValueError(f"expected one of the classifier's targets {[*self.targets]}; got {target!r}")
+        return logits[:, -1 if target is Subtype.ANY else self.targets.index(target)]
+
+    def probabilities(self, logits: Float[Tensor, "batch outputs"]) -> Float[Tensor, "batch targets"]:
+        """Probability in [0, 1] of each of `targets`.
+
+        Args:
+            logits: of this classifier, or divided by a temperature.
+        """
+        return logits.softmax(dim=1)[:, 1:] if self.options.outputs == 2 else logits.sigmoid()
