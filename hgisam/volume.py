@@ -50,6 +50,19 @@ class Orientation:
         flips = tuple(bool(cosines[i, axes[i]] < 0) for i in range(3))
         return cls(axes=axes, flips=(flips[0], flips[1], flips[2]))
 
+    @classmethod
+    def from_axis_codes(cls, codes: str) -> "Orientation":
+        """The orientation of a file whose three axes run to the named directions, such as `LPS` or `RAS`.
+
+        Raises:
+            ValueError: where `codes` is not one letter of each of the pairs L/R, P/A and S/I.
+        """
+        found = [[(axis, code) for axis, code in enumerate(codes) if code in pair] for pair in ("SI", "PA", "LR")]
+        if len(codes) != 3 or any(len(pair) != 1 for pair in found):
+            raise ValueError(f"expected three directions such as 'LPS' or 'RAS'; got {codes!r}")
+        (d, d_code), (h, h_code), (w, w_code) = (pair[0] for pair in found)
+        return cls(axes=(d, h, w), flips=(d_code == "I", h_code == "A", w_code == "R"))
+
     def to_house(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
         """Turn a file's array [3 axes] to house axes. A view, not a copy."""
         return np.flip(np.transpose(array, self.axes), axis=self._flipped)
@@ -65,13 +78,23 @@ class Orientation:
             affine: the file's voxel index -> RAS+ mm.
             file_shape: the file array's three sizes.
         """
+        turned: NDArray[np.float64] = np.asarray(affine, dtype=np.float64) @ self._house_to_file(file_shape)
+        return turned
+
+    def file_affine(self, house_affine: NDArray[np.float64], file_shape: tuple[int, ...]) -> NDArray[np.float64]:
+        """The affine of the file's array, voxel index -> RAS+ mm: the inverse of `house_affine`."""
+        house_index = np.linalg.inv(self._house_to_file(file_shape))
+        turned: NDArray[np.float64] = np.asarray(house_affine, dtype=np.float64) @ house_index
+        return turned
+
+    def _house_to_file(self, file_shape: tuple[int, ...]) -> NDArray[np.float64]:
+        """House index (d, h, w, 1) -> file index (i, j, k, 1)."""
         house_to_file = np.zeros((4, 4))
         house_to_file[3, 3] = 1.0
         for house_axis, (file_axis, flip) in enumerate(zip(self.axes, self.flips, strict=True)):
             house_to_file[file_axis, house_axis] = -1.0 if flip else 1.0
             house_to_file[file_axis, 3] = file_shape[file_axis] - 1 if flip else 0.0
-        turned: NDArray[np.float64] = np.asarray(affine, dtype=np.float64) @ house_to_file
-        return turned
+        return house_to_file
 
     @cached_property
     def _flipped(self) -> tuple[int, ...]:

@@ -1,0 +1,1 @@
+"""Files on disk <-> volumes and tables, nothing else."""

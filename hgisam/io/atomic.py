@@ -1,0 +1,78 @@
+"""Writing files so that a reader finds either all of a file or none of it, and always inside the output folder."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from hgisam.io.errors import OutputError
+
+
+def make_output_folder(folder: Path) -> Path:
+    """Make a folder and those above it where they are absent, and return it.
+
+    Raises:
+        OutputError: where it cannot be made, is a file, or cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: expected a folder for the outputs; got {_reason(error)}; name another") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{folder}: expected a folder that can be written to; got permission denied; name another")
+    return folder
+
+
+def output_path(folder: Path, name: str) -> Path:
+    """Where the file `name` lies in `folder`.
+
+    Raises:
+        OutputError: where `name` is no plain file name: empty, `..`, absolute, with a separator or control characters.
+    """
+    if not name or name in {".", ".."} or any(c in "/\\" or not c.isprintable() for c in name):
+        raise OutputError(f"{folder}: expected a plain file name; got {name!r}; rename the input")
+    return folder / name
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a new binary file that takes the name `path`, replacing what bears it, only once it is whole and on disk.
+
+    A temporary file in the same folder is written, flushed, synced and renamed. On any failure, Ctrl-C included, it is
+    removed and `path` is as it was. A symbolic link at `path` is replaced itself; what it points to is not touched.
+
+    Raises:
+        OutputError: where the system refuses to write: no permission, disk full, no such folder.
+    """
+    temporary = path.with_name(f".hgisam-{secrets.token_hex(8)}.part")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    try:
+        with os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise OutputError(
+            f"{path}: expected to write the file; got {_reason(error)}; free some space or name another folder"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the rename itself on disk, where the system can do that for a folder."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

@@ -1,0 +1,417 @@
+"""NIfTI files and in-memory images <-> volumes in house axes, and masks back on exactly the input's grid."""
+
+import gzip
+import io
+import math
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import nibabel as nib
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from hgisam.io.atomic import atomic_write
+from hgisam.io.errors import ScanRefused
+from hgisam.io.nifti_header import MAX_VOXELS, Geometry, Layout, check_geometry, check_layout, parse_header
+from hgisam.volume import CTVolume, MaskVolume, Orientation
+
+LOWEST_HU = -1024.0
+HIGHEST_HU = 3071.0
+"""HU are clipped to the 12 bits that scanners store. Padding (-2000, -3024) so becomes air."""
+
+MAX_NON_FINITE = 0.25
+"""More than this fraction of NaN or infinite voxels is refused. The corners around a round field of view are 0.215."""
+
+_TISSUE_HU = -300.0
+_GZIP_MAGIC = b"\x1f\x8b"
+_GZIP_LEVEL = 4
+_MOST_DEFLATE_CAN_SHRINK = 1040
+_MAX_TRAILING_BYTES = 2**20
+_CHUNK_BYTES = 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class NiftiGrid:
+    """The grid of a file: all that is needed to lay voxels in house axes back on it.
+
+    Attributes:
+        file_shape: the file's sizes, trailing axes of length 1 included.
+        affine: the file's voxel index -> RAS+ mm.
+        header: the file's header, NIfTI-1 or NIfTI-2; written back unchanged where it speaks of geometry.
+        orientation: from the file's axes to house axes.
+        warnings: what the reader had to put up with; empty where all is well.
+    """
+
+    file_shape: tuple[int, ...]
+    affine: NDArray[np.float64]
+    header: nib.Nifti1Header
+    orientation: Orientation
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The file's three spatial sizes."""
+        return self.file_shape[0], self.file_shape[1], self.file_shape[2]
+
+    @property
+    def slice_axis(self) -> int:
+        """The file's axis along which slices follow each other (nearest to Superior)."""
+        return self.orientation.axes[0]
+
+    def to_file(self, voxels: Tensor) -> NDArray[Any]:
+        """Turn a tensor [depth, height, width] in house axes to the file's axes and shape. A view where possible.
+
+        Raises:
+            ValueError: where the tensor does not fit this grid.
+        """
+        turned = self.orientation.to_file(voxels.detach().cpu().numpy())
+        if turned.shape != self.shape:
+            raise ValueError(f"expected a volume that turns to {self.shape}; got {turned.shape}; it is of another grid")
+        return turned.reshape(self.file_shape)
+
+
+def read_ct(path: str | Path, max_voxels: int = MAX_VOXELS) -> tuple[CTVolume, NiftiGrid]:
+    """Read a scan from a .nii or .nii.gz file, to the end of it, so that no damage passes unseen.
+
+    Args:
+        path: the file; told from gzip by its first bytes, not by its name.
+        max_voxels: refuse more, before memory is taken.
+
+    Returns:
+        The scan, float32 HU within LOWEST_HU..HIGHEST_HU, and the file's grid with the reader's warnings.
+
+    Raises:
+        ScanRefused: where the file is unreadable, damaged, no single volume, or its geometry is in doubt.
+    """
+    stored, layout, header, geometry = _read_file(Path(path), max_voxels)
+    return _ct_from_stored(stored, layout, header, geometry, Path(path).name)
+
+
+def read_mask(path: str | Path, max_voxels: int = MAX_VOXELS) -> tuple[MaskVolume, NiftiGrid]:
+    """Read a mask or a label volume; any value above 0 is hemorrhage. An empty mask is as good as any other.
+
+    Raises:
+        ScanRefused: as `read_ct`; and where values are no whole numbers of 0 and above (a scan, a probability map).
+    """
+    stored, layout, header, geometry = _read_file(Path(path), max_voxels)
+    source = Path(path).name
+    values = stored if (layout.slope, layout.inter) == (1.0, 0.0) else stored * layout.slope + layout.inter
+    lowest, highest = float(values.min()), float(values.max())
+    whole = values.dtype.kind in "ui" or bool((values == np.rint(values)).all())
+    if not (whole and lowest >= 0 and math.isfinite(highest)):
+        raise ScanRefused(
+            f"{source}: expected a mask of whole numbers from 0; got {values.dtype.name} values from {lowest:g} to"
+            f" {highest:g}; give a mask, not a scan or a map"
+        )
+    grid = _grid(layout, header, geometry, source)
+    house = np.ascontiguousarray(grid.orientation.to_house(values > 0))
+    return MaskVolume(torch.from_numpy(house), _house_affine(grid), source), grid
+
+
+def ct_from_image(
+    image: nib.spatialimages.SpatialImage, source: str, max_voxels: int = MAX_VOXELS
+) -> tuple[CTVolume, NiftiGrid]:
+    """A scan from a nibabel image. One loaded lazily is read by nibabel, which checks less: `read_ct` takes the path.
+
+    Args:
+        image: any nibabel image with an affine.
+        source: a name for errors.
+        max_voxels: refuse more.
+
+    Raises:
+        ScanRefused: as `read_ct`.
+    """
+    if image.affine is None:
+        raise ScanRefused(f"{source}: expected an image with an affine; got none; the spacing is unknown")
+    data: Any = image.dataobj
+    lazy = isinstance(data, nib.arrayproxy.ArrayProxy)
+    if isinstance(image.header, nib.Nifti1Header):
+        header = image.header.copy()
+        affine_stated = np.allclose(header.get_best_affine(), image.affine)
+    else:
+        header, affine_stated = nib.Nifti1Header(), False
+    _state_array(header, tuple(data.shape), data.dtype, source)
+    if not affine_stated:
+        _state_affine(header, np.asarray(image.affine, dtype=np.float64), source)
+    header.set_slope_inter(*((data.slope, data.inter) if lazy else (1.0, 0.0)))
+    layout = check_layout(header, source, max_voxels)
+    geometry = check_geometry(header, layout.shape, source)
+    try:
+        stored = data.get_unscaled() if lazy else np.asarray(data)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise _damaged(source, error) from error
+    return _ct_from_stored(stored, layout, header, geometry, source)
+
+
+def ct_from_array(array: ArrayLike, affine: ArrayLike, source: str) -> tuple[CTVolume, NiftiGrid]:
+    """A scan from an array in HU and its affine.
+
+    Args:
+        array: three axes in any order and direction, integers or floats.
+        affine: voxel index -> RAS+ mm, [4, 4].
+        source: a name for errors.
+
+    Raises:
+        ScanRefused: as `read_ct`.
+    """
+    stored = np.asarray(array)
+    if stored.dtype == np.float16:
+        stored = stored.astype(np.float32)
+    stated = np.asarray(affine, dtype=np.float64)
+    header = _new_header(stored.shape, stored.dtype, stated, source)
+    layout = check_layout(header, source, max_voxels=stored.size)
+    geometry = check_geometry(header, layout.shape, source)
+    return _ct_from_stored(stored, layout, header, Geometry(stated, geometry.warnings), source)
+
+
+def new_grid_for(volume: CTVolume | MaskVolume, axes: str = "LPS") -> NiftiGrid:
+    """A fresh grid to write a volume that came from no file.
+
+    Args:
+        volume: in house axes.
+        axes: the directions that the file's three axes are to run in, nearest: `LPS`, `RAS`, or any other of the 48.
+
+    Raises:
+        ValueError: where `axes` is none of the 48.
+    """
+    orientation = Orientation.from_axis_codes(axes)
+    voxels = volume.hu if isinstance(volume, CTVolume) else volume.voxels
+    shape = tuple(int(voxels.shape[house_axis]) for house_axis in np.argsort(orientation.axes))
+    affine = orientation.file_affine(volume.affine.numpy(), shape)
+    return NiftiGrid(shape, affine, _new_header(shape, np.dtype(np.int16), affine, volume.source), orientation)
+
+
+def write_mask(path: Path, mask: Bool[Tensor, "depth height width"], grid: NiftiGrid) -> None:
+    """Write a mask as uint8 0/1 on the input's own grid: same shape, axes, affine and header geometry.
+
+    Raises:
+        OutputError: where the file cannot be written; nothing is left behind.
+        ValueError: where the mask does not fit the grid.
+    """
+    _write(path, mask.to(torch.uint8), grid, np.dtype("u1"), "hgisam mask; research use only")
+
+
+def write_map(path: Path, saliency: Float[Tensor, "depth height width"], grid: NiftiGrid) -> None:
+    """Write a saliency map in [0, 1] as float32 on the input's own grid.
+
+    Raises:
+        OutputError: where the file cannot be written; nothing is left behind.
+        ValueError: where the map does not fit the grid.
+    """
+    _write(path, saliency, grid, np.dtype("<f4"), "hgisam saliency map; research use only")
+
+
+def write_ct(path: Path, volume: CTVolume, grid: NiftiGrid | None = None) -> None:
+    """Write a scan as int16 HU, rounded. Without a grid the file's axes run to Left, Posterior, Superior.
+
+    Raises:
+        OutputError: where the file cannot be written; nothing is left behind.
+        ValueError: where the volume does not fit the grid, or holds NaN or what no int16 can.
+    """
+    hu = volume.hu.round()
+    if not bool((hu.abs() <= 32767).all()):
+        raise ValueError(f"{volume.source}: expected finite HU within 16 bit; got others; clip the volume first")
+    _write(path, hu.to(torch.int16), grid or new_grid_for(volume), np.dtype("<i2"), "hgisam CT; research use only")
+
+
+def write_labels(path: Path, labels: UInt8[Tensor, "depth height width"], grid: NiftiGrid) -> None:
+    """Write a label volume as uint8: 0 no hemorrhage, k + 1 the k-th of `hgisam.labels.SUBTYPES`.
+
+    Raises:
+        OutputError: where the file cannot be written; nothing is left behind.
+        ValueError: where the labels do not fit the grid.
+    """
+    _write(path, labels, grid, np.dtype("u1"), "hgisam labels; research use only")
+
+
+def _read_file(path: Path, max_voxels: int) -> tuple[NDArray[Any], Layout, nib.Nifti1Header, Geometry]:
+    """The stored numbers, three axes in the file's order and not rescaled, and what the header says of them."""
+    source = path.name
+    try:
+        with path.open("rb") as raw:
+            compressed = raw.read(2) == _GZIP_MAGIC
+            n_bytes_on_disk = raw.seek(0, io.SEEK_END)
+            raw.seek(0)
+            stream: BinaryIO = gzip.GzipFile(fileobj=raw) if compressed else raw  # type: ignore[assignment]
+            block = stream.read(540)
+            header = parse_header(block, source)
+            layout = check_layout(header, source, max_voxels)
+            geometry = check_geometry(header, layout.shape, source)
+            promised = layout.offset + layout.n_bytes
+            if promised > n_bytes_on_disk * (_MOST_DEFLATE_CAN_SHRINK if compressed else 1):
+                raise _truncated(source, f"{promised:,} bytes", f"a file of {n_bytes_on_disk:,} on disk")
+            stored = _read_voxels(stream, block, layout, source)
+    except FileNotFoundError as error:
+        raise ScanRefused(f"{source}: expected a file; got none at {path}; check the path") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise _damaged(source, error) from error
+    return stored, layout, header, Geometry(geometry.affine, geometry.warnings + _name_warnings(path, compressed))
+
+
+def _read_voxels(stream: BinaryIO, block: bytes, layout: Layout, source: str) -> NDArray[Any]:
+    """The voxels after `block`, the bytes already read; then on to the stream's end, so that gzip's CRC is checked."""
+    buffer = np.empty(layout.n_bytes, dtype=np.uint8)
+    early = np.frombuffer(block[layout.offset :], dtype=np.uint8)[: layout.n_bytes]
+    buffer[: early.size] = early
+    to_skip = layout.offset - len(block)
+    while to_skip > 0:
+        skipped = len(stream.read(min(to_skip, _CHUNK_BYTES)))
+        if skipped == 0:
+            raise _truncated(source, f"voxels from byte {layout.offset}", f"{layout.offset - to_skip} bytes")
+        to_skip -= skipped
+    filled = early.size
+    while filled < buffer.size:
+        got = stream.readinto(buffer[filled:])  # type: ignore[attr-defined]
+        if not got:
+            raise _truncated(source, f"{buffer.size:,} bytes of voxels", f"{filled:,}")
+        filled += got
+    trailing = max(len(block) - layout.offset - layout.n_bytes, 0)
+    while more := len(stream.read(_CHUNK_BYTES)):
+        trailing += more
+        if trailing > _MAX_TRAILING_BYTES:
+            raise ScanRefused(
+                f"{source}: expected {buffer.size:,} bytes of voxels; got over a megabyte more than the header states;"
+                " the header is wrong or the file is a trap"
+            )
+    return buffer.view(layout.dtype).reshape(layout.shape, order="F")
+
+
+def _ct_from_stored(
+    stored: NDArray[Any], layout: Layout, header: nib.Nifti1Header, geometry: Geometry, source: str
+) -> tuple[CTVolume, NiftiGrid]:
+    grid = _grid(layout, header, geometry, source)
+    house = grid.orientation.to_house(stored.reshape(layout.shape))
+    hu = np.empty(house.shape, dtype=np.float32)
+    non_finite = _fill_with_hu(hu, house, layout)
+    affine = _house_affine(grid)
+    if non_finite is not None:
+        warning = _check_non_finite(hu, non_finite, source)
+        grid = NiftiGrid(grid.file_shape, grid.affine, grid.header, grid.orientation, (*grid.warnings, warning))
+    return CTVolume(torch.from_numpy(hu), affine, source), grid
+
+
+def _fill_with_hu(hu: NDArray[np.float32], stored: NDArray[Any], layout: Layout) -> NDArray[np.bool_] | None:
+    """Fill `hu` slice by slice (no second copy of the volume); NaN and Inf become air and are returned as a mask."""
+    non_finite = None
+    with np.errstate(over="ignore", invalid="ignore"):
+        for index, plane in enumerate(stored):
+            np.multiply(plane, np.float32(layout.slope), out=hu[index], casting="unsafe")
+            hu[index] += np.float32(layout.inter)
+            finite = np.isfinite(hu[index])
+            if not finite.all():
+                non_finite = np.zeros(hu.shape, dtype=bool) if non_finite is None else non_finite
+                non_finite[index] = ~finite
+                hu[index][~finite] = LOWEST_HU
+            np.clip(hu[index], LOWEST_HU, HIGHEST_HU, out=hu[index])
+    return non_finite
+
+
+def _check_non_finite(hu: NDArray[np.float32], non_finite: NDArray[np.bool_], source: str) -> str:
+    """The warning for voxels that are no numbers, where they are few and do not touch the head."""
+    from scipy import ndimage
+
+    fraction = float(non_finite.mean())
+    tissue = hu > _TISSUE_HU
+    head = np.stack([ndimage.binary_fill_holes(plane) for plane in tissue])
+    touching = ndimage.binary_dilation(head, structure=np.ones((3, 3, 3), dtype=bool)) & non_finite
+    if fraction > MAX_NON_FINITE or touching.any():
+        raise ScanRefused(
+            f"{source}: expected numbers in every voxel; got NaN or Inf in {fraction:.2%} of them"
+            f" ({int(touching.sum()):,} at or in the head); convert the scan again"
+        )
+    return f"{int(non_finite.sum()):,} voxels outside the head are NaN or Inf: taken as air"
+
+
+def _grid(layout: Layout, header: nib.Nifti1Header, geometry: Geometry, source: str) -> NiftiGrid:
+    try:
+        orientation = Orientation.from_affine(geometry.affine)
+    except ValueError as error:
+        raise ScanRefused(f"{source}: {error}") from error
+    return NiftiGrid(layout.file_shape, geometry.affine, header, orientation, geometry.warnings)
+
+
+def _house_affine(grid: NiftiGrid) -> Float[Tensor, "4 4"]:
+    return torch.from_numpy(grid.orientation.house_affine(grid.affine, grid.shape))
+
+
+def _new_header(
+    shape: tuple[int, ...], dtype: np.dtype[Any], affine: NDArray[np.float64], source: str
+) -> nib.Nifti1Header:
+    header = nib.Nifti1Header()
+    _state_array(header, shape, dtype, source)
+    _state_affine(header, affine, source)
+    return header
+
+
+def _state_array(header: nib.Nifti1Header, shape: tuple[int, ...], dtype: np.dtype[Any], source: str) -> None:
+    """Write an array's shape and number format into a header."""
+    header["vox_offset"] = 0
+    try:
+        header.set_data_shape(shape)
+        header.set_data_dtype(dtype)
+    except HeaderDataError as error:
+        raise ScanRefused(
+            f"{source}: expected three axes of integers or floats; got {dtype} of shape {tuple(shape)}; convert it"
+        ) from error
+
+
+def _state_affine(header: nib.Nifti1Header, affine: NDArray[np.float64], source: str) -> None:
+    """Write an affine into a header as sform, qform (which holds no shear) and spacing, in mm."""
+    if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise ScanRefused(
+            f"{source}: expected a finite, invertible affine [4, 4]; got {affine.tolist()}; the spacing is unknown"
+        )
+    header.set_sform(affine, code="scanner")
+    header.set_qform(affine, code="scanner", strip_shears=True)
+    header.set_xyzt_units("mm")
+
+
+def _write(path: Path, voxels: Tensor, grid: NiftiGrid, dtype: np.dtype[Any], description: str) -> None:
+    header = grid.header.as_byteswapped("<")
+    header.set_data_dtype(dtype)
+    header.set_slope_inter(1.0, 0.0)
+    header["vox_offset"] = header.single_vox_offset
+    header["magic"] = header.single_magic
+    header["cal_min"], header["cal_max"] = 0.0, 0.0
+    header["intent_code"], header["intent_name"] = 0, b""
+    header["intent_p1"], header["intent_p2"], header["intent_p3"] = 0.0, 0.0, 0.0
+    header["descrip"], header["aux_file"] = description.encode(), b""
+    if "db_name" in header:
+        header["db_name"] = b""
+    array = grid.to_file(voxels)
+    with atomic_write(path) as file:
+        if path.suffix == ".gz":
+            with gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=_GZIP_LEVEL, mtime=0) as stream:
+                _write_voxels(stream, header, array, dtype)
+        else:
+            _write_voxels(file, header, array, dtype)
+
+
+def _write_voxels(
+    stream: BinaryIO | gzip.GzipFile, header: nib.Nifti1Header, array: NDArray[Any], dtype: np.dtype[Any]
+) -> None:
+    stream.write(header.binaryblock)
+    stream.write(bytes(int(header.single_vox_offset) - len(header.binaryblock)))
+    for plane in np.moveaxis(array.reshape(array.shape[:3]), 2, 0):
+        stream.write(plane.astype(dtype, copy=False).tobytes(order="F"))
+
+
+def _name_warnings(path: Path, compressed: bool) -> tuple[str, ...]:
+    if compressed == (path.suffix == ".gz"):
+        return ()
+    return (f"the file is {'' if compressed else 'not '}gzip-compressed, against what its name says",)
+
+
+def _truncated(source: str, expected: str, got: str) -> ScanRefused:
+    return ScanRefused(f"{source}: expected {expected}; got {got}; the file is truncated: copy it again")
+
+
+def _damaged(source: str, error: Exception) -> ScanRefused:
+    reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
+    return ScanRefused(f"{source}: expected a readable, whole file; got '{reason}'; copy or convert it again")

@@ -1,0 +1,132 @@
+"""Tables and records: CSV and JSON, the same bytes for the same content, and never a NaN that JSON does not know."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+
+from hgisam.io.atomic import atomic_write
+from hgisam.labels import SUBTYPES, Subtype
+
+SLICE_LABEL_COLUMNS = ("file", "slice_index", *SUBTYPES, Subtype.ANY)
+"""The columns that a table of slice labels must have; it may have more."""
+
+
+@dataclass(frozen=True)
+class SliceLabel:
+    """What is known of one slice.
+
+    Attributes:
+        file: the scan's file name.
+        slice_index: the slice's index in that file along its slice axis.
+        subtypes: the hemorrhage subtypes seen in it, `any` among them where there is any; empty for none.
+    """
+
+    file: str
+    slice_index: int
+    subtypes: frozenset[Subtype]
+
+    @property
+    def positive(self) -> bool:
+        """Whether there is any hemorrhage."""
+        return Subtype.ANY in self.subtypes
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, object]], columns: Sequence[str]) -> None:
+    """Write a table. None, NaN and infinity are empty cells, booleans 0 or 1, floats have seven significant digits.
+
+    Raises:
+        OutputError: where the file cannot be written; nothing is left behind.
+        ValueError: where a row's keys are not exactly the columns.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        if set(row) != set(columns):
+            raise ValueError(f"{path.name}: expected a row with {sorted(columns)}; got {sorted(row)}")
+        writer.writerow([_cell(row[column]) for column in columns])
+    _write_text(path, text.getvalue())
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a record. NaN and infinity become null; arrays become lists, paths and enums text. Keys keep their order.
+
+    Raises:
+        OutputError: where the file cannot be written; nothing is left behind.
+        TypeError: where something has no place in JSON.
+    """
+    _write_text(path, json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_slice_labels(path: Path) -> list[SliceLabel]:
+    """Read a table of slice labels, in its own order. Empty where it has a head and no rows.
+
+    Raises:
+        ValueError: where columns are missing, a label is neither 0 nor 1, `any` contradicts the subtypes, or a slice
+            is listed twice.
+    """
+    labels = []
+    seen = set()
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        missing = [column for column in SLICE_LABEL_COLUMNS if column not in (reader.fieldnames or ())]
+        if missing:
+            raise ValueError(f"{path.name}: expected the columns {', '.join(SLICE_LABEL_COLUMNS)}; missing {missing}")
+        for row in reader:
+            label = _slice_label(row, f"{path.name} line {reader.line_num}")
+            if (label.file, label.slice_index) in seen:
+                raise ValueError(f"{path.name} line {reader.line_num}: expected each slice once; got one again")
+            seen.add((label.file, label.slice_index))
+            labels.append(label)
+    return labels
+
+
+def _slice_label(row: Mapping[str, str], where: str) -> SliceLabel:
+    values = [row[subtype] for subtype in Subtype]
+    if not set(values) <= {"0", "1"} or not row["slice_index"].isdigit():
+        raise ValueError(f"{where}: expected labels of 0 or 1 and a slice index from 0; got {list(row.values())}")
+    subtypes = frozenset(subtype for subtype, value in zip(Subtype, values, strict=True) if value == "1")
+    if (Subtype.ANY in subtypes) != bool(subtypes - {Subtype.ANY}):
+        raise ValueError(f"{where}: expected 'any' to be 1 exactly where a subtype is; got {list(row.values())}")
+    return SliceLabel(row["file"], int(row["slice_index"]), subtypes)
+
+
+def _write_text(path: Path, text: str) -> None:
+    with atomic_write(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+def _cell(value: object) -> str:
+    plain = _plain(value)
+    if plain is None:
+        return ""
+    if isinstance(plain, bool):
+        return str(int(plain))
+    return f"{plain:.7g}" if isinstance(plain, float) else str(plain)
+
+
+def _plain(value: Any) -> Any:
+    """The value in JSON's own types."""
+    if isinstance(value, Enum):
+        return _plain(value.value)
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, np.generic | np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(_plain(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    raise TypeError(f"expected something that JSON can hold; got {type(value).__name__}")
