@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["Segmenter", "__version__"]
+NOTICE = "Research use only, not a medical device."
+__all__ = ["NOTICE", "Segmenter", "__version__"]
 
 if TYPE_CHECKING:
     from hgisam.pipeline import Segmenter

@@ -1,0 +1,206 @@
+"""The subcommands, a few lines each. What is slow to import is imported inside the command."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hgisam import NOTICE, __version__
+from hgisam.cases import InputError, find_cases
+from hgisam.exits import ExitCode, Interrupts
+from hgisam.io.atomic import make_output_folder
+from hgisam.io.errors import OutputError, ScanRefused
+
+if TYPE_CHECKING:
+    from hgisam.pipeline import Segmenter
+    from hgisam.run import RunReport
+
+log = logging.getLogger("hgisam")
+app = typer.Typer(name="hgisam", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+Inputs = Annotated[
+    list[Path],
+    typer.Argument(metavar="INPUT", help="Head CT, one NIfTI file each; a folder stands for those in it."),
+]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Output folder; made if absent.")]
+Weights = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Weights (.safetensors).", show_default="those of the package")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Windows of slices per pass.", show_default="by device")
+]
+Config = Annotated[
+    Path | None, typer.Option(metavar="YAML", help="A recipe such as those in configs/; flags go before it.")
+]
+HuOffset = Annotated[
+    float | None, typer.Option(metavar="HU", help="Added to every voxel, for files known to be off, such as -1024.")
+]
+OperatingPoint = Annotated[
+    float | None,
+    typer.Option(metavar="P", help="Slice probability that counts as blood, 0 to 1.", show_default="the weights' own"),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more, with a traceback where something fails.")]
+
+
+@app.callback()
+def hgisam(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    """Find intracranial hemorrhage in head CT, and its volume. Research use only, not a medical device."""
+    if version:
+        typer.echo(f"hgisam {__version__}. {NOTICE}")
+        raise typer.Exit
+
+
+@app.command()
+def segment(
+    inputs: Inputs,
+    output: Output,
+    weights: Weights = None,
+    device: Device = "auto",
+    batch_size: BatchSize = None,
+    config: Config = None,
+    no_gate: Annotated[bool, typer.Option("--no-gate", help="Map every slice that shows brain.")] = False,
+    threshold: Annotated[
+        float | None,
+        typer.Option(metavar="T", help="Saliency that counts as blood, above 0 to 1.", show_default="the weights' own"),
+    ] = None,
+    operating_point: OperatingPoint = None,
+    hu_offset: HuOffset = None,
+    save_map: Annotated[bool, typer.Option("--save-map", help="Write saliency maps, CASE_map.nii.gz.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Outline the blood and measure it: a mask, a preview and a record per scan, a summary over all."""
+    with _session(quiet=quiet, verbose=verbose):
+        cases = find_cases(inputs)
+        make_output_folder(output)
+        flags = {
+            "gate": False if no_gate else None,
+            "threshold": threshold,
+            "operating_point": operating_point,
+            "hu_offset": hu_offset,
+        }
+        model = _load(weights, config, flags, device, batch_size)
+        from hgisam.run import segment_cases
+
+        report = segment_cases(model, cases, output, save_map=save_map, show_progress=_on_terminal() and not quiet)
+        _finish(report, ("case", "probability", "volume_ml", "status"), output, quiet=quiet)
+
+
+@app.command()
+def classify(
+    inputs: Inputs,
+    output: Output,
+    weights: Weights = None,
+    device: Device = "auto",
+    batch_size: BatchSize = None,
+    config: Config = None,
+    operating_point: OperatingPoint = None,
+    hu_offset: HuOffset = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Probability of hemorrhage, for each scan and slice; no mask, and faster than segment."""
+    with _session(quiet=quiet, verbose=verbose):
+        cases = find_cases(inputs)
+        make_output_folder(output)
+        flags = {"operating_point": operating_point, "hu_offset": hu_offset}
+        model = _load(weights, config, flags, device, batch_size)
+        from hgisam.run import classify_cases
+
+        report = classify_cases(model, cases, output, show_progress=_on_terminal() and not quiet)
+        _finish(report, ("case", "probability", "n_slices_positive", "status"), output, quiet=quiet)
+
+
+def main() -> None:
+    """The `hgisam` command."""
+    app()
+
+
+def _load(
+    weights: Path | None, config: Path | None, flags: dict[str, Any], device: str, batch_size: int | None
+) -> "Segmenter":
+    """The network with its settings, before any scan is touched."""
+    from hgisam.config import load_settings
+    from hgisam.pipeline import Segmenter
+
+    options = load_settings(config, {"segment": flags}).segment
+    return Segmenter(weights, options=options, device=device, batch_size=batch_size)
+
+
+def _finish(report: "RunReport", columns: tuple[str, ...], output: Path, *, quiet: bool) -> None:
+    """Tell people what came out, and leave with the run's exit status."""
+    if not quiet:
+        lines = [columns, *(tuple(_shown(row[column]) for column in columns) for row in report.rows)]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+        for line in lines:
+            typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        typer.echo(f"Written to {output}. {NOTICE}")
+    raise typer.Exit(report.exit_code)
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _on_terminal() -> bool:
+    return sys.stdout.isatty() and sys.stderr.isatty()
+
+
+@contextmanager
+def _session(*, quiet: bool, verbose: bool) -> Iterator[None]:
+    """Log to stderr, and end with the exit status that the error stands for, after one line that explains it."""
+    _log_to_stderr(logging.ERROR if quiet else logging.DEBUG if verbose else logging.WARNING)
+    try:
+        with Interrupts():
+            yield
+    except typer.Exit:
+        raise
+    except KeyboardInterrupt:
+        log.error("cancelled")
+        raise typer.Exit(ExitCode.CANCELLED) from None
+    except Exception as error:  # whatever it is, it ends in one line and an exit status
+        code = _exit_code_of(error)
+        log.error("%s", f"unexpected {type(error).__name__}: {error}" if code is ExitCode.UNEXPECTED else error)
+        log.debug("where it failed", exc_info=error)
+        raise typer.Exit(code) from None
+
+
+def _exit_code_of(error: Exception) -> ExitCode:
+    if isinstance(error, InputError):
+        return ExitCode.USAGE
+    if isinstance(error, ScanRefused):
+        return ExitCode.REFUSED
+    if isinstance(error, OutputError):
+        return ExitCode.OUTPUT
+    from hgisam.config import SettingsError
+    from hgisam.model.checkpoint import WeightsError
+    from hgisam.pipeline import DeviceUnavailable
+
+    codes = {SettingsError: ExitCode.USAGE, WeightsError: ExitCode.WEIGHTS, DeviceUnavailable: ExitCode.DEVICE}
+    return next((code for kind, code in codes.items() if isinstance(error, kind)), ExitCode.UNEXPECTED)
+
+
+class _StderrHandler(logging.Handler):
+    """One line per message to whatever stderr is now, so that a progress bar is not torn."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = f"hgisam: {record.levelname.lower()}: {' '.join(record.getMessage().split())}"
+        if record.exc_info:
+            text += "\n" + logging.Formatter().formatException(record.exc_info)
+        typer.echo(text, err=True)
+
+
+def _log_to_stderr(level: int) -> None:
+    log.handlers[:] = [_StderrHandler()]
+    log.propagate = False
+    log.setLevel(level)

@@ -1,0 +1,91 @@
+"""YAML -> settings. Each stage owns its options and their defaults; this file only assembles and explains."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from hgisam.pipeline import SegmentOptions
+
+
+class SettingsError(ValueError):
+    """A setting that does not exist or cannot have that value. Exit code 2."""
+
+
+class Settings(BaseModel):
+    """A recipe: what differs from the defaults, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    source: str = Field(default="defaults and command line", min_length=1)
+    """Where the numbers come from: a paper, a measurement, the command that made them."""
+    segment: SegmentOptions = SegmentOptions()
+    """Settings of `hgisam segment` and `hgisam classify`."""
+
+
+def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """The settings of a YAML file, with those given on the command line laid over them.
+
+    Args:
+        path: the YAML; None for the defaults. It names its `source`, and below each stage only what differs.
+        overrides: nested like the YAML, such as `{"segment": {"threshold": 0.1}}`; None stands for "not given".
+
+    Returns:
+        The resolved settings; the defaults where both are empty.
+
+    Raises:
+        SettingsError: where the file cannot be read, is not YAML of plain values, a key is unknown (it is named), or a
+            value is out of range.
+    """
+    where = "command line" if path is None else str(path)
+    recipe: Any = {} if path is None else _read_yaml(path)
+    if not isinstance(recipe, dict):
+        raise SettingsError(f"{where}: expected keys and values; got {type(recipe).__name__}; see configs/")
+    if path is not None and "source" not in recipe:
+        raise SettingsError(f"{where}: expected a line 'source: ...' that tells where its numbers come from; got none")
+    try:
+        return Settings.model_validate(_laid_over(recipe, overrides or {}))
+    except ValidationError as error:
+        raise SettingsError("; ".join(f"{where}: {_explained(detail)}" for detail in error.errors())) from error
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Safe YAML in which no key may appear twice: the second would silently win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} appears twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> object:
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)  # noqa: S506 - a SafeLoader
+    except OSError as error:
+        raise SettingsError(f"{path}: expected a YAML file; got '{error.strerror}'; check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: expected YAML of plain values; got {' '.join(str(error).split())}") from error
+
+
+def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested mapping with another laid over it; None above leaves what lies below."""
+    merged = dict(below)
+    for key, value in above.items():
+        if isinstance(value, Mapping):
+            lower = merged.get(key, {})
+            merged[key] = _laid_over(lower, value) if isinstance(lower, Mapping) else lower
+        elif value is not None:
+            merged[key] = value
+    return merged
+
+
+def _explained(detail: ErrorDetails) -> str:
+    key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return f"unknown key '{key}'; check its spelling"
+    return f"'{key}': {detail['msg'][0].lower()}{detail['msg'][1:]}; got {detail['input']!r}"

@@ -1,0 +1,124 @@
+"""Results as plain values: the record of a case (`CASE.json`), its slices, and its row in the summary."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hgisam import NOTICE, __version__
+from hgisam.labels import SUBTYPES
+from hgisam.pipeline import ClassificationResult, SegmentationResult
+
+SEGMENT_SUMMARY = (
+    "case", "input", "status", "reason", "probability", "volume_ml", "volume_reason", "n_voxels", "n_slices",
+    "n_slices_in_mask", "plausibility", "n_warnings", "seconds",
+)  # fmt: skip
+CLASSIFY_SUMMARY = (
+    "case", "input", "status", "reason", "probability", "n_slices", "n_slices_positive", "plausibility", "n_warnings",
+    "seconds",
+)  # fmt: skip
+SLICE_COLUMNS = ("slice_index", "position_mm", "probability_any")
+
+Record = dict[str, Any]
+
+
+def recorded_path(path: Path) -> str:
+    """A path as outputs state it: as given where relative, else from the working folder, else its last two parts.
+
+    So a record carries no more of the machine, or of the user's name, than the command line did.
+    """
+    if not path.is_absolute():
+        return path.as_posix()
+    if path.is_relative_to(Path.cwd()):
+        return path.relative_to(Path.cwd()).as_posix()
+    return Path(*path.parts[-2:]).as_posix().lstrip(os.sep)
+
+
+def case_record(command: str, case: str, path: Path, input_sha256: str | None) -> Record:
+    """What every record begins with, whatever came of the case.
+
+    Args:
+        command: `segment` or `classify`.
+        case: the case's name.
+        path: the input, as given.
+        input_sha256: of the input's bytes; None where it could not be read.
+    """
+    return {
+        "case": case,
+        "command": command,
+        "hgisam_version": __version__,
+        "notice": NOTICE,
+        "input": recorded_path(path),
+        "input_sha256": input_sha256,
+    }
+
+
+def refusal_record(status: str, reason: str) -> Record:
+    """What stands in the record of a case that gave no result. The volume is null, never 0."""
+    return {"status": status, "reason": reason, "probability": None, "volume_ml": None, "volume_reason": reason}
+
+
+def classification_record(result: ClassificationResult) -> Record:
+    """What the network said of a scan, as values for JSON. Slices are in the input's own order, from 0."""
+    positive = result.slice_probabilities >= result.operating_point
+    return {
+        "status": "ok",
+        "reason": None,
+        "probability": result.probability,
+        "operating_point": result.operating_point,
+        "n_slices": len(result.slice_probabilities),
+        "n_slices_with_brain": int(result.slice_has_brain.sum()),
+        "n_slices_positive": int((positive & result.slice_has_brain).sum()),
+        "slice_axis": result.slice_axis,
+        "slices": slice_rows(result),
+        "plausibility": {
+            "verdict": result.plausibility.verdict,
+            "reasons": list(result.plausibility.reasons),
+            "figures": result.plausibility.figures,
+        },
+        "warnings": list(result.warnings),
+        "timings_s": result.timings_s,
+        "settings_hash": result.settings_hash,
+        "weights_sha256": result.weights_sha256,
+    }
+
+
+def segmentation_record(result: SegmentationResult) -> Record:
+    """A classification's values, and how much blood lies where. `volume_ml` is null where it was not measured."""
+    record = classification_record(result)
+    mask = np.moveaxis(result.mask, result.slice_axis, 0).astype(bool)
+    in_mask = mask.reshape(len(mask), -1).sum(axis=1)
+    for row, gated, n_voxels in zip(record["slices"], result.slice_gated, in_mask, strict=True):
+        row["mapped"] = bool(gated)
+        row["n_voxels"] = int(n_voxels)
+    return record | {
+        "volume_ml": result.volume_ml,
+        "volume_reason": result.volume_reason,
+        "n_voxels": int(in_mask.sum()),
+        "n_slices_in_mask": int((in_mask > 0).sum()),
+    }
+
+
+def slice_rows(result: ClassificationResult) -> list[Record]:
+    """One row per slice: index in the input, position in mm, probability of `any` and of the known subtypes."""
+    subtypes = [subtype for subtype in SUBTYPES if subtype in result.subtype_probabilities]
+    return [
+        {
+            "slice_index": index,
+            "position_mm": round(float(result.slice_positions_mm[index]), 3),
+            "probability_any": round(float(probability), 6),
+        }
+        | {f"probability_{s}": round(float(result.subtype_probabilities[s][index]), 6) for s in subtypes}
+        for index, probability in enumerate(result.slice_probabilities)
+    ]
+
+
+def summary_row(record: Record, columns: tuple[str, ...]) -> Record:
+    """A record as one row of `summary.csv`; empty where the record has no such value."""
+    derived = {
+        "plausibility": record.get("plausibility", {}).get("verdict"),
+        "n_warnings": len(record.get("warnings", ())),
+        "seconds": round(sum(record.get("timings_s", {}).values()), 2),
+    }
+    return {column: derived.get(column, record.get(column)) for column in columns}

@@ -1,0 +1,303 @@
+"""Many scans -> files in a folder: each case's outputs with its record last, a summary over all, and how it ended."""
+
+import hashlib
+import json
+import logging
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from hgisam import NOTICE, __version__
+from hgisam.cases import Case
+from hgisam.exits import ExitCode, Interrupts
+from hgisam.io.errors import OutputError, ScanRefused
+from hgisam.io.nifti import write_map, write_mask
+from hgisam.io.tables import write_csv, write_json
+from hgisam.outputs import RUN_RECORD, claimed, refuse_overwriting
+from hgisam.pipeline import ClassificationResult, SegmentationResult
+from hgisam.preview import write_preview
+from hgisam.records import (
+    CLASSIFY_SUMMARY,
+    SEGMENT_SUMMARY,
+    Record,
+    case_record,
+    classification_record,
+    recorded_path,
+    refusal_record,
+    segmentation_record,
+    slice_rows,
+    summary_row,
+)
+
+log = logging.getLogger(__name__)
+
+SEGMENT_SUFFIXES = (".json", "_mask.nii.gz", "_preview.png", "_map.nii.gz")
+CLASSIFY_SUFFIXES = (".json", "_slices.csv")
+
+
+class ScanModel(Protocol):
+    """What a run needs of a `Segmenter`."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def settings(self) -> dict[str, Any]: ...
+
+    def segment(self, scan: Path) -> SegmentationResult: ...
+
+    def classify(self, scan: Path) -> ClassificationResult: ...
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """How a run ended.
+
+    Attributes:
+        rows: the rows of `summary.csv`, one per case, in order; columns as in `records`.
+        exit_code: what the command's exit status should be.
+    """
+
+    rows: tuple[Record, ...]
+    exit_code: ExitCode
+
+
+def segment_cases(
+    model: ScanModel, cases: Sequence[Case], folder: Path, *, save_map: bool = False, show_progress: bool = False
+) -> RunReport:
+    """Segment every case: `CASE_mask.nii.gz`, `CASE_preview.png`, `CASE.json`, and `summary.csv`, `run.json` over all.
+
+    A case that is refused or fails is listed with its reason and the run goes on.
+
+    Args:
+        model: a `Segmenter`, or what behaves like one.
+        cases: at least one.
+        folder: where the outputs go; made if absent, and held for this run alone.
+        save_map: whether to write `CASE_map.nii.gz` as well.
+        show_progress: whether to draw a progress bar on the terminal.
+
+    Raises:
+        InputError: where an output would replace an input or a file that hgisam has not written.
+        OutputError: where the folder cannot be written at all, or another run holds it.
+    """
+
+    def analyse(case: Case) -> tuple[Record, Callable[[], None]]:
+        result = model.segment(case.path)
+
+        def write() -> None:
+            write_mask(folder / f"{case.name}_mask.nii.gz", result.mask_volume.voxels, result.grid)
+            if save_map:
+                write_map(folder / f"{case.name}_map.nii.gz", result.saliency_house, result.grid)
+            write_preview(folder / f"{case.name}_preview.png", result)
+
+        return segmentation_record(result), write
+
+    run = _Run("segment", model, cases, folder, SEGMENT_SUFFIXES, SEGMENT_SUMMARY)
+    return run.over_all(analyse, show_progress=show_progress)
+
+
+def classify_cases(
+    model: ScanModel, cases: Sequence[Case], folder: Path, *, show_progress: bool = False
+) -> RunReport:
+    """Classify every case: `CASE_slices.csv`, `CASE.json`, and `summary.csv`, `run.json` over all.
+
+    Arguments, errors and what becomes of a refused case are those of `segment_cases`.
+    """
+
+    def analyse(case: Case) -> tuple[Record, Callable[[], None]]:
+        result = model.classify(case.path)
+        rows = slice_rows(result)
+
+        def write() -> None:
+            write_csv(folder / f"{case.name}_slices.csv", rows, list(rows[0]))
+
+        return classification_record(result), write
+
+    run = _Run("classify", model, cases, folder, CLASSIFY_SUFFIXES, CLASSIFY_SUMMARY)
+    return run.over_all(analyse, show_progress=show_progress)
+
+
+Analyse = Callable[[Case], tuple[Record, Callable[[], None]]]
+"""A case -> what its record says, and how to write its other files."""
+
+
+_HOW_RUNS_END = {ExitCode.CANCELLED: "cancelled", ExitCode.OUTPUT: "stopped"}
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One command over many cases."""
+
+    command: str
+    model: ScanModel
+    cases: Sequence[Case]
+    folder: Path
+    suffixes: tuple[str, ...]
+    columns: tuple[str, ...]
+
+    def over_all(self, analyse: Analyse, *, show_progress: bool) -> RunReport:
+        """Every case in turn, then the summary; it is written also where the run is cancelled or the disk is full."""
+        started = datetime.now(UTC)
+        records: list[Record] = []
+        refuse_overwriting(self.folder, self.cases, self.suffixes)
+        with claimed(self.folder), Interrupts() as interrupts:
+            self._warn_of_other_command()
+            self._write_run_record("running", records, started)
+            ended = self._work(analyse, records, interrupts, show_progress=show_progress)
+            records += [self._not_run(case, ended) for case in self.cases[len(records) :]]
+            ended = ended or _exit_code([record["status"] for record in records])
+            rows = tuple(summary_row(record, self.columns) for record in records)
+            try:
+                with interrupts.held():
+                    write_csv(self.folder / "summary.csv", rows, self.columns)
+                    self._write_run_record(_HOW_RUNS_END.get(ended, "done"), records, started)
+            except KeyboardInterrupt:
+                ended = ExitCode.CANCELLED
+            except OutputError as error:
+                log.error("%s", error)
+                ended = ExitCode.OUTPUT
+        return RunReport(rows, ended)
+
+    def _work(
+        self, analyse: Analyse, records: list[Record], interrupts: Interrupts, *, show_progress: bool
+    ) -> ExitCode:
+        """Add a record for each case that could be finished; OK unless the run had to stop before the last."""
+        try:
+            with _progress(len(self.cases), show=show_progress) as begin:
+                for case in self.cases:
+                    begin(case.name)
+                    self._one(case, analyse, records, interrupts)
+        except KeyboardInterrupt:
+            log.error("cancelled; %d of %d cases are done and stay", len(records), len(self.cases))
+            return ExitCode.CANCELLED
+        except OutputError as error:
+            log.error("%s", error)
+            return ExitCode.OUTPUT
+        return ExitCode.OK
+
+    def _one(self, case: Case, analyse: Analyse, records: list[Record], interrupts: Interrupts) -> None:
+        """One case from file to files. What an earlier run left of it goes first: no old mask outlives a refusal."""
+        self._clear(case)
+        header = case_record(self.command, case.name, case.path, _sha256(case.path))
+        try:
+            found, write = analyse(case)
+        except Exception as error:  # noqa: BLE001 - one bad case must not end the others
+            found, write = self._failure(case, error), _write_nothing
+        for warning in found.get("warnings", ()):
+            log.warning("%s: %s", case.path, warning)
+        with interrupts.held():
+            begun = time.perf_counter()
+            try:
+                write()
+            except OutputError:
+                raise
+            except Exception as error:  # noqa: BLE001
+                self._clear(case)
+                found = self._failure(case, error)
+            timings_s = found.get("timings_s", {}) | {"write": round(time.perf_counter() - begun, 4)}
+            record = header | found | {"timings_s": timings_s}
+            write_json(self.folder / f"{case.name}.json", record)
+            records.append(record)
+        log.info("%s: %s, probability %s", case.name, record["status"], record["probability"])
+
+    def _failure(self, case: Case, error: Exception) -> Record:
+        """Say on stderr why a case gives no result, and put it on record: one line, the path as in `recorded_path`."""
+        if isinstance(error, ScanRefused):
+            status, reason = "refused", str(error)
+            log.error("refused: %s", reason)
+        else:
+            status, reason = "failed", f"{type(error).__name__}: {error}"
+            log.error("failed: %s: %s", case.path, reason)
+            log.debug("%s: where it failed", case.path, exc_info=error)
+        reason = reason.replace(str(case.path), recorded_path(case.path))
+        return refusal_record(status, " ".join(reason.split()))
+
+    def _not_run(self, case: Case, ended: ExitCode) -> Record:
+        reason = "the outputs could not be written" if ended is ExitCode.OUTPUT else "the run was cancelled"
+        return case_record(self.command, case.name, case.path, None) | refusal_record("not run", reason)
+
+    def _clear(self, case: Case) -> None:
+        for path in (self.folder / f"{case.name}{suffix}" for suffix in self.suffixes):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise OutputError(f"{path}: expected to replace it; got '{error.strerror}'; name another") from error
+
+    def _warn_of_other_command(self) -> None:
+        """Both commands write `CASE.json` and `summary.csv`; where they share a folder, the later one's remain."""
+        try:
+            earlier = json.loads((self.folder / RUN_RECORD).read_text())["command"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        if earlier != self.command:
+            log.warning("%s: summary.csv and records of an earlier %s run are replaced", self.folder, earlier)
+
+    def _write_run_record(self, status: str, records: Sequence[Record], started: datetime) -> None:
+        listed = ("case", "input", "status", "reason")
+        write_json(
+            self.folder / RUN_RECORD,
+            {
+                "command": self.command,
+                "status": status,
+                "notice": NOTICE,
+                "versions": {
+                    "hgisam": __version__,
+                    "python": platform.python_version(),
+                    "torch": torch.__version__,
+                },
+                "device": str(self.model.device),
+                "settings": self.model.settings,
+                "inputs": [recorded_path(case.path) for case in self.cases],
+                "started_utc": started.isoformat(timespec="seconds"),
+                "seconds": round((datetime.now(UTC) - started).total_seconds(), 2),
+                "cases": [{key: record[key] for key in listed} for record in records],
+            },
+        )
+
+
+def _write_nothing() -> None:
+    """What a case without a result has to write besides its record."""
+
+
+def _exit_code(statuses: Sequence[str]) -> ExitCode:
+    if all(status == "ok" for status in statuses):
+        return ExitCode.OK
+    if len(statuses) > 1:
+        return ExitCode.SOME_FAILED
+    return ExitCode.REFUSED if statuses[0] == "refused" else ExitCode.UNEXPECTED
+
+
+@contextmanager
+def _progress(n_cases: int, *, show: bool) -> Iterator[Callable[[str], None]]:
+    """A bar on stderr with the case's name and the time left; gives a function to call as each case begins."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=Console(stderr=True), disable=not show, speed_estimate_period=600, transient=True)
+    with bar:
+        task = bar.add_task("", total=n_cases)
+        begun = 0
+
+        def begin(name: str) -> None:
+            nonlocal begun
+            bar.update(task, description=name, completed=begun)
+            begun += 1
+
+        yield begin
+
+
+def _sha256(path: Path) -> str | None:
+    """sha256 of a file's bytes; None where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
