@@ -1,0 +1,66 @@
+"""The output folder: one run at a time, and nothing of anybody else's is lost."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from hgisam.cases import Case, InputError
+from hgisam.io.errors import OutputError
+from hgisam.outputs import RUN_RECORD, claimed, refuse_overwriting
+
+
+def test_the_folder_is_made_and_left_without_a_lock(tmp_path: Path) -> None:
+    with claimed(tmp_path / "new" / "out") as folder:
+        assert folder.is_dir()
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is locked on Windows")
+def test_a_second_run_is_turned_away_until_the_first_has_ended(tmp_path: Path) -> None:
+    with claimed(tmp_path):
+        with pytest.raises(OutputError, match="another hgisam"), claimed(tmp_path):
+            pass
+    with claimed(tmp_path):
+        pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is locked on Windows")
+def test_the_lock_of_a_run_that_was_killed_holds_nobody(tmp_path: Path) -> None:
+    (tmp_path / ".hgisam.lock").write_text("left by kill -9")
+    with claimed(tmp_path):
+        pass
+
+
+def test_a_file_in_the_folder_s_place_is_said(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(OutputError, match="out: expected a folder"), claimed(tmp_path / "out"):
+        pass
+
+
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_write_permission_is_said(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(OutputError, match="expected"), claimed(tmp_path):
+        pass
+
+
+def test_no_output_replaces_an_input(tmp_path: Path) -> None:
+    (tmp_path / RUN_RECORD).touch()
+    scan, mask = tmp_path / "a.nii.gz", tmp_path / "a_mask.nii.gz"
+    scan.touch()
+    mask.touch()
+    cases = [Case("a", scan), Case("a_mask", mask)]
+    with pytest.raises(InputError, match="a_mask.nii.gz: .* one of the inputs"):
+        refuse_overwriting(tmp_path, cases, ["_mask.nii.gz"])
+
+
+def test_a_file_that_no_run_wrote_is_kept_and_one_of_ours_may_be_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a_mask.nii.gz").write_text("drawn by hand")
+    cases = [Case("a", Path("elsewhere/a.nii.gz"))]
+    with pytest.raises(InputError, match="choose another output folder"):
+        refuse_overwriting(tmp_path, cases, ["_mask.nii.gz"])
+    refuse_overwriting(tmp_path, cases, ["_map.nii.gz"])
+    (tmp_path / RUN_RECORD).touch()
+    refuse_overwriting(tmp_path, cases, ["_mask.nii.gz"])
