@@ -1,0 +1,365 @@
+"""From a scan to what the network sees, and exactly back.
+
+Every slice is laid on one canvas: turned so that the mid-sagittal line is the canvas's vertical centre column,
+resampled to a fixed spacing in mm so that a lesion has one size, and cropped around the head. A mirror image is then a
+plain left-right flip. The way back is the inverse of the same affine.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Float32, Float64
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.nn import functional
+
+from hgisam.brain import AIR_HU, Midline
+from hgisam.volume import CTVolume
+from hgisam.windowing import BONE, BRAIN, SUBDURAL, HUWindow
+
+CEILING_HU = 3071.0
+"""The top of the 12-bit Hounsfield scale; metal above it counts as this."""
+
+_GROWTH_PX = 8
+"""A canvas larger than `fov_px` is a multiple of this."""
+
+_CHUNK_VOXELS = 4_000_000
+"""About this many samples are worked on at a time, so that memory does not grow with the scan."""
+
+
+class PreprocessOptions(BaseModel):
+    """What the network sees; stored with its weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    spacing_mm: float = Field(default=1.0, gt=0)
+    """In-plane spacing of the canvas."""
+    fov_px: int = Field(default=192, gt=0)
+    """Least height and width of the canvas; it grows where the head needs more."""
+    margin_mm: float = Field(default=4.0, ge=0)
+    """Room kept between the intracranial region and the canvas's edge."""
+    align: bool = True
+    """Turn and shift each slice so that the mid-sagittal line is the canvas's centre column."""
+    channels: Literal["relative", "windows_fixed", "windows_observed"] = "relative"
+    """`relative`: HU minus the scan's brain median, and its left-right difference. `windows_fixed`: brain, subdural and
+    bone window, each over its fixed range. `windows_observed`: the same, stretched to what each slice shows."""
+    relative_range_hu: tuple[float, float] = (-40.0, 80.0)
+    """HU over the brain median that map to 0 and 1 in the first relative channel."""
+    mirror_clip_hu: float = Field(default=40.0, gt=0)
+    """A left-right difference of this much or more maps to 1, its negative to 0."""
+    mirror_smoothing_mm: float = Field(default=2.0, ge=0)
+    """Standard deviation of the smoothing before the two sides are compared."""
+    skull_channel: bool = False
+    """`relative` only: a third channel, -200..1000 HU over the brain median as 0..1, never masked: the skull."""
+    mask_outside: bool = True
+    """`relative` only: hide what lies outside the skull (scalp, head rest), which differs between sources."""
+    mask_margin_mm: float = Field(default=3.0, ge=0)
+    """How far around the intracranial region is still shown where the outside is hidden."""
+
+    @property
+    def n_channels(self) -> int:
+        """Channels of an image."""
+        if self.channels == "relative":
+            return 3 if self.skull_channel else 2
+        return 3
+
+
+@dataclass(frozen=True, eq=False)
+class SliceBatch:
+    """A scan's slices on the canvas, with the way back to the scan.
+
+    Attributes:
+        images: what the network sees, in [0, 1].
+        region: the intracranial region on the canvas.
+        relative_hu: HU minus the scan's brain median on the canvas, neither clipped to a window nor masked.
+        sampling: per slice, canvas index (row, column, 1) -> the scan's index (h, w). Rows run to Posterior and columns
+            to Left.
+        native_shape: the scan's (depth, height, width).
+        spacing_mm: the canvas's in-plane spacing.
+    """
+
+    images: Float32[Tensor, "depth channels height width"]
+    region: Bool[Tensor, "depth height width"]
+    relative_hu: Float32[Tensor, "depth height width"]
+    sampling: Float64[Tensor, "depth 2 3"]
+    native_shape: tuple[int, int, int]
+    spacing_mm: float
+
+    def to_native(
+        self, maps: Float32[Tensor, "depth height width"]
+    ) -> Float32[Tensor, "depth native_height native_width"]:
+        """Bring maps on the canvas back to the scan's grid: bilinear, 0 where the canvas does not reach.
+
+        Args:
+            maps: one map per slice, on this canvas.
+
+        Raises:
+            ValueError: where the maps are not on this canvas.
+        """
+        if maps.shape != self.region.shape:
+            raise ValueError(
+                f"to_native: expected maps on the canvas {tuple(self.region.shape)}; got {tuple(maps.shape)}; "
+                "pass one map per slice of this batch"
+            )
+        native = torch.empty(self.native_shape, dtype=torch.float32)
+        inverse = _invert(self.sampling)
+        chunk = max(1, _CHUNK_VOXELS // (self.native_shape[1] * self.native_shape[2]))
+        for start in range(0, self.native_shape[0], chunk):
+            part = slice(start, start + chunk)
+            native[part] = _sample(maps[part, None].float(), inverse[part], self.native_shape[1:])[:, 0]
+        return native
+
+    def to_canvas(
+        self, maps: Float32[Tensor, "depth native_height native_width"]
+    ) -> Float32[Tensor, "depth height width"]:
+        """Bring maps on the scan's grid onto the canvas: bilinear, 0 where the scan does not reach.
+
+        Args:
+            maps: one map per slice, on the scan's grid.
+
+        Raises:
+            ValueError: where the maps are not on the scan's grid.
+        """
+        if tuple(maps.shape) != self.native_shape:
+            raise ValueError(
+                f"to_canvas: expected maps on the scan's grid {self.native_shape}; got {tuple(maps.shape)}; "
+                "pass one map per slice of the scan"
+            )
+        canvas = torch.empty(self.region.shape, dtype=torch.float32)
+        for index in range(len(maps)):
+            part = slice(index, index + 1)
+            canvas[part] = _sample(maps[part, None].float(), self.sampling[part], tuple(self.region.shape[1:]))[:, 0]
+        return canvas
+
+
+def preprocess(
+    volume: CTVolume,
+    region: Bool[Tensor, "depth height width"],
+    midline: Midline,
+    median_hu: float,
+    options: PreprocessOptions | None = None,
+) -> SliceBatch:
+    """Lay a scan's slices on the canvas and make the network's channels.
+
+    Where the scan is finer than the canvas, the canvas is sampled as finely as the scan and averaged over its pixels,
+    so that noise and thin bone do not alias.
+
+    Args:
+        volume: the scan.
+        region: its intracranial region; where empty, the canvas is centred on the picture.
+        midline: its mid-sagittal line.
+        median_hu: its brain's median HU.
+        options: spacing, canvas and channels.
+
+    Returns:
+        The batch, one canvas for all slices. Finite for finite HU: NaN counts as air.
+
+    Raises:
+        ValueError: where region and scan differ in shape, or median_hu is not finite.
+    """
+    options = options or PreprocessOptions()
+    if region.shape != volume.hu.shape:
+        raise ValueError(
+            f"{volume.source}: expected a region of the scan's shape {tuple(volume.hu.shape)}; got "
+            f"{tuple(region.shape)}; compute it from this scan"
+        )
+    if not math.isfinite(median_hu):
+        raise ValueError(f"{volume.source}: expected a finite brain median; got {median_hu}; check the region")
+    sampling, canvas = _place_canvas(volume, region, midline, options)
+    depth = volume.hu.shape[0]
+    images = torch.empty(depth, options.n_channels, *canvas, dtype=torch.float32)
+    relative_hu = torch.empty(depth, *canvas, dtype=torch.float32)
+    canvas_region = torch.empty(depth, *canvas, dtype=torch.bool)
+    oversampling = max(1, round(options.spacing_mm / min(volume.spacing_mm[1:])))
+    chunk = max(1, _CHUNK_VOXELS // (canvas[0] * canvas[1] * oversampling**2))
+    for start in range(0, depth, chunk):
+        part = slice(start, start + chunk)
+        hu, inside = _resample(volume.hu[part], region[part], sampling[part], canvas, oversampling)
+        canvas_region[part] = inside
+        relative_hu[part] = hu - median_hu
+        images[part] = network_images(hu, inside, median_hu, options)
+    return SliceBatch(
+        images=images,
+        region=canvas_region,
+        relative_hu=relative_hu,
+        sampling=sampling,
+        native_shape=(volume.hu.shape[0], volume.hu.shape[1], volume.hu.shape[2]),
+        spacing_mm=options.spacing_mm,
+    )
+
+
+def _place_canvas(
+    volume: CTVolume, region: Bool[Tensor, "depth height width"], midline: Midline, options: PreprocessOptions
+) -> tuple[Float64[Tensor, "depth 2 3"], tuple[int, int]]:
+    """The canvas's size (rows, columns), and per slice the affine from its index to the scan's index."""
+    depth, height, width = volume.hu.shape
+    _, dy, dx = volume.spacing_mm
+    angle = math.radians(midline.angle_deg) if options.align else 0.0
+    across = torch.tensor([math.sin(angle), math.cos(angle)], dtype=torch.float64)
+    along = torch.tensor([math.cos(angle), -math.sin(angle)], dtype=torch.float64)
+    per_mm = torch.tensor([1 / dy, 1 / dx], dtype=torch.float64)
+    middle = torch.tensor([(height - 1) / 2, (width - 1) / 2], dtype=torch.float64)
+    outline = _outline_mm(region, middle, per_mm)
+    y = torch.cat([(points @ along) for points in outline])
+    centre_along = float(y.min() + y.max()) / 2 if len(y) else 0.0
+    if options.align:
+        offsets = torch.tensor([midline.offset_at_mm(d) for d in range(depth)], dtype=torch.float64)
+    else:
+        x = torch.cat([(points @ across) for points in outline])
+        offsets = torch.full((depth,), float(x.min() + x.max()) / 2 if len(x) else 0.0, dtype=torch.float64)
+    half_along = float((y - centre_along).abs().max()) if len(y) else 0.0
+    half_across = max(
+        (float((p @ across - o).abs().max()) for p, o in zip(outline, offsets, strict=True) if len(p)), default=0.0
+    )
+    rows, columns = (
+        max(options.fov_px, _GROWTH_PX * math.ceil(2 * (half + options.margin_mm) / options.spacing_mm / _GROWTH_PX))
+        for half in (half_along, half_across)
+    )
+    sampling = torch.empty(depth, 2, 3, dtype=torch.float64)
+    row_step, column_step = options.spacing_mm * along * per_mm, options.spacing_mm * across * per_mm
+    sampling[:, :, 0] = row_step
+    sampling[:, :, 1] = column_step
+    corner = middle + centre_along * along * per_mm - row_step * (rows - 1) / 2 - column_step * (columns - 1) / 2
+    sampling[:, :, 2] = corner + offsets[:, None] * across * per_mm
+    return sampling, (rows, columns)
+
+
+def _outline_mm(
+    region: Bool[Tensor, "depth height width"], middle: Float64[Tensor, "2"], per_mm: Float64[Tensor, "2"]
+) -> list[Float64[Tensor, "n 2"]]:
+    """Per slice, each row's first and last voxel of the region as (y, x) in mm from the middle of the picture."""
+    outline = []
+    for plane in region:
+        rows = torch.nonzero(plane.any(1))[:, 0]
+        taken = plane[rows].to(torch.uint8)
+        first = taken.argmax(1)
+        last = plane.shape[1] - 1 - taken.flip(1).argmax(1)
+        ends = torch.stack([torch.cat([rows, rows]), torch.cat([first, last])], dim=1).double()
+        outline.append((ends - middle) / per_mm)
+    return outline
+
+
+def _resample(
+    hu: Float[Tensor, "n height width"],
+    region: Bool[Tensor, "n height width"],
+    sampling: Float64[Tensor, "n 2 3"],
+    canvas: tuple[int, int],
+    oversampling: int,
+) -> tuple[Float32[Tensor, "n rows columns"], Bool[Tensor, "n rows columns"]]:
+    """HU and region averaged over the canvas's pixels; air where the scan does not reach."""
+    above_air = torch.nan_to_num(hu, nan=AIR_HU).clamp(AIR_HU, CEILING_HU).float() - AIR_HU
+    planes = torch.stack([above_air, region.float()], dim=1)
+    fine = sampling.clone()
+    fine[:, :, :2] /= oversampling
+    fine[:, :, 2] -= (sampling[:, :, 0] + sampling[:, :, 1]) * (oversampling - 1) / (2 * oversampling)
+    sampled = _sample(planes, fine, (canvas[0] * oversampling, canvas[1] * oversampling))
+    if oversampling > 1:
+        sampled = functional.avg_pool2d(sampled, oversampling)
+    return sampled[:, 0] + AIR_HU, sampled[:, 1] >= 0.5
+
+
+def _sample(
+    planes: Float32[Tensor, "n channels height width"], affine: Float64[Tensor, "n 2 3"], shape: tuple[int, int]
+) -> Float32[Tensor, "n channels rows columns"]:
+    """Bilinear samples at affine @ (row, column, 1), in pixel indices of the planes; 0 outside."""
+    height, width = planes.shape[2:]
+    rows, columns = shape
+    # grid_sample speaks (x, y) in -1..1 over the pixels' outer edges, at both ends.
+    to_index = torch.tensor(
+        [[0.0, rows / 2, (rows - 1) / 2], [columns / 2, 0.0, (columns - 1) / 2], [0.0, 0.0, 1.0]], dtype=torch.float64
+    )
+    in_pixels = affine @ to_index
+    scale = torch.tensor([2 / height, 2 / width], dtype=torch.float64)
+    in_pixels[:, :, 2] += 0.5
+    unit = in_pixels * scale[None, :, None]
+    unit[:, :, 2] -= 1.0
+    grid = functional.affine_grid(unit.flip(1).float(), [len(planes), 1, rows, columns], align_corners=False)
+    return functional.grid_sample(planes, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _invert(sampling: Float64[Tensor, "depth 2 3"]) -> Float64[Tensor, "depth 2 3"]:
+    """The inverse affines: the scan's index (h, w, 1) -> canvas index (row, column)."""
+    inverse = torch.linalg.inv(sampling[:, :, :2])
+    return torch.cat([inverse, -inverse @ sampling[:, :, 2:]], dim=2)
+
+
+def network_images(
+    hu: Float32[Tensor, "n height width"],
+    region: Bool[Tensor, "n height width"],
+    median_hu: float | Float32[Tensor, "n 1 1"],
+    options: PreprocessOptions,
+) -> Float32[Tensor, "n channels height width"]:
+    """The network's channels in [0, 1] from slices that lie on the canvas already.
+
+    Args:
+        hu: slices on the canvas.
+        region: their intracranial region.
+        median_hu: brain median of the slices' scan, or of each slice's own.
+        options: the channels.
+    """
+    if options.channels == "relative":
+        return _relative_channels(hu - median_hu, region, options)
+    windowed = torch.stack([window.apply(hu) for window in (BRAIN, SUBDURAL, BONE)], dim=1)
+    if options.channels == "windows_observed":
+        return _stretch(windowed)
+    return windowed
+
+
+def _stretch(windowed: Float32[Tensor, "n channels height width"]) -> Float32[Tensor, "n channels height width"]:
+    """Each slice and channel stretched to 0..1 over what it shows; a constant one becomes 0.
+
+    Source: the published HGI-SAM preprocessing (arXiv 2304.04902). The same HU gets another value in another slice.
+    """
+    low = windowed.amin((2, 3), keepdim=True)
+    extent = windowed.amax((2, 3), keepdim=True) - low
+    return torch.where(extent > 0, (windowed - low) / extent.clamp(min=1e-6), torch.zeros_like(windowed))
+
+
+def _relative_channels(
+    relative_hu: Float32[Tensor, "n height width"], region: Bool[Tensor, "n height width"], options: PreprocessOptions
+) -> Float32[Tensor, "n channels height width"]:
+    low, high = options.relative_range_hu
+    shown = relative_hu
+    if options.mask_outside:
+        shown = torch.where(_dilate(region, options.mask_margin_mm / options.spacing_mm), relative_hu, low)
+    relative = ((shown - low) / (high - low)).clamp(0.0, 1.0)
+    difference = _mirror_difference_hu(relative_hu.clamp(low, high), region, options)
+    mirror = (difference / (2 * options.mirror_clip_hu) + 0.5).clamp(0.0, 1.0)
+    channels = [relative, mirror]
+    if options.skull_channel:
+        channels.append(HUWindow(center_hu=400.0, width_hu=1200.0).apply(relative_hu))
+    return torch.stack(channels, dim=1)
+
+
+def _mirror_difference_hu(
+    relative_hu: Float32[Tensor, "n height width"], region: Bool[Tensor, "n height width"], options: PreprocessOptions
+) -> Float32[Tensor, "n height width"]:
+    """Smoothed HU minus its left-right mirror image where both lie in the region, else 0."""
+    inside = region.float()
+    sigma_px = options.mirror_smoothing_mm / options.spacing_mm
+    weight = _smooth(inside, sigma_px)
+    smooth = _smooth(relative_hu * inside, sigma_px) / weight.clamp(min=1e-3)
+    return torch.where(region & region.flip(2), smooth - smooth.flip(2), 0.0)
+
+
+def _smooth(planes: Float32[Tensor, "n height width"], sigma_px: float) -> Float32[Tensor, "n height width"]:
+    """In-plane Gaussian, zero outside."""
+    if sigma_px <= 0:
+        return planes
+    radius = math.ceil(3 * sigma_px)
+    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=torch.float32) / sigma_px) ** 2)
+    kernel = kernel / kernel.sum()
+    rows = functional.conv2d(planes[:, None], kernel.view(1, 1, -1, 1), padding=(radius, 0))
+    return functional.conv2d(rows, kernel.view(1, 1, 1, -1), padding=(0, radius))[:, 0]
+
+
+def _dilate(mask: Bool[Tensor, "n height width"], radius_px: float) -> Bool[Tensor, "n height width"]:
+    """In-plane dilation by a disc."""
+    radius = math.floor(radius_px)
+    if radius == 0:
+        return mask
+    axis = torch.arange(-radius, radius + 1, dtype=torch.float32)
+    disc = ((axis[:, None] ** 2 + axis[None, :] ** 2) <= radius_px**2).float()
+    return functional.conv2d(mask[:, None].float(), disc[None, None], padding=radius)[:, 0] > 0.5
