@@ -22,7 +22,7 @@ class ClassifierOptions(BaseModel):
     swin: SwinOptions = SwinOptions()
     """Geometry of the Swin Transformer."""
     outputs: Literal[1, 2, 6] = 1
-    """Logits per image. 1: any hemorrhage (sigmoid). 2: none against any (softmax, as HGI-SAM). 6: the subtypes and any,
+    """Logits per image. 1: any hemorrhage (sigmoid). 2: none against any (softmax, as HGI-SAM). 6: subtypes and any,
     each by itself (sigmoid), in the order of `Subtype`."""
 
     @property
