@@ -1,4 +1,4 @@
-"""What every test shares: shapes and types checked at run time, one thread per worker, and the way to the real scans."""
+"""What every test shares: shapes and types checked as it runs, one thread per worker, the way to the real scans."""
 
 import os
 from pathlib import Path

@@ -19,9 +19,8 @@ def test_the_folder_is_made_and_left_without_a_lock(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="nothing is locked on Windows")
 def test_a_second_run_is_turned_away_until_the_first_has_ended(tmp_path: Path) -> None:
-    with claimed(tmp_path):
-        with pytest.raises(OutputError, match="another hgisam"), claimed(tmp_path):
-            pass
+    with claimed(tmp_path), pytest.raises(OutputError, match="another hgisam"), claimed(tmp_path):
+        pass
     with claimed(tmp_path):
         pass
 
@@ -52,7 +51,7 @@ def test_no_output_replaces_an_input(tmp_path: Path) -> None:
     scan.touch()
     mask.touch()
     cases = [Case("a", scan), Case("a_mask", mask)]
-    with pytest.raises(InputError, match="a_mask.nii.gz: .* one of the inputs"):
+    with pytest.raises(InputError, match=r"a_mask\.nii\.gz: .* one of the inputs"):
         refuse_overwriting(tmp_path, cases, ["_mask.nii.gz"])
 
 

@@ -1,0 +1,114 @@
+"""The shape of the house: imports point down, nouns name the rooms, and the front door opens without torch."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "hgisam"
+
+ROWS = (
+    {"__main__"},
+    {"cli"},
+    {"run"},
+    {"config", "records", "outputs"},
+    {"pipeline"},
+    {"train", "evaluate", "preview"},
+    {"segment", "refine"},
+    {"weak"},
+    {"attention"},
+    {"io", "brain", "preprocess", "model", "phantom", "plausibility"},
+    {"volume", "windowing", "labels", "cases", "exits"},
+)
+"""From the top down. A room may import from any row below its own, and nothing from its own row or above."""
+
+EXCEPTIONS = {("preprocess", "brain"): "the mid-sagittal line is a type of brain.py"}
+"""(importing room, imported room): why."""
+
+BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
+BANNED_IMPORTS = {"pickle", "cPickle", "dill", "shelve", "marshal"}
+BANNED_CALLS = {"eval", "exec", "print"}
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def row_of(room: str) -> int:
+    return next(i for i, row in enumerate(ROWS) if room in row)
+
+
+def imported_rooms(path: Path) -> Iterator[str]:
+    """The rooms that a module imports from, wherever in the module the import stands."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("hgisam."))
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: expected absolute imports; got a relative one"
+            if node.module == "hgisam":
+                lazily = {"Segmenter": "pipeline"}
+                names = (lazily.get(alias.name, alias.name) for alias in node.names)
+                yield from (name for name in names if any(name in row for row in ROWS))
+            elif node.module and node.module.startswith("hgisam."):
+                yield node.module.split(".")[1]
+
+
+def test_every_room_has_its_row() -> None:
+    rooms = {room_of(path) for path in MODULES} - {"__init__"}
+    assert rooms - set().union(*ROWS) == set()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path: Path) -> None:
+    room = room_of(path)
+    if room == "__init__":  # the package's own front: `Segmenter` is imported when it is first asked for
+        return
+    upward = [
+        other
+        for other in imported_rooms(path)
+        if other != room and row_of(other) <= row_of(room) and (room, other) not in EXCEPTIONS
+    ]
+    assert upward == []
+
+
+def test_no_exception_is_kept_that_nobody_needs() -> None:
+    used = {(room_of(path), other) for path in MODULES for other in imported_rooms(path)}
+    assert set(EXCEPTIONS) <= used
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_room_without_a_noun_and_nothing_that_runs_data_or_prints(path: Path) -> None:
+    assert BANNED_NAMES.isdisjoint(part.removesuffix(".py") for part in path.relative_to(PACKAGE).parts)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            assert BANNED_IMPORTS.isdisjoint(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert (node.module or "").split(".")[0] not in BANNED_IMPORTS
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in BANNED_CALLS, f"line {node.lineno}: {node.func.id}"
+        assert not isinstance(node, ast.Assert), "an assert goes with `python -O`; raise what explains itself"
+        assert not (isinstance(node, ast.ExceptHandler) and node.type is None), "a bare except hides Ctrl-C"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["segment", "--help"], ["segment", "no-such-scan"]])
+def test_the_front_door_opens_without_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from hgisam.cli import app\n"
+        f"try: app({[*arguments, '-o', 'out'] if arguments[-1] == 'no-such-scan' else arguments!r})\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'scipy', 'monai', 'nibabel', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(f'imported {sorted(heavy)}' if heavy else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_package_is_light() -> None:
+    code = "import sys, hgisam; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
