@@ -1,6 +1,6 @@
 """The slice classifier: a Swin Transformer, its pooled features, one linear head."""
 
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -31,7 +31,7 @@ class ClassifierOptions(BaseModel):
         return tuple(Subtype) if self.outputs == len(Subtype) else (Subtype.ANY,)
 
     @model_validator(mode="after")
-    def _deep_enough(self) -> Self:
+    def _deep_enough(self) -> "ClassifierOptions":
         if len(self.swin.depths) < max(TOKEN_STAGES):
             raise ValueError(f"expected at least {max(TOKEN_STAGES)} stages; got depths {self.swin.depths}")
         return self

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal, Protocol, Self
+from typing import Literal, Protocol
 
 import torch
 from einops import rearrange
@@ -62,7 +62,7 @@ class SwinOptions(BaseModel):
     """Probability with which the last block skips a sample in training; grows linearly from 0 at the first block."""
 
     @model_validator(mode="after")
-    def _geometry_fits(self) -> Self:
+    def _geometry_fits(self) -> "SwinOptions":
         if len(self.depths) != len(self.heads) or min(self.depths) < 1 or min(self.heads) < 1:
             raise ValueError(f"expected as many heads as depths, each at least 1; got {self.heads} and {self.depths}")
         if self.stem == "deep" and self.patch_size != 4:
