@@ -202,5 +202,4 @@ class _StderrHandler(logging.Handler):
 
 def _log_to_stderr(level: int) -> None:
     log.handlers[:] = [_StderrHandler()]
-    log.propagate = False
     log.setLevel(level)
