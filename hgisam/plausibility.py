@@ -1,0 +1,242 @@
+"""Whether numbers can be Hounsfield units of a head: the gate that every scan passes before anything is made of it.
+
+A scan's histogram tells: air near -1000, one narrow peak of brain between 0 and 80, some bone, nothing else in bulk.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hgisam.volume import CTVolume, voxel_volume_ml
+
+AIR_BELOW_HU = -700
+TISSUE_ABOVE_HU = -300
+SOLID_ABOVE_HU = -20
+SOFT_TISSUE_HU = (0, 80)
+BONE_ABOVE_HU = 300
+
+BRAIN_PEAK_HU = (10, 65)
+"""Where the peak of a head without an offset lies, with room for edema, old and noisy scans. Brain is 20 to 45 HU."""
+
+KEPT_OFFSETS_HU = (1024, 1000)
+"""What scanners add so that air is stored as no negative number; a converter that forgets it leaves it in."""
+
+MAX_PEAK_WIDTH_HU = 100
+"""Brain's peak is 15 to 30 HU wide at half its height, 90 in a noisy thin slice."""
+
+SOFT_SHARE_REFUSED, SOFT_SHARE_DOUBTED = 0.20, 0.30
+"""Share of SOFT_TISSUE_HU in all tissue. Measured: whole heads 0.57 to 0.77, a plastic phantom 0.07 to 0.09."""
+
+BONE_SHARE_REFUSED = (0.005, 0.70)
+BONE_SHARE_DOUBTED = (0.03, 0.50)
+"""Share of bone in all tissue. Measured: whole heads 0.08 to 0.28."""
+
+NEGATIVE_SHARE_REFUSED = 1e-4
+"""Fewer voxels below -50 HU than this: no air in the sinuses, no fat. Magnitude MR and pictures have none at all."""
+
+HEAD_MM_REFUSED = (20.0, 350.0)
+HEAD_MM_DOUBTED = (90.0, 280.0)
+"""The head's longer side in the slice plane: a newborn's is about 110 mm, a large adult's 230, the vertex less."""
+
+SMALLEST_JUDGED_ML = 100.0
+"""With less tissue than this (one slice, the vertex) odd shares say little: they are a warning, not a refusal."""
+
+_LOWEST_HU, _HIGHEST_HU = -1024, 3071
+_HU = np.arange(_LOWEST_HU, _HIGHEST_HU + 1)
+_MAX_SAMPLES = 2**20
+_SMOOTHING_HU = 3.0
+
+
+@dataclass(frozen=True)
+class Plausibility:
+    """The verdict on a scan's numbers.
+
+    Attributes:
+        verdict: ok; warning: usable, with the reasons to be shown; refused: not the HU of a head.
+        reasons: what was expected and what was found, a sentence each; empty where all is well.
+        figures: what was measured, in HU, mm and shares; NaN where there was nothing to measure.
+    """
+
+    verdict: Literal["ok", "warning", "refused"]
+    reasons: tuple[str, ...]
+    figures: dict[str, float]
+
+
+def check_hu(volume: CTVolume) -> Plausibility:
+    """Judge a scan by its histogram and the size of what it shows, from about a million of its voxels.
+
+    Args:
+        volume: any scan, its HU already within -1024..3071.
+
+    Returns:
+        The verdict. A volume of one value throughout is refused.
+    """
+    depth, height, width = volume.hu.shape
+    step_d = max(1, depth // 96)
+    step = max(1, round((depth / step_d * height * width / _MAX_SAMPLES) ** 0.5))
+    sample = volume.hu[::step_d, ::step, ::step].numpy()
+    counts = _histogram(sample)
+    profile = _profile(counts, offset_hu=0)
+    size_mm = _solid_extent_mm(sample, volume.spacing_mm, (step_d, step, step))
+    tissue_ml = float(counts[_HU > TISSUE_ABOVE_HU].sum()) * voxel_volume_ml(volume.affine) * step_d * step * step
+    figures = {
+        "air_peak_hu": profile.air_peak_hu,
+        "air_share": profile.air_share,
+        "soft_tissue_peak_hu": profile.peak_hu,
+        "soft_tissue_peak_width_hu": profile.peak_width_hu,
+        "soft_tissue_share": profile.soft_share,
+        "bone_share": profile.bone_share,
+        "head_length_mm": size_mm[1],
+        "head_width_mm": size_mm[2],
+        "tissue_ml": tissue_ml,
+    }
+    refusals = [*_offset_kept(counts), *_no_ct(sample)]
+    if not refusals:
+        enough = tissue_ml >= SMALLEST_JUDGED_ML
+        judged = [*_size(size_mm), *((grave and enough, text) for grave, text in _shares(profile))]
+        refusals = [text for grave, text in judged if grave]
+        warnings = [text for grave, text in judged if not grave]
+        if not refusals:
+            return Plausibility("warning" if warnings else "ok", tuple(warnings), figures)
+    return Plausibility("refused", tuple(refusals), figures)
+
+
+@dataclass(frozen=True)
+class _Profile:
+    """A histogram in a few numbers."""
+
+    air_peak_hu: float
+    air_share: float
+    peak_hu: float
+    peak_width_hu: float
+    soft_share: float
+    bone_share: float
+
+    @property
+    def like_a_head(self) -> bool:
+        """Whether nothing but a CT of a head looks so, whatever the offset."""
+        return (
+            BRAIN_PEAK_HU[0] <= self.peak_hu <= BRAIN_PEAK_HU[1]
+            and self.peak_width_hu <= MAX_PEAK_WIDTH_HU
+            and self.soft_share >= SOFT_SHARE_DOUBTED
+            and BONE_SHARE_REFUSED[0] <= self.bone_share <= BONE_SHARE_DOUBTED[1]
+        )
+
+
+def _histogram(sample: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Voxels at each whole HU from -1024 to 3071."""
+    index = np.rint(np.clip(sample, _LOWEST_HU, _HIGHEST_HU)).astype(np.int64).ravel() - _LOWEST_HU
+    return np.bincount(index, minlength=len(_HU)).astype(np.float64)
+
+
+def _profile(counts: NDArray[np.float64], offset_hu: int) -> _Profile:
+    """The numbers that a histogram gives if `offset_hu` is taken off every voxel."""
+    hu = _HU - offset_hu
+    air, tissue = counts[hu < AIR_BELOW_HU], float(counts[hu > TISSUE_ABOVE_HU].sum())
+    soft = (hu >= SOFT_TISSUE_HU[0]) & (hu <= SOFT_TISSUE_HU[1])
+    peak_hu, peak_width_hu = _peak(counts, hu)
+    return _Profile(
+        air_peak_hu=float(hu[hu < AIR_BELOW_HU][air.argmax()]) if air.sum() else float("nan"),
+        air_share=float(air.sum() / counts.sum()),
+        peak_hu=peak_hu,
+        peak_width_hu=peak_width_hu,
+        soft_share=float(counts[soft].sum()) / max(tissue, 1.0),
+        bone_share=float(counts[hu > BONE_ABOVE_HU].sum()) / max(tissue, 1.0),
+    )
+
+
+def _peak(counts: NDArray[np.float64], hu: NDArray[np.int64]) -> tuple[float, float]:
+    """Place and full width at half height of the highest peak between fat and bone; NaN where there is nothing."""
+    offsets = np.arange(-9, 10)
+    kernel = np.exp(-0.5 * (offsets / _SMOOTHING_HU) ** 2)
+    smooth = np.convolve(counts, kernel / kernel.sum(), mode="same")
+    between = np.flatnonzero((hu > -200) & (hu < BONE_ABOVE_HU))
+    top = int(between[smooth[between].argmax()])
+    if smooth[top] == 0:
+        return float("nan"), float("nan")
+    below_half = np.flatnonzero(smooth < smooth[top] / 2)
+    left, right = below_half[below_half < top], below_half[below_half > top]
+    width = (right[0] if right.size else len(hu)) - (left[-1] if left.size else -1) - 1
+    return float(hu[top]), float(width)
+
+
+def _offset_kept(counts: NDArray[np.float64]) -> list[str]:
+    """The refusal of numbers that are a head's once an offset is taken off them."""
+    heads = {offset: _profile(counts, offset) for offset in KEPT_OFFSETS_HU}
+    likely = {offset: abs(head.peak_hu - 35.0) for offset, head in heads.items() if head.like_a_head}
+    if not likely:
+        return []
+    offset = min(likely, key=lambda candidate: likely[candidate])
+    peak_hu = heads[offset].peak_hu + offset
+    return [
+        f"expected a soft-tissue peak within 0..80 HU; got {peak_hu:.0f}: an offset of {offset} seems to be kept; take"
+        f" {offset} off every voxel (HU offset -{offset})"
+    ]
+
+
+def _no_ct(sample: NDArray[np.float32]) -> list[str]:
+    """The refusal of numbers that no CT gives."""
+    lowest, highest = float(sample.min()), float(sample.max())
+    if float((sample < -50).mean()) >= NEGATIVE_SHARE_REFUSED:
+        return []
+    likely = "an 8-bit or windowed picture" if highest <= 255 else "an MR, or a picture scaled to other numbers"
+    return [f"expected air or fat below -50 HU; got values from {lowest:.0f} to {highest:.0f}, likely {likely}"]
+
+
+def _shares(profile: _Profile) -> list[tuple[bool, str]]:
+    """What is odd about the histogram: (grave enough to refuse, why)."""
+    found = []
+    peak_is_brain = BRAIN_PEAK_HU[0] <= profile.peak_hu <= BRAIN_PEAK_HU[1]
+    if profile.soft_share < SOFT_SHARE_DOUBTED:
+        found.append(
+            (
+                profile.soft_share < SOFT_SHARE_REFUSED,
+                f"expected most tissue within 0..80 HU; got {profile.soft_share:.0%} of it there, and the peak at"
+                f" {profile.peak_hu:.0f} HU: a plastic phantom, another body part, or no HU",
+            )
+        )
+    elif not peak_is_brain or profile.peak_width_hu > MAX_PEAK_WIDTH_HU:
+        outside = not SOFT_TISSUE_HU[0] <= profile.peak_hu <= SOFT_TISSUE_HU[1]
+        found.append(
+            (
+                outside,
+                f"expected a narrow soft-tissue peak near 35 HU; got one at {profile.peak_hu:.0f} HU,"
+                f" {profile.peak_width_hu:.0f} HU wide: noise, contrast medium or a wrong calibration",
+            )
+        )
+    low, high = BONE_SHARE_DOUBTED
+    if not low <= profile.bone_share <= high:
+        refused = not BONE_SHARE_REFUSED[0] <= profile.bone_share <= BONE_SHARE_REFUSED[1]
+        found.append(
+            (
+                refused,
+                f"expected {low:.0%} to {high:.0%} of tissue above {BONE_ABOVE_HU} HU, the bone; got"
+                f" {profile.bone_share:.1%}: windowed, without its skull, or no head",
+            )
+        )
+    return found
+
+
+def _size(size_mm: tuple[float, float, float]) -> list[tuple[bool, str]]:
+    """What is odd about the head's size: (grave enough to refuse, why)."""
+    longest = max(size_mm[1:])
+    if HEAD_MM_DOUBTED[0] <= longest <= HEAD_MM_DOUBTED[1]:
+        return []
+    refused = not HEAD_MM_REFUSED[0] <= longest <= HEAD_MM_REFUSED[1]
+    low, high = HEAD_MM_DOUBTED
+    return [(refused, f"expected a head of {low:.0f} to {high:.0f} mm; got {longest:.0f} mm: is the spacing right?")]
+
+
+def _solid_extent_mm(
+    sample: NDArray[np.float32], spacing_mm: tuple[float, float, float], steps: tuple[int, int, int]
+) -> tuple[float, float, float]:
+    """Size of what is denser than fat along each axis, between the 0.5th and the 99.5th percentile: no head rest."""
+    solid = sample > SOLID_ABOVE_HU
+    extents = []
+    for axis, (spacing, step) in enumerate(zip(spacing_mm, steps, strict=True)):
+        along = np.cumsum(solid.sum(axis=tuple(other for other in range(3) if other != axis), dtype=np.int64))
+        first, last = np.searchsorted(along, [0.005 * along[-1], 0.995 * along[-1]])
+        extents.append(float(last - first + 1) * step * spacing if along[-1] else 0.0)
+    return extents[0], extents[1], extents[2]
