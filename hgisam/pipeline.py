@@ -1,0 +1,410 @@
+"""One scan from file to result: the stages in order, a few lines each."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from hgisam import __version__
+from hgisam.brain import BrainOptions, brain_median_hu, intracranial_region, midsagittal_line
+from hgisam.io.errors import ScanRefused
+from hgisam.io.nifti import NiftiGrid, ct_from_array, ct_from_image, read_ct
+from hgisam.labels import Subtype
+from hgisam.model.checkpoint import LoadedWeights, default_weights_path, load_weights
+from hgisam.plausibility import Plausibility, check_hu
+from hgisam.preprocess import PreprocessOptions, SliceBatch, preprocess
+from hgisam.refine import RefineOptions, refine
+from hgisam.segment import (
+    AggregationOptions,
+    WindowOptions,
+    aggregate,
+    plan_windows,
+    score_windows,
+    smooth_over_slices,
+    stitch_stage_maps,
+)
+from hgisam.volume import CTVolume, MaskVolume
+from hgisam.weak import SelfAttention
+
+Scan = str | Path | nib.spatialimages.SpatialImage | tuple[ArrayLike, ArrayLike]
+"""What can be segmented: a file, a nibabel image, or an array of HU with its affine (voxel index -> RAS+ mm)."""
+
+DEFAULT_BATCH_SIZE = {"cpu": 4, "cuda": 64, "mps": 16}
+"""Windows per pass by kind of device: on a CPU small batches stay in the cache, on a GPU large ones fill it."""
+
+
+class SegmentOptions(BaseModel):
+    """What a user may set for one run. What a network was trained with is stored with its weights instead."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    gate: bool = True
+    """Whether only slices at or above the operating point get a map; without the gate every slice with brain does."""
+    operating_point: float | None = Field(default=None, ge=0, le=1)
+    """Slice probability from which a slice counts as holding blood; None takes the weights' own."""
+    threshold: float | None = Field(default=None, gt=0, le=1)
+    """Saliency from which a voxel counts as blood where a threshold is used; None takes the weights' own."""
+    weak: SelfAttention = SelfAttention()
+    """The weak-label method that makes the maps."""
+    windows: WindowOptions = WindowOptions()
+    """How windows cover slices larger than the network's field of view."""
+    aggregation: AggregationOptions = AggregationOptions()
+    """How stages, windows and slices become one map."""
+    refine: RefineOptions = RefineOptions()
+    """How the map becomes a mask."""
+    hu_offset: float = 0.0
+    """Added to the file's values before anything else, for files that are known to be off, such as -1024."""
+
+
+class DeviceUnavailable(RuntimeError):
+    """The device that was asked for is not there."""
+
+
+@dataclass(frozen=True, eq=False)
+class ClassificationResult:
+    """What the network says of one scan. Slices are in the order of the input's own index along `slice_axis`.
+
+    Attributes:
+        ct: the scan, in house axes.
+        grid: the input's own grid, to which everything here refers.
+        probability: probability that the scan holds hemorrhage, in [0, 1]; None where no brain was found.
+        slice_probabilities: the same per slice, in [0, 1]; 0 for slices without brain.
+        subtype_probabilities: per subtype that the weights know, like slice_probabilities; else empty.
+        slice_has_brain: which slices show brain and were looked at.
+        slice_positions_mm: position of each slice along Superior.
+        plausibility: verdict on the Hounsfield units.
+        warnings: what the reader of the result should know.
+        timings_s: seconds by stage.
+        settings: every setting that led to the result.
+        weights_sha256: of the weights file.
+        operating_point: slice probability from which a slice counts as holding blood.
+    """
+
+    ct: CTVolume
+    grid: NiftiGrid
+    probability: float | None
+    slice_probabilities: NDArray[np.float32]
+    subtype_probabilities: dict[str, NDArray[np.float32]]
+    slice_has_brain: NDArray[np.bool_]
+    slice_positions_mm: NDArray[np.float64]
+    plausibility: Plausibility
+    warnings: tuple[str, ...]
+    timings_s: dict[str, float]
+    settings: dict[str, Any]
+    weights_sha256: str
+    operating_point: float
+
+    @property
+    def source(self) -> str:
+        """Where the scan came from."""
+        return self.ct.source
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """The input's affine: voxel index -> RAS+ mm."""
+        return self.grid.affine
+
+    @property
+    def slice_axis(self) -> int:
+        """The input's axis that slices run along."""
+        return self.grid.orientation.axes[0]
+
+    @cached_property
+    def settings_hash(self) -> str:
+        """sha256 of the settings in canonical JSON: two results with one hash were made alike."""
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentationResult(ClassificationResult):
+    """Where the blood is in one scan, and how much.
+
+    Attributes:
+        mask_volume: the mask in house axes; None where no brain was found.
+        saliency_house: saliency in [0, 1] in house axes; zero in slices that the gate closed.
+        slice_gated: which slices got a map, in the order of the input's own index.
+        volume_reason: why there is no volume; None where there is one.
+    """
+
+    mask_volume: MaskVolume
+    saliency_house: Float[Tensor, "depth height width"]
+    slice_gated: NDArray[np.bool_]
+    volume_reason: str | None
+
+    @property
+    def mask(self) -> NDArray[np.uint8]:
+        """0 or 1, on exactly the input's grid and in its axes."""
+        mask: NDArray[np.uint8] = self.grid.orientation.to_file(self.mask_volume.voxels.numpy().astype(np.uint8))
+        return mask
+
+    @property
+    def saliency(self) -> NDArray[np.float32]:
+        """Saliency in [0, 1], on exactly the input's grid and in its axes."""
+        saliency: NDArray[np.float32] = self.grid.orientation.to_file(self.saliency_house.numpy())
+        return saliency
+
+    @property
+    def volume_ml(self) -> float | None:
+        """Voxel count x |det(affine)| in mL; None where it was not measured (see volume_reason)."""
+        return None if self.volume_reason else self.mask_volume.volume_ml
+
+
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """A scan after preprocessing and one forward pass. Slices in house order."""
+
+    ct: CTVolume
+    grid: NiftiGrid
+    region: Bool[Tensor, "depth height width"]
+    median_hu: float
+    batch: SliceBatch | None
+    slices: list[int]
+    probabilities: Float[Tensor, " depth"]
+    subtypes: dict[str, Float[Tensor, " depth"]]
+    plausibility: Plausibility
+    warnings: tuple[str, ...]
+    timings: "_Stopwatch"
+
+
+class Segmenter:
+    """A network and its settings, loaded once and used on any number of scans.
+
+    Example:
+        >>> from hgisam import Segmenter
+        >>> result = Segmenter().segment("sample_volumes/large_intraparenchymal.nii.gz")
+        >>> print(f"{result.volume_ml:.1f} ml")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        weights: str | Path | None = None,
+        *,
+        options: SegmentOptions | None = None,
+        device: str = "auto",
+        batch_size: int | None = None,
+    ) -> None:
+        """Load the weights.
+
+        Args:
+            weights: a .safetensors file; None takes those that come with the package.
+            options: settings of the run.
+            device: "auto" (the first GPU, else the CPU), "cpu", "cuda", "cuda:1" or "mps".
+            batch_size: windows per pass; None takes the device's default.
+
+        Raises:
+            WeightsError: the file is missing, damaged or of another network.
+            DeviceUnavailable: the device is not there.
+        """
+        self.options = options or SegmentOptions()
+        self.device = pick_device(device)
+        self.batch_size = batch_size or DEFAULT_BATCH_SIZE[self.device.type]
+        self.weights: LoadedWeights = load_weights(Path(weights) if weights else default_weights_path())
+        self._model = self.weights.model.to(self.device).eval()
+        metadata = self.weights.metadata
+        self._brain = BrainOptions.model_validate(metadata.brain)
+        self._preprocess = PreprocessOptions.model_validate(metadata.preprocess)
+        self.operating_point = _first(self.options.operating_point, metadata.operating_point)
+        self.threshold = _first(self.options.threshold, metadata.threshold)
+
+    def classify(self, scan: Scan) -> ClassificationResult:
+        """Probability of hemorrhage, for the scan and each slice.
+
+        Raises:
+            ScanRefused: the scan cannot be read or is no plausible head CT.
+        """
+        return ClassificationResult(**self._classification(self._look(scan)))
+
+    def segment(self, scan: Scan) -> SegmentationResult:
+        """Where the blood is, and how much. Nothing is written to disk.
+
+        Raises:
+            ScanRefused: the scan cannot be read or is no plausible head CT.
+        """
+        look = self._look(scan)
+        gated, saliency = self._map(look)
+        with look.timings.of("mask"):
+            mask = refine(saliency, look.ct, look.region, look.median_hu, self.threshold, self.options.refine)
+        return SegmentationResult(
+            **self._classification(look),
+            mask_volume=mask,
+            saliency_house=saliency,
+            slice_gated=_in_file_order(gated, look.grid).numpy(),
+            volume_reason=None if look.slices else "no brain was found in the scan, so nothing was measured",
+        )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every setting that leads to a result, resolved, as plain values."""
+        return {
+            "version": __version__,
+            "segment": self.options.model_dump(mode="json")
+            | {"operating_point": self.operating_point, "threshold": self.threshold},
+            "brain": self._brain.model_dump(mode="json"),
+            "preprocess": self._preprocess.model_dump(mode="json"),
+            "weights_sha256": self.weights.sha256,
+        }
+
+    def _look(self, scan: Scan) -> _Look:
+        """Read, check, preprocess, and one forward pass over every slice that shows brain."""
+        timings = _Stopwatch()
+        with timings.of("read"):
+            ct, grid = _open(scan, self.options.hu_offset)
+        with timings.of("check"):
+            plausibility = check_hu(ct)
+            if plausibility.verdict == "refused":
+                raise ScanRefused(f"{ct.source}: {'; '.join(plausibility.reasons)}")
+        with timings.of("brain"):
+            region = intracranial_region(ct, self._brain)
+        slices = torch.nonzero(region.any(dim=2).any(dim=1)).flatten().tolist()
+        warnings = [*grid.warnings, *(plausibility.reasons if plausibility.verdict == "warning" else ())]
+        probabilities = torch.zeros(len(ct.hu))
+        subtypes: dict[str, Tensor] = {}
+        batch, median_hu = None, float("nan")
+        if slices:
+            with timings.of("preprocess"):
+                median_hu = brain_median_hu(ct, region)
+                midline = midsagittal_line(ct, region, self._brain)
+                batch = preprocess(ct, region, midline, median_hu, self._preprocess)
+            with timings.of("classify"):
+                logits = self._scores(batch, slices)
+                probabilities, subtypes = self._probabilities(logits, slices, len(ct.hu))
+        else:
+            warnings.append("no brain was found: no slice was looked at")
+        return _Look(
+            ct, grid, region, median_hu, batch, slices, probabilities, subtypes, plausibility, tuple(warnings), timings
+        )
+
+    def _scores(self, batch: SliceBatch, slices: list[int]) -> Float[Tensor, "slices outputs"]:
+        """Logits per slice: the highest over its windows."""
+        windows = self._windows(batch)
+        fov_px = self._preprocess.fov_px
+        logits = score_windows(self._model, batch.images, slices, windows, fov_px, self.batch_size, self.device)
+        return logits.amax(dim=1)
+
+    def _probabilities(
+        self, logits: Float[Tensor, "slices outputs"], slices: list[int], depth: int
+    ) -> tuple[Float[Tensor, " depth"], dict[str, Float[Tensor, " depth"]]]:
+        """Calibrated probabilities of `any` and of the subtypes, smoothed over neighbouring slices with brain."""
+        metadata = self.weights.metadata
+        columns = self._model.probabilities(logits / metadata.temperature)
+        found: dict[str, Tensor] = {}
+        for name, column in zip(self._model.targets, columns.unbind(dim=1), strict=True):
+            found[name] = torch.zeros(depth)
+            found[name][slices] = smooth_over_slices(column)
+        return found.pop(Subtype.ANY), found
+
+    def _windows(self, batch: SliceBatch) -> list[tuple[int, int]]:
+        height, width = batch.images.shape[-2:]
+        return plan_windows((height, width), self._preprocess.fov_px, self.options.windows)
+
+    def _map(self, look: _Look) -> tuple[Bool[Tensor, " depth"], Float[Tensor, "depth height width"]]:
+        """Which slices pass the gate, and the saliency of the scan on its own grid."""
+        gated = torch.zeros(len(look.ct.hu), dtype=torch.bool)
+        saliency = torch.zeros(look.ct.hu.shape)
+        if look.batch is None:
+            return gated, saliency
+        gated[look.slices] = True
+        if self.options.gate:
+            gated &= look.probabilities >= self.operating_point
+        chosen = torch.nonzero(gated).flatten().tolist()
+        with look.timings.of("map"):
+            stages = stitch_stage_maps(
+                lambda images: self.options.weak.stage_maps(self._model, images),
+                look.batch.images,
+                chosen,
+                self._windows(look.batch),
+                self._preprocess.fov_px,
+                self.batch_size,
+                self.device,
+                self.options.windows,
+                weigh_by_probability=self.options.aggregation.normalisation == "volume",
+            )
+            canvas = torch.zeros(look.batch.region.shape)
+            canvas[chosen] = aggregate(stages, look.batch.region[chosen], self.options.aggregation)
+        with look.timings.of("restore"):
+            saliency = look.batch.to_native(canvas).clamp_(0.0, 1.0) * look.region
+        return gated, saliency
+
+    def _classification(self, look: _Look) -> dict[str, Any]:
+        """The fields of a ClassificationResult."""
+        has_brain = torch.zeros(len(look.ct.hu), dtype=torch.bool)
+        has_brain[look.slices] = True
+        return {
+            "ct": look.ct,
+            "grid": look.grid,
+            "probability": float(look.probabilities.max()) if look.slices else None,
+            "slice_probabilities": _in_file_order(look.probabilities, look.grid).numpy(),
+            "subtype_probabilities": {k: _in_file_order(v, look.grid).numpy() for k, v in look.subtypes.items()},
+            "slice_has_brain": _in_file_order(has_brain, look.grid).numpy(),
+            "slice_positions_mm": _in_file_order(look.ct.slice_positions_mm, look.grid).numpy(),
+            "plausibility": look.plausibility,
+            "warnings": look.warnings,
+            "timings_s": look.timings.seconds,
+            "settings": self.settings,
+            "weights_sha256": self.weights.sha256,
+            "operating_point": self.operating_point,
+        }
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a name; "auto" is the first GPU where there is one, else the CPU.
+
+    Raises:
+        DeviceUnavailable: the name is unknown or the device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise DeviceUnavailable(f"expected a device that is there; got {name!r} ({reason}); try cpu") from error
+    if device.type not in DEFAULT_BATCH_SIZE:
+        raise DeviceUnavailable(f"expected cpu, cuda or mps; got {name!r}; try auto")
+    return device
+
+
+class _Stopwatch:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def of(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start, 4)
+
+
+def _open(scan: Scan, hu_offset: float) -> tuple[CTVolume, NiftiGrid]:
+    if isinstance(scan, str | Path):
+        ct, grid = read_ct(Path(scan))
+    elif isinstance(scan, tuple):
+        ct, grid = ct_from_array(np.asarray(scan[0]), np.asarray(scan[1], dtype=np.float64), "array")
+    else:
+        ct, grid = ct_from_image(scan, "image")
+    return replace(ct, hu=ct.hu + hu_offset), grid
+
+
+def _in_file_order(values: Tensor, grid: NiftiGrid) -> Tensor:
+    return values.flip(0) if grid.orientation.flips[0] else values
+
+
+def _first(*values: float | None) -> float:
+    return next(value for value in values if value is not None)
+

@@ -1,0 +1,165 @@
+"""From a saliency map to a mask: the map says where the blood is, the Hounsfield units say how far it reaches."""
+
+from typing import Literal
+
+import cc3d
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from scipy.ndimage import distance_transform_edt, gaussian_filter
+from torch import Tensor
+
+from hgisam.volume import CTVolume, MaskVolume, voxel_volume_ml
+
+CONNECTIVITY = 18
+"""Voxels that share a face or an edge are one component: a thin oblique crescent stays whole."""
+
+
+class RefineOptions(BaseModel):
+    """How a saliency map becomes a mask."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    method: Literal["components", "threshold"] = "components"
+    """`components`: whole 3D components of dense tissue, chosen by the saliency they gather; `threshold`: saliency
+    at or above a cut-off, as published."""
+    contrast_hu: float = Field(default=10.0, gt=0)
+    """HU over the scan's brain median from which tissue counts as dense."""
+    smoothing_mm: float = Field(default=0.8, ge=0)
+    """In-plane standard deviation of the Gaussian that quiets noise before HU are compared; 0 for none."""
+    rim_mm: float = Field(default=1.0, ge=0)
+    """Depth below the region's outline that is left out: the skull's partial volume looks like blood."""
+    min_share: float = Field(default=0.3, ge=0, le=1)
+    """A component is kept where its summed saliency is at least this share of the best component's."""
+    min_component_mm3: float = Field(default=50.0, ge=0)
+    """Components smaller than this are removed."""
+
+
+def refine(
+    saliency: Float[Tensor, "depth height width"],
+    volume: CTVolume,
+    region: Bool[Tensor, "depth height width"],
+    median_hu: float,
+    threshold: float,
+    options: RefineOptions,
+) -> MaskVolume:
+    """The hemorrhage mask of a scan from its saliency map. A map of zeros gives an empty mask.
+
+    Args:
+        saliency: saliency in [0, 1] on the scan's grid; zero in slices that the gate closed.
+        volume: the scan.
+        region: the intracranial region.
+        median_hu: the scan's brain median.
+        threshold: saliency cut-off in (0, 1]; `components` uses it where no dense component gathers saliency.
+        options: how the mask is made.
+    """
+    voxels = torch.zeros_like(region)
+    bounds = _bounding_box(region & _slices_with(saliency))
+    if bounds is not None:
+        near = saliency[bounds]
+        inside = region[bounds]
+        chosen = None
+        if options.method == "components":
+            dense = _dense_tissue(volume.hu[bounds], inside & _slices_with(near), median_hu, volume.spacing_mm, options)
+            chosen = choose_components(dense, near, options.min_share)
+        if chosen is None:
+            chosen = threshold_mask(near, threshold) & inside
+        voxels[bounds] = remove_small_components(chosen, volume.affine, options.min_component_mm3)
+    return MaskVolume(voxels=voxels, affine=volume.affine, source=volume.source)
+
+
+def threshold_mask(
+    saliency: Float[Tensor, "depth height width"], threshold: float
+) -> Bool[Tensor, "depth height width"]:
+    """Voxels whose saliency is at or above the threshold; a map of zeros gives an empty mask at any threshold.
+
+    Source: HGI-SAM, arXiv 2304.04902 (published threshold 0.05).
+    """
+    return (saliency >= threshold) & (saliency > 0)
+
+
+def choose_components(
+    candidates: Bool[Tensor, "depth height width"],
+    saliency: Float[Tensor, "depth height width"],
+    min_share: float,
+) -> Bool[Tensor, "depth height width"] | None:
+    """The connected components of a mask that gather the most saliency, whole.
+
+    A sum over a component is sturdier than any threshold on the map, which one hot spot can set.
+
+    Args:
+        candidates: voxels that could be blood.
+        saliency: saliency in [0, 1] on the same grid.
+        min_share: a component is kept where its summed saliency is at least this share of the best one's.
+
+    Returns:
+        The chosen components, or None where no component gathers any saliency.
+    """
+    labels, count = cc3d.connected_components(candidates.numpy(), connectivity=CONNECTIVITY, return_N=True)
+    sums = np.bincount(labels.ravel(), weights=saliency.numpy().ravel().astype(np.float64), minlength=count + 1)
+    sums[0] = 0.0
+    best = sums.max()
+    if best <= 0:
+        return None
+    kept = (sums >= min_share * best) & (sums > 0)
+    return torch.from_numpy(kept[labels])
+
+
+def remove_small_components(
+    mask: Bool[Tensor, "depth height width"], affine: Float[Tensor, "4 4"], min_component_mm3: float
+) -> Bool[Tensor, "depth height width"]:
+    """The mask without its connected components below a volume in mm3; an empty mask stays empty.
+
+    Args:
+        mask: the mask to clean.
+        affine: voxel index -> RAS+ mm.
+        min_component_mm3: the smallest volume that stays.
+    """
+    min_voxels = int(np.ceil(min_component_mm3 / (1000.0 * voxel_volume_ml(affine)) - 1e-9))
+    if min_voxels <= 1:
+        return mask.clone()
+    kept = cc3d.dust(mask.numpy(), threshold=min_voxels, connectivity=CONNECTIVITY)
+    return torch.from_numpy(np.ascontiguousarray(kept, dtype=bool))
+
+
+def _dense_tissue(
+    hu: Float[Tensor, "depth height width"],
+    allowed: Bool[Tensor, "depth height width"],
+    median_hu: float,
+    spacing_mm: tuple[float, float, float],
+    options: RefineOptions,
+) -> Bool[Tensor, "depth height width"]:
+    """Allowed voxels deeper than the rim whose smoothed HU lie above the brain median by the contrast.
+
+    The Gaussian is normalised over the allowed voxels, so that bone beyond the outline does not leak in.
+    """
+    sigma = (0.0, options.smoothing_mm / spacing_mm[1], options.smoothing_mm / spacing_mm[2])
+    weight = allowed.numpy().astype(np.float32)
+    relative = (hu.numpy() - np.float32(median_hu)) * weight
+    smoothed = gaussian_filter(relative, sigma, truncate=3.0)
+    total = gaussian_filter(weight, sigma, truncate=3.0)
+    dense: NDArray[np.bool_] = (smoothed >= options.contrast_hu * total) & (weight > 0)
+    if options.rim_mm > 0:
+        for index in range(len(dense)):
+            outline = np.pad(weight[index] > 0, 1)
+            depth_mm = distance_transform_edt(outline, sampling=spacing_mm[1:])[1:-1, 1:-1]
+            dense[index] &= depth_mm > options.rim_mm
+    return torch.from_numpy(dense)
+
+
+def _slices_with(saliency: Float[Tensor, "depth height width"]) -> Bool[Tensor, "depth 1 1"]:
+    return (saliency > 0).any(dim=2, keepdim=True).any(dim=1, keepdim=True)
+
+
+def _bounding_box(mask: Bool[Tensor, "depth height width"]) -> tuple[slice, slice, slice] | None:
+    """The smallest box of whole axes ranges that holds the mask; None where it is empty."""
+    if not mask.any():
+        return None
+    ranges = []
+    for kept in (0, 1, 2):
+        others = tuple(axis for axis in (0, 1, 2) if axis != kept)
+        index = torch.nonzero(mask.any(dim=others[1]).any(dim=others[0])).flatten()
+        ranges.append(slice(int(index[0]), int(index[-1]) + 1))
+    return ranges[0], ranges[1], ranges[2]

@@ -1,0 +1,223 @@
+"""Prepared scans for training: decoded and preprocessed once, cut into batches many times."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int16
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from hgisam import __version__
+from hgisam.brain import BrainOptions, brain_median_hu, intracranial_region, midsagittal_line
+from hgisam.phantom import PhantomOptions, make_phantom
+from hgisam.preprocess import PreprocessOptions, network_images, preprocess
+from hgisam.train.augment import AugmentOptions, augment
+from hgisam.train.loop import TrainingBatch
+from hgisam.volume import CTVolume
+
+log = logging.getLogger(__name__)
+
+HU_STEP = 0.25
+"""Prepared HU are stored as int16 in steps of this: below the noise of any scan."""
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedScan:
+    """The slices of one scan that show brain, on the network's canvas.
+
+    Attributes:
+        name: of the scan.
+        relative_hu: HU minus the scan's brain median, in steps of HU_STEP.
+        median_hu: the scan's brain median.
+        region: the intracranial region.
+        blood: where there is blood, exact for phantoms.
+        slices: index of each slice in the scan.
+    """
+
+    name: str
+    relative_hu: Int16[Tensor, "slices height width"]
+    median_hu: float
+    region: Bool[Tensor, "slices height width"]
+    blood: Bool[Tensor, "slices height width"]
+    slices: list[int]
+
+
+class SamplingOptions(BaseModel):
+    """What a batch is made of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    positive: int = Field(default=10, ge=1)
+    """Slices with blood."""
+    twins: int = Field(default=6, ge=0)
+    """Of these slices, how many come with the same slice of the same head before it bled."""
+    negative: int = Field(default=6, ge=1)
+    """Other slices without blood."""
+    min_blood_mm2: float = Field(default=10.0, gt=0)
+    """Blood in a slice from which it counts as positive; slices with less, but some, are never shown."""
+    min_region_mm2: float = Field(default=300.0, ge=0)
+    """Slices with less brain than this are never shown."""
+
+
+def prepare_phantom(
+    seed: int, phantom: PhantomOptions, brain: BrainOptions, preprocessing: PreprocessOptions
+) -> PreparedScan:
+    """One phantom on the network's canvas."""
+    made = make_phantom(seed, phantom)
+    return prepare_scan(f"{seed}", made.ct, made.labels > 0, brain, preprocessing)
+
+
+def prepare_scan(
+    name: str,
+    ct: CTVolume,
+    blood: Bool[Tensor, "depth height width"],
+    brain: BrainOptions,
+    preprocessing: PreprocessOptions,
+) -> PreparedScan:
+    """A scan and its known blood on the network's canvas; slices without brain are left out.
+
+    A canvas that has grown beyond the network's field of view is cut to its middle, since batches need one size.
+    """
+    region = intracranial_region(ct, brain)
+    slices = torch.nonzero(region.any(dim=2).any(dim=1)).flatten().tolist()
+    median_hu = brain_median_hu(ct, region)
+    batch = preprocess(ct, region, midsagittal_line(ct, region, brain), median_hu, preprocessing)
+    blood_share = batch.to_canvas(blood.float())
+    hu, region, blood_share = (
+        _centre(planes[slices], preprocessing.fov_px) for planes in (batch.relative_hu, batch.region, blood_share)
+    )
+    relative = (hu.clamp(-1024, 3071) / HU_STEP).round().to(torch.int16)
+    return PreparedScan(name, relative, median_hu, region, blood_share >= 0.5, slices)
+
+
+def _centre(planes: Tensor, fov_px: int) -> Tensor:
+    """The middle fov_px x fov_px of planes [slices, rows, columns] that are at least as large."""
+    top, left = ((size - fov_px) // 2 for size in planes.shape[1:])
+    return planes[:, top : top + fov_px, left : left + fov_px].contiguous()
+
+
+def prepare_phantoms(
+    seeds: range,
+    phantom: PhantomOptions,
+    brain: BrainOptions,
+    preprocessing: PreprocessOptions,
+    cache: Path,
+    workers: int,
+) -> list[PreparedScan]:
+    """Many phantoms, each prepared once and kept in a cache folder that is named after all the settings."""
+    settings = [__version__, *(o.model_dump(mode="json") for o in (phantom, brain, preprocessing))]
+    folder = cache / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [seed for seed in seeds if not (folder / f"{seed}.npz").is_file()]
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        jobs = [pool.submit(_prepare_into, folder, seed, phantom, brain, preprocessing) for seed in missing]
+        for done, job in enumerate(jobs, start=1):
+            job.result()
+            if done % 20 == 0:
+                log.info("prepared %d of %d phantoms", done, len(missing))
+    return [_load(folder / f"{seed}.npz") for seed in seeds]
+
+
+class BatchSource:
+    """An endless source of balanced, augmented batches from prepared scans."""
+
+    def __init__(
+        self,
+        scans: list[PreparedScan],
+        twins: list[PreparedScan],
+        preprocessing: PreprocessOptions,
+        sampling: SamplingOptions,
+        augmentation: AugmentOptions,
+        seed: int,
+    ) -> None:
+        """Sort the slices into positive and negative ones.
+
+        Args:
+            scans: scans with their blood.
+            twins: the same heads before they bled, in the same order; may be empty if sampling.twins is 0.
+            preprocessing: what the network will see.
+            sampling: what a batch is made of.
+            augmentation: how slices are changed.
+            seed: of everything random.
+        """
+        self._scans, self._twins = scans, {twin.name: twin for twin in twins}
+        self._preprocessing, self._sampling, self._augmentation = preprocessing, sampling, augmentation
+        self._numpy = np.random.default_rng(seed)
+        self._torch = torch.Generator().manual_seed(seed)
+        self.positive: list[tuple[int, int]] = []
+        self.negative: list[tuple[int, int]] = []
+        pixel_mm2 = preprocessing.spacing_mm**2
+        for index, scan in enumerate(scans):
+            blood_mm2 = scan.blood.sum(dim=(1, 2)) * pixel_mm2
+            brain_mm2 = scan.region.sum(dim=(1, 2)) * pixel_mm2
+            for row in range(len(scan.slices)):
+                if brain_mm2[row] < sampling.min_region_mm2:
+                    continue
+                if blood_mm2[row] >= sampling.min_blood_mm2:
+                    self.positive.append((index, row))
+                elif blood_mm2[row] == 0:
+                    self.negative.append((index, row))
+
+    def __iter__(self) -> Iterator[TrainingBatch]:
+        return self
+
+    def __next__(self) -> TrainingBatch:
+        positive = self._pick(self.positive, self._sampling.positive)
+        negative = self._pick(self.negative, self._sampling.negative)
+        shown = [(self._scans[i], row) for i, row in positive + negative]
+        for i, row in positive[: self._sampling.twins]:
+            twin = self._twins[self._scans[i].name]
+            if self._scans[i].slices[row] in twin.slices:
+                shown.append((twin, twin.slices.index(self._scans[i].slices[row])))
+        hu, region, median_hu = self.stacked(shown)
+        blood = torch.stack([scan.blood[row] for scan, row in shown])
+        relative, region, blood = augment(
+            hu - median_hu, region, blood, self._preprocessing.spacing_mm, self._augmentation, self._torch
+        )
+        images = network_images(relative + median_hu, region, median_hu, self._preprocessing)
+        labels = torch.arange(len(shown)) < len(positive)
+        return TrainingBatch(images, labels, blood)
+
+    @staticmethod
+    def stacked(
+        shown: list[tuple[PreparedScan, int]],
+    ) -> tuple[Float[Tensor, "batch height width"], Bool[Tensor, "batch height width"], Float[Tensor, "batch 1 1"]]:
+        """HU, region and brain median of the given slices, as they are."""
+        median_hu = torch.tensor([scan.median_hu for scan, _ in shown])[:, None, None]
+        relative = torch.stack([scan.relative_hu[row] for scan, row in shown]).float() * HU_STEP
+        return relative + median_hu, torch.stack([scan.region[row] for scan, row in shown]), median_hu
+
+    def _pick(self, slices: list[tuple[int, int]], count: int) -> list[tuple[int, int]]:
+        return [slices[k] for k in self._numpy.integers(len(slices), size=count)]
+
+
+def _prepare_into(
+    folder: Path, seed: int, phantom: PhantomOptions, brain: BrainOptions, preprocessing: PreprocessOptions
+) -> None:
+    scan = prepare_phantom(seed, phantom, brain, preprocessing)
+    temporary = folder / f"{seed}.partial.npz"
+    np.savez(
+        temporary,
+        relative=scan.relative_hu.numpy(),
+        median=scan.median_hu,
+        region=np.packbits(scan.region.numpy(), axis=-1),
+        blood=np.packbits(scan.blood.numpy(), axis=-1),
+        slices=np.array(scan.slices),
+    )
+    temporary.replace(folder / f"{seed}.npz")
+
+
+def _load(path: Path) -> PreparedScan:
+    with np.load(path) as stored:
+        relative = torch.from_numpy(stored["relative"])
+        masks = [torch.from_numpy(np.unpackbits(stored[k], axis=-1).astype(bool)) for k in ("region", "blood")]
+        return PreparedScan(path.stem, relative, float(stored["median"]), masks[0], masks[1], stored["slices"].tolist())

@@ -1,0 +1,107 @@
+"""From saliency to mask."""
+
+import pytest
+import torch
+
+from hgisam.refine import RefineOptions, choose_components, refine, remove_small_components, threshold_mask
+from hgisam.volume import CTVolume
+
+AFFINE = torch.diag(torch.tensor([5.0, 1.0, 1.0, 1.0], dtype=torch.float64))
+
+
+def head_with_two_clots(contrast_hu: float = 30.0) -> tuple[CTVolume, torch.Tensor, torch.Tensor]:
+    """Brain of 30 HU, a clot that the map points at, and one it does not; each 10 x 10 x 2 voxels of 5 mm3."""
+    hu = torch.full((6, 60, 60), 30.0)
+    hu[2:4, 20:30, 20:30] += contrast_hu
+    hu[2:4, 40:50, 40:50] += contrast_hu
+    region = torch.zeros(6, 60, 60, dtype=torch.bool)
+    region[:, 5:55, 5:55] = True
+    saliency = torch.zeros(6, 60, 60)
+    saliency[2:4, 5:55, 5:55] = 0.01
+    saliency[2:4, 22:26, 18:24] = 1.0
+    return CTVolume(hu=hu, affine=AFFINE, source="two clots"), region, saliency
+
+
+def test_the_whole_clot_under_the_map_is_taken_and_no_other() -> None:
+    ct, region, saliency = head_with_two_clots()
+    options = RefineOptions(smoothing_mm=0.0)
+    mask = refine(saliency, ct, region, 30.0, 0.5, options)
+    expected = torch.zeros_like(region)
+    expected[2:4, 20:30, 20:30] = True
+    assert torch.equal(mask.voxels, expected)
+    assert mask.volume_ml == pytest.approx(1.0)
+
+
+def test_smoothing_moves_the_outline_by_less_than_a_voxel_layer() -> None:
+    ct, region, saliency = head_with_two_clots()
+    mask = refine(saliency, ct, region, 30.0, 0.5, RefineOptions(smoothing_mm=0.8))
+    assert 0.8 < mask.volume_ml < 1.45
+
+
+def test_where_nothing_is_dense_the_map_itself_is_cut() -> None:
+    ct, region, saliency = head_with_two_clots(contrast_hu=0.0)
+    mask = refine(saliency, ct, region, 30.0, 0.5, RefineOptions())
+    assert torch.equal(mask.voxels, saliency >= 0.5)
+
+
+def test_threshold_method_ignores_density() -> None:
+    ct, region, saliency = head_with_two_clots()
+    mask = refine(saliency, ct, region, 30.0, 0.5, RefineOptions(method="threshold"))
+    assert torch.equal(mask.voxels, saliency >= 0.5)
+
+
+@pytest.mark.parametrize("method", ["components", "threshold"])
+def test_an_empty_map_gives_an_empty_mask(method: str) -> None:
+    ct, region, saliency = head_with_two_clots()
+    mask = refine(torch.zeros_like(saliency), ct, region, 30.0, 0.5, RefineOptions.model_validate({"method": method}))
+    assert mask.volume_ml == 0.0
+
+
+def test_the_bright_rim_of_the_skull_is_left_out() -> None:
+    ct, region, saliency = head_with_two_clots()
+    ct.hu[2:4, 5, 5:55] = 80.0
+    saliency[2:4, 5, 5:55] = 1.0
+    mask = refine(saliency, ct, region, 30.0, 0.5, RefineOptions(smoothing_mm=0.0, rim_mm=1.0))
+    assert not mask.voxels[:, 5].any()
+    assert mask.voxels[2, 25, 25]
+
+
+def test_slices_that_the_gate_closed_hold_no_mask() -> None:
+    ct, region, saliency = head_with_two_clots()
+    saliency[3] = 0.0
+    mask = refine(saliency, ct, region, 30.0, 0.5, RefineOptions(smoothing_mm=0.0))
+    assert mask.voxels[2].any()
+    assert not mask.voxels[3].any()
+
+
+def test_components_are_ranked_by_what_they_gather_not_by_a_hot_spot() -> None:
+    candidates = torch.zeros(1, 10, 20, dtype=torch.bool)
+    candidates[0, 2:8, 2:8] = True
+    candidates[0, 5, 15] = True
+    saliency = torch.where(candidates, 0.2, 0.0)
+    saliency[0, 5, 15] = 1.0
+    chosen = choose_components(candidates, saliency, min_share=0.3)
+    assert chosen is not None
+    assert chosen[0, 4, 4]
+    assert not chosen[0, 5, 15]
+
+
+def test_no_saliency_on_any_candidate_chooses_none() -> None:
+    candidates = torch.ones(1, 4, 4, dtype=torch.bool)
+    assert choose_components(candidates, torch.zeros(1, 4, 4), 0.3) is None
+
+
+def test_the_smallest_component_that_stays_is_measured_in_mm3() -> None:
+    mask = torch.zeros(3, 20, 20, dtype=torch.bool)
+    mask[1, 2:4, 2:7] = True
+    mask[1, 10:13, 10:13] = True
+    kept = remove_small_components(mask, AFFINE, min_component_mm3=50.0)
+    assert int(kept.sum()) == 10
+    assert kept[1, 2, 2]
+    assert torch.equal(remove_small_components(mask, AFFINE, 0.0), mask)
+
+
+def test_threshold_zero_never_marks_voxels_without_saliency() -> None:
+    saliency = torch.tensor([[[0.0, 0.04, 0.05, 1.0]]])
+    assert threshold_mask(saliency, 0.05).flatten().tolist() == [False, False, True, True]
+    assert threshold_mask(saliency, 0.0).flatten().tolist() == [False, True, True, True]

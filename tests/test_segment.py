@@ -1,0 +1,137 @@
+"""Windows, stitching and the scale of a whole scan."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from hgisam.segment import (
+    AggregationOptions,
+    WindowOptions,
+    aggregate,
+    plan_windows,
+    score_windows,
+    smooth_over_slices,
+    stitch_stage_maps,
+)
+
+CPU = torch.device("cpu")
+
+
+def pooled_image(images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """A stand-in network: very sure of blood, and its one stage map is the first channel at a quarter of the size."""
+    return torch.full((len(images),), 50.0), [avg_pool2d(images[:, 0], 4)]
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(64, 200), st.integers(64, 200), st.floats(0.0, 0.75))
+def test_windows_cover_every_pixel_and_stay_inside(height: int, width: int, overlap: float) -> None:
+    covered = torch.zeros(height, width, dtype=torch.bool)
+    for top, left in plan_windows((height, width), 64, WindowOptions(overlap=overlap)):
+        assert 0 <= top <= height - 64
+        assert 0 <= left <= width - 64
+        covered[top : top + 64, left : left + 64] = True
+    assert covered.all()
+
+
+def test_a_canvas_of_the_field_of_view_is_one_window() -> None:
+    assert plan_windows((64, 64), 64, WindowOptions()) == [(0, 0)]
+
+
+def test_a_canvas_smaller_than_the_field_of_view_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 64 x 64"):
+        plan_windows((64, 60), 64, WindowOptions())
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_scores_belong_to_their_slice_and_window_whatever_the_batch(batch_size: int) -> None:
+    images = torch.arange(5.0)[:, None, None, None] + torch.arange(96.0)[None, None, None, :] / 1000
+    images = images.expand(5, 1, 64, 96).contiguous()
+    windows = [(0, 0), (0, 32)]
+    scores = score_windows(lambda x: x.amin(dim=(2, 3)), images, [4, 1], windows, 64, batch_size, CPU)
+    torch.testing.assert_close(scores[..., 0], torch.tensor([[4.0, 4.032], [1.0, 1.032]]))
+
+
+def test_no_slices_give_no_scores_and_no_maps() -> None:
+    images = torch.zeros(3, 1, 64, 64)
+    assert score_windows(lambda x: x.amin(dim=(2, 3)), images, [], [(0, 0)], 64, 4, CPU).shape[0] == 0
+    stages = stitch_stage_maps(pooled_image, images, [], [(0, 0)], 64, 4, CPU, WindowOptions(), weigh_by_probability=True)
+    assert aggregate(stages, torch.zeros(0, 64, 64, dtype=torch.bool), AggregationOptions()).shape == (0, 64, 64)
+
+
+@pytest.mark.parametrize("canvas", [(64, 64), (96, 112)])
+def test_blended_windows_of_a_constant_are_the_constant(canvas: tuple[int, int]) -> None:
+    images = torch.full((2, 1, *canvas), 0.3)
+    windows = plan_windows(canvas, 64, WindowOptions())
+    stages = stitch_stage_maps(pooled_image, images, [0, 1], windows, 64, 3, CPU, WindowOptions(), weigh_by_probability=True)
+    torch.testing.assert_close(stages, torch.full((2, 1, *canvas), 0.3))
+
+
+def test_stitching_depends_on_no_batch_size() -> None:
+    images = torch.rand(3, 1, 80, 96, generator=torch.Generator().manual_seed(0))
+    windows = plan_windows((80, 96), 64, WindowOptions())
+    one, many = (
+        stitch_stage_maps(pooled_image, images, [0, 2], windows, 64, size, CPU, WindowOptions(), weigh_by_probability=True)
+        for size in (1, 50)
+    )
+    torch.testing.assert_close(one, many)
+
+
+def test_a_window_without_blood_adds_no_light_of_its_own() -> None:
+    """Each window has its own hot spot; stretched one by one, both would be 1. Raw and weighed, only one is."""
+    images = torch.full((1, 1, 64, 128), 0.01)
+    images[0, 0, 30:38, 20:28] = 1.0
+    images[0, 0, 30:38, 100:108] = 0.05
+
+    def sure_where_bright(batch: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return 20 * (batch.amax(dim=(1, 2, 3)) - 0.5), [avg_pool2d(batch[:, 0], 4)]
+
+    windows = plan_windows((64, 128), 64, WindowOptions(overlap=0.0))
+    stages = stitch_stage_maps(
+        sure_where_bright, images, [0], windows, 64, 2, CPU, WindowOptions(), weigh_by_probability=True
+    )
+    saliency = aggregate(stages, torch.ones(1, 64, 128, dtype=torch.bool), AggregationOptions())[0]
+    assert saliency[34, 24] == 1.0
+    assert saliency[:, 64:].max() < 0.02
+
+
+def test_a_faint_second_lesion_stays_visible_across_the_volume_and_is_lost_as_published() -> None:
+    """Three stages see one lesion at 1 and another, in another slice's company too, at 0.1: worked by hand."""
+    stages = torch.zeros(2, 3, 8, 8)
+    stages[0, :, 2, 2] = 1.0
+    stages[0, :, 5, 5] = 0.1
+    stages[1, :, 3, 3] = 0.04
+    region = torch.ones(2, 8, 8, dtype=torch.bool)
+    volume = aggregate(stages, region, AggregationOptions(normalisation="volume"))
+    published = aggregate(stages, region, AggregationOptions(normalisation="slice"))
+    assert float(volume[0, 5, 5]) == pytest.approx(0.1**0.5, rel=1e-4)
+    assert float(volume[1, 3, 3]) == pytest.approx(0.2, rel=1e-4)
+    assert float(published[0, 5, 5]) == pytest.approx(0.001, rel=1e-4)
+    assert float(published[1, 3, 3]) == 1.0
+
+
+@pytest.mark.parametrize("normalisation", ["volume", "slice"])
+def test_maps_are_finite_in_range_and_zero_outside_the_region(normalisation: str) -> None:
+    generator = torch.Generator().manual_seed(1)
+    stages = torch.rand(4, 3, 16, 16, generator=generator) * torch.tensor([1e-12, 1.0, 1e6])[None, :, None, None]
+    stages[2] = 0.0
+    region = torch.rand(4, 16, 16, generator=generator) > 0.5
+    region[3] = False
+    maps = aggregate(stages, region, AggregationOptions.model_validate({"normalisation": normalisation}))
+    assert torch.isfinite(maps).all()
+    assert 0.0 <= float(maps.min()) <= float(maps.max()) == 1.0
+    assert not maps[~region].any()
+    assert not maps[2:].any()
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=40))
+def test_smoothing_keeps_the_range_and_the_mean_of_inner_slices(values: list[float]) -> None:
+    smooth = smooth_over_slices(torch.tensor(values))
+    assert smooth.shape == (len(values),)
+    assert min(values) - 1e-6 <= float(smooth.min()) <= float(smooth.max()) <= max(values) + 1e-6
+
+
+def test_smoothing_spreads_one_slice_over_its_neighbours() -> None:
+    assert smooth_over_slices(torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0])).tolist() == [0.0, 0.25, 0.5, 0.25, 0.0]
