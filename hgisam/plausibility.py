@@ -172,7 +172,7 @@ def _offset_kept(counts: NDArray[np.float64]) -> list[str]:
     peak_hu = heads[offset].peak_hu + offset
     return [
         f"expected a soft-tissue peak within 0..80 HU; got {peak_hu:.0f}: an offset of {offset} seems to be kept; take"
-        f" {offset} off every voxel (HU offset -{offset})"
+        f" {offset} off every voxel (--hu-offset -{offset})"
     ]
 
 
