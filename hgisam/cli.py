@@ -1,5 +1,6 @@
 """The subcommands, a few lines each. What is slow to import is imported inside the command."""
 
+import json
 import logging
 import sys
 from collections.abc import Iterator
@@ -48,14 +49,19 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but erro
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more, with a traceback where something fails.")]
 
 
-@app.callback()
-def hgisam(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
-) -> None:
-    """Find intracranial hemorrhage in head CT, and its volume. Research use only, not a medical device."""
-    if version:
+def _show_version(asked: bool) -> None:
+    if asked:
         typer.echo(f"hgisam {__version__}. {NOTICE}")
         raise typer.Exit
+
+
+@app.callback()
+def hgisam(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    """Find intracranial hemorrhage in head CT, and its volume. Research use only, not a medical device."""
 
 
 @app.command()
@@ -119,6 +125,20 @@ def classify(
         _finish(report, ("case", "probability", "n_slices_positive", "status"), output, quiet=quiet)
 
 
+@app.command()
+def info(
+    weights: Weights = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Version, weights and where they come from, devices and threads."""
+    with _session(quiet=False, verbose=verbose):
+        from hgisam.environment import describe
+
+        found = describe(weights)
+        typer.echo(json.dumps(found, indent=2) if as_json else "\n".join(_outline(found)))
+
+
 def main() -> None:
     """The `hgisam` command."""
     app()
@@ -150,6 +170,16 @@ def _shown(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _outline(values: dict[str, Any], depth: int = 0) -> Iterator[str]:
+    """Nested values as indented lines."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield f"{'  ' * depth}{key}:"
+            yield from _outline(value, depth + 1)
+        else:
+            yield f"{'  ' * depth}{key}: {value}"
 
 
 def _on_terminal() -> bool:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -42,6 +42,7 @@ SEGMENT_SUFFIXES = (".json", "_mask.nii.gz", "_preview.png", "_map.nii.gz")
 CLASSIFY_SUFFIXES = (".json", "_slices.csv")
 
 
+@runtime_checkable
 class ScanModel(Protocol):
     """What a run needs of a `Segmenter`."""
 

@@ -14,7 +14,7 @@ ROWS = (
     {"__main__"},
     {"cli"},
     {"run"},
-    {"config", "records", "outputs"},
+    {"config", "records", "outputs", "environment"},
     {"pipeline"},
     {"train", "evaluate", "preview"},
     {"segment", "refine"},

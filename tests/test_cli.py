@@ -1,0 +1,220 @@
+"""The command line: exit statuses, what goes to stdout and to stderr, and flags that reach the settings."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_model import FakeModel
+from typer.testing import CliRunner, Result
+
+from hgisam import __version__
+from hgisam.cli import app
+from hgisam.io.errors import OutputError
+from hgisam.model.checkpoint import WeightsError
+from hgisam.pipeline import DeviceUnavailable, SegmentOptions
+
+
+class Loader:
+    """Stands in for `Segmenter`: keeps what it was called with."""
+
+    def __init__(self) -> None:
+        self.calls: list[dict[str, Any]] = []
+
+    def __call__(self, weights: Path | None, **rest: Any) -> FakeModel:
+        self.calls.append({"weights": weights, **rest})
+        return FakeModel()
+
+    @property
+    def options(self) -> SegmentOptions:
+        options: SegmentOptions = self.calls[-1]["options"]
+        return options
+
+
+@pytest.fixture
+def loader(monkeypatch: pytest.MonkeyPatch) -> Loader:
+    loader = Loader()
+    monkeypatch.setattr("hgisam.pipeline.Segmenter", loader)
+    return loader
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Callable[[str, str], str]:
+    """Make an input file with the given name and text; gives its path."""
+
+    def make(name: str, text: str = "") -> str:
+        (tmp_path / "in").mkdir(exist_ok=True)
+        path = tmp_path / "in" / f"{name}.nii.gz"
+        path.write_text(text)
+        return str(path)
+
+    return make
+
+
+def hgisam(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_version_says_what_it_is_not() -> None:
+    done = hgisam("--version")
+    assert done.exit_code == 0
+    assert done.stdout == f"hgisam {__version__}. Research use only, not a medical device.\n"
+
+
+def test_help_lists_the_commands() -> None:
+    done = hgisam("--help")
+    assert done.exit_code == 0
+    for command in ("segment", "classify", "phantom", "evaluate", "info"):
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["segment", "x.nii.gz", "-o", "out", "--treshold", "0.1"],
+        ["segment", "x.nii.gz"],
+        ["segment", "-o", "out"],
+        ["segment", "x.nii.gz", "-o", "out", "--batch-size", "0"],
+        ["segment", "no-such-file.nii.gz", "-o", "out"],
+        ["anything"],
+    ],
+)
+def test_usage_errors_exit_2_and_touch_nothing(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = hgisam(*arguments)
+    assert done.exit_code == 2
+    assert done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("loader")
+def test_results_go_to_stdout_and_the_log_to_stderr(tmp_path: Path, scan: Callable[..., str]) -> None:
+    out = tmp_path / "out"
+    done = hgisam("segment", scan("a"), scan("b", "refuse"), "-o", out)
+    assert done.exit_code == 8
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["case", "probability", "volume_ml", "status"]
+    assert lines[1].split() == ["a", "0.900", "0.014", "ok"]
+    assert lines[2].split() == ["b", "-", "-", "refused"]
+    assert "Research use only" in lines[-1]
+    errors = [line for line in done.stderr.splitlines() if "error" in line]
+    assert len(errors) == 1
+    assert errors[0].startswith("hgisam: error: refused: ")
+    assert "b.nii.gz: expected a head CT; got plain text; convert it again" in errors[0]
+    assert "\x1b" not in done.stdout + done.stderr, "no progress bar where there is no terminal"
+
+
+@pytest.mark.usefixtures("loader")
+def test_quiet_leaves_errors_only(tmp_path: Path, scan: Callable[..., str]) -> None:
+    done = hgisam("segment", scan("a"), scan("b", "refuse"), "-o", tmp_path / "out", "-q")
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.usefixtures("loader")
+def test_a_traceback_shows_only_with_verbose(tmp_path: Path, scan: Callable[..., str]) -> None:
+    path = scan("a", "crash")
+    short, long = (hgisam("classify", path, "-o", tmp_path / "out", *flags) for flags in ([], ["-v"]))
+    assert short.exit_code == long.exit_code == 1
+    assert "Traceback" not in short.stderr
+    assert "Traceback" in long.stderr
+
+
+@pytest.mark.usefixtures("loader")
+def test_the_one_scan_that_is_refused_exits_3(tmp_path: Path, scan: Callable[..., str]) -> None:
+    assert hgisam("segment", scan("a", "refuse"), "-o", tmp_path / "out").exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (WeightsError("w.safetensors: expected a weights file; got nothing; check the path"), 4),
+        (OutputError("out: expected to write; got no space left on device; free some space"), 5),
+        (DeviceUnavailable("expected a device that is there; got 'cuda'; try cpu"), 6),
+        (RuntimeError("something else"), 1),
+    ],
+)
+def test_what_goes_wrong_before_the_first_scan_has_its_own_status(
+    tmp_path: Path, scan: Callable[..., str], monkeypatch: pytest.MonkeyPatch, error: Exception, code: int
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("hgisam.pipeline.Segmenter", fail)
+    done = hgisam("segment", scan("a"), "-o", tmp_path / "out")
+    assert done.exit_code == code
+    assert str(error) in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_an_output_that_is_a_file_exits_5_before_the_weights_are_loaded(
+    tmp_path: Path, scan: Callable[..., str], loader: Loader
+) -> None:
+    (tmp_path / "out").touch()
+    assert hgisam("segment", scan("a"), "-o", tmp_path / "out").exit_code == 5
+    assert loader.calls == []
+
+
+def test_flags_reach_the_settings_and_go_before_the_recipe(
+    tmp_path: Path, scan: Callable[..., str], loader: Loader
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("source: a test\nsegment: {threshold: 0.2, operating_point: 0.3}\n")
+    done = hgisam(
+        "segment", scan("a"), "-o", tmp_path / "out", "--config", recipe, "--threshold", "0.4", "--no-gate",
+        "--hu-offset", "-24", "--device", "cpu", "--batch-size", "3", "--weights", "w.safetensors",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    call = loader.calls[-1]
+    assert (call["weights"], call["device"], call["batch_size"]) == (Path("w.safetensors"), "cpu", 3)
+    options = loader.options
+    assert (options.threshold, options.operating_point, options.gate, options.hu_offset) == (0.4, 0.3, False, -24)
+
+
+def test_without_flags_the_defaults_hold(tmp_path: Path, scan: Callable[..., str], loader: Loader) -> None:
+    hgisam("classify", scan("a"), "-o", tmp_path / "out")
+    assert loader.options == SegmentOptions()
+
+
+@pytest.mark.usefixtures("loader")
+def test_a_wrong_recipe_exits_2_and_names_the_key(tmp_path: Path, scan: Callable[..., str]) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("source: a test\nsegment: {treshold: 0.2}\n")
+    done = hgisam("segment", scan("a"), "-o", tmp_path / "out", "--config", recipe)
+    assert done.exit_code == 2
+    assert "segment.treshold" in done.stderr
+
+
+def test_sigterm_ends_the_command_with_130_and_a_record_of_it(tmp_path: Path, scan: Callable[..., str]) -> None:
+    """In a process of its own, as a batch system would end it."""
+    code = (
+        "import os, signal, sys, hgisam.pipeline\n"
+        "from fake_model import FakeModel\n"
+        "from hgisam.cli import main\n"
+        "def stop(scan):\n"
+        "    if scan.name == 'b.nii.gz': os.kill(os.getpid(), signal.SIGTERM)\n"
+        "hgisam.pipeline.Segmenter = lambda *_, **__: FakeModel(stop)\n"
+        "sys.argv = ['hgisam', 'classify', *sys.argv[1:]]\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", code, scan("a"), scan("b"), "-o", str(tmp_path / "out")]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 130, done.stderr
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["status"] == "cancelled"
+    assert [case["status"] for case in run["cases"]] == ["ok", "not run"]
+    assert signal.SIGTERM.name not in done.stderr
+
+
+def test_python_m_hgisam_is_hgisam() -> None:
+    done = subprocess.run([sys.executable, "-m", "hgisam", "--version"], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith(f"hgisam {__version__}")

@@ -1,0 +1,71 @@
+"""YAML -> settings: what differs is taken, what does not exist is named, and flags go before files."""
+
+from pathlib import Path
+
+import pytest
+
+from hgisam.config import SettingsError, load_settings
+from hgisam.pipeline import SegmentOptions
+
+CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").glob("**/*"))
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p.is_file()], ids=lambda p: p.name)
+def test_every_recipe_loads_and_states_its_source(path: Path) -> None:
+    assert path.suffix == ".yaml"
+    assert len(load_settings(path).source) > 20
+
+
+def test_without_a_file_there_are_the_defaults() -> None:
+    assert load_settings().segment == SegmentOptions()
+
+
+def test_a_file_states_only_what_differs(tmp_path: Path) -> None:
+    settings = load_settings(write(tmp_path / "a.yaml", "source: a test\nsegment:\n  refine: {contrast_hu: 12}\n"))
+    assert settings.segment.refine.contrast_hu == 12
+    assert settings.segment.refine.min_share == SegmentOptions().refine.min_share
+    assert settings.source == "a test"
+
+
+def test_flags_go_before_the_file_and_none_means_not_given(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.yaml", "source: a test\nsegment: {threshold: 0.2, hu_offset: -24, gate: false}\n")
+    settings = load_settings(path, {"segment": {"threshold": 0.4, "hu_offset": None}}).segment
+    assert (settings.threshold, settings.hu_offset, settings.gate) == (0.4, -24, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("source: a\nsegment: {treshold: 0.2}", "unknown key 'segment.treshold'"),
+        ("source: a\nsegment: {refine: {contrast: 3}}", "unknown key 'segment.refine.contrast'"),
+        ("source: a\nsegmentation: {}", "unknown key 'segmentation'"),
+        ("source: a\nsegment: {threshold: 7}", "'segment.threshold': .* less than or equal to 1; got 7"),
+        ("source: a\nsegment: 3", "'segment'"),
+        ("segment: {}", "a line 'source: ...'"),
+        ("- a\n- b", "expected keys and values; got list"),
+        ("", "expected keys and values; got NoneType"),
+        ("source: [unclosed", "expected YAML of plain values"),
+        ("source: a\nsegment: {gate: true, gate: false}", "key 'gate' appears twice"),
+        ("source: !!python/object/apply:os.system ['true']", "expected YAML of plain values"),
+    ],
+)
+def test_what_is_wrong_is_named_in_one_line(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said) as error:
+        load_settings(write(tmp_path / "a.yaml", text), {"segment": {"gate": None}})
+    assert "a.yaml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="expected a YAML file"):
+        load_settings(tmp_path / "none.yaml")
+
+
+def test_a_flag_out_of_range_is_said() -> None:
+    with pytest.raises(SettingsError, match=r"command line: 'segment\.operating_point'"):
+        load_settings(overrides={"segment": {"operating_point": 3}})

@@ -1,0 +1,260 @@
+"""Many scans into one folder: what is written, what becomes of bad cases, and how a run ends."""
+
+import csv
+import json
+import logging
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from fake_model import AFFINE, MASKED, VOXEL_ML, FakeModel
+
+from hgisam.cases import Case, InputError, find_cases
+from hgisam.exits import ExitCode
+from hgisam.io.errors import OutputError
+from hgisam.records import recorded_path
+from hgisam.run import classify_cases, segment_cases
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Callable[..., tuple[Case, ...]]:
+    """Make input files with the given texts: `scans(a="", b="refuse")`."""
+
+    def make(**texts: str) -> tuple[Case, ...]:
+        folder = tmp_path / "in"
+        folder.mkdir(exist_ok=True)
+        for name, text in texts.items():
+            (folder / f"{name}.nii.gz").write_text(text)
+        return find_cases([folder / f"{name}.nii.gz" for name in texts])
+
+    return make
+
+
+Scans = Callable[..., tuple[Case, ...]]
+
+
+def record(folder: Path, name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
+    return content
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_segment_writes_mask_preview_and_record_on_the_input_s_grid(tmp_path: Path, scans: Scans) -> None:
+    out = tmp_path / "out"
+    report = segment_cases(FakeModel(), scans(a=""), out)
+    assert report.exit_code == ExitCode.OK
+    assert files(out) == {"a_mask.nii.gz", "a_preview.png", "a.json", "summary.csv", "run.json"}
+    image = nib.load(out / "a_mask.nii.gz")
+    mask = np.asarray(image.dataobj)
+    assert mask.dtype == np.uint8
+    assert np.argwhere(mask).tolist() == [list(index) for index in MASKED]
+    np.testing.assert_allclose(image.affine, AFFINE, atol=1e-5)
+    found = record(out, "a")
+    assert found["status"] == "ok"
+    assert found["probability"] == 0.9
+    assert found["volume_ml"] == pytest.approx(3 * VOXEL_ML)
+    assert found["volume_reason"] is None
+    assert (found["n_voxels"], found["n_slices"], found["n_slices_in_mask"], found["n_slices_positive"]) == (3, 6, 2, 2)
+    assert found["slice_axis"] == 1
+    assert [row["n_voxels"] for row in found["slices"]] == [0, 2, 0, 0, 0, 1]
+    assert [row["mapped"] for row in found["slices"]] == [False, True, False, False, False, True]
+    assert [row["slice_index"] for row in found["slices"]] == list(range(6))
+    assert found["slices"][2]["position_mm"] == pytest.approx(11 + 2 * 1.3)
+    assert found["plausibility"]["verdict"] == "ok"
+    assert found["warnings"] == ["the qform was left out"]
+    assert found["weights_sha256"] == "ab" * 32
+    assert len(found["settings_hash"]) == 64
+    assert len(found["input_sha256"]) == 64
+    assert "write" in found["timings_s"]
+
+
+def test_the_saliency_map_is_written_only_where_asked_for(tmp_path: Path, scans: Scans) -> None:
+    out = tmp_path / "out"
+    segment_cases(FakeModel(), scans(a=""), out, save_map=True)
+    saliency = np.asarray(nib.load(out / "a_map.nii.gz").dataobj)
+    assert saliency[MASKED[0]] == 0.75
+    assert saliency.max() <= 1
+    segment_cases(FakeModel(), scans(a=""), out)
+    assert "a_map.nii.gz" not in files(out), "a map of an earlier run must not outlive it"
+
+
+def test_classify_writes_a_row_per_slice_with_the_subtypes_that_the_weights_know(tmp_path: Path, scans: Scans) -> None:
+    out = tmp_path / "out"
+    report = classify_cases(FakeModel(), scans(a=""), out)
+    assert report.exit_code == ExitCode.OK
+    assert files(out) == {"a_slices.csv", "a.json", "summary.csv", "run.json"}
+    rows = table(out / "a_slices.csv")
+    assert list(rows[0]) == ["slice_index", "position_mm", "probability_any", "probability_subdural"]
+    assert [float(row["probability_any"]) for row in rows] == pytest.approx([0.1, 0.9, 0.2, 0.0, 0.4, 0.7])
+    assert float(rows[5]["probability_subdural"]) == pytest.approx(0.5)
+    assert "volume_ml" not in record(out, "a")
+
+
+def test_a_volume_that_was_not_measured_is_null_with_a_reason(tmp_path: Path, scans: Scans) -> None:
+    out = tmp_path / "out"
+    segment_cases(FakeModel(), scans(a="no brain"), out)
+    found = record(out, "a")
+    assert found["volume_ml"] is None
+    assert found["volume_reason"] == "no brain was found"
+    assert found["probability"] is None
+    assert table(out / "summary.csv")[0]["volume_ml"] == ""
+
+
+def test_a_refused_case_is_listed_and_the_others_are_done(
+    tmp_path: Path, scans: Scans, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    report = segment_cases(FakeModel(), scans(a="", b="refuse", c="crash", d=""), out)
+    assert report.exit_code == ExitCode.SOME_FAILED
+    assert [row["status"] for row in report.rows] == ["ok", "refused", "failed", "ok"]
+    assert {"a_mask.nii.gz", "d_mask.nii.gz"} <= files(out)
+    assert {"b_mask.nii.gz", "b_preview.png", "c_mask.nii.gz"}.isdisjoint(files(out))
+    refused = record(out, "b")
+    assert refused["status"] == "refused"
+    assert refused["reason"].endswith("expected a head CT; got plain text; convert it again")
+    assert refused["volume_ml"] is None
+    assert refused["volume_reason"] == refused["reason"]
+    assert record(out, "c")["reason"] == "RuntimeError: an index fell out of its range"
+    rows = {row["case"]: row for row in table(out / "summary.csv")}
+    assert rows["b"]["status"] == "refused"
+    assert rows["b"]["probability"] == rows["b"]["volume_ml"] == ""
+    assert json.loads((out / "run.json").read_text())["status"] == "done"
+    errors = [entry.getMessage() for entry in caplog.records if entry.levelno == logging.ERROR]
+    assert len(errors) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "code"), [("", ExitCode.OK), ("refuse", ExitCode.REFUSED), ("crash", ExitCode.UNEXPECTED)]
+)
+def test_a_single_case_tells_by_the_exit_status_what_it_was(
+    tmp_path: Path, scans: Scans, text: str, code: ExitCode
+) -> None:
+    assert segment_cases(FakeModel(), scans(a=text), tmp_path / "out").exit_code == code
+    assert classify_cases(FakeModel(), scans(a=text), tmp_path / "other").exit_code == code
+
+
+def test_a_refusal_takes_away_the_mask_of_an_earlier_run(tmp_path: Path, scans: Scans) -> None:
+    out = tmp_path / "out"
+    segment_cases(FakeModel(), scans(a=""), out, save_map=True)
+    segment_cases(FakeModel(), scans(a="refuse"), out)
+    assert files(out) == {"a.json", "summary.csv", "run.json"}
+
+
+def test_where_writing_one_case_fails_it_leaves_no_half(
+    tmp_path: Path, scans: Scans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("no figure for this shape")
+
+    monkeypatch.setattr("hgisam.run.write_preview", broken)
+    report = segment_cases(FakeModel(), scans(a=""), tmp_path / "out")
+    assert report.exit_code == ExitCode.UNEXPECTED
+    assert "a_mask.nii.gz" not in files(tmp_path / "out")
+    assert record(tmp_path / "out", "a")["status"] == "failed"
+
+
+def test_a_full_disk_stops_the_run_and_says_what_was_not_done(
+    tmp_path: Path, scans: Scans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, *_: object) -> None:
+        raise OutputError(f"{path}: expected to write the file; got no space left on device; free some space")
+
+    cases = scans(a="", b="")
+    model = FakeModel()
+    monkeypatch.setattr("hgisam.run.write_mask", full)
+    report = segment_cases(model, cases, tmp_path / "out")
+    assert report.exit_code == ExitCode.OUTPUT
+    assert model.asked == ["a.nii.gz"]
+    assert [row["status"] for row in report.rows] == ["not run", "not run"]
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "stopped"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_cancelling_keeps_what_is_done_and_lists_what_is_not(
+    tmp_path: Path, scans: Scans, number: signal.Signals
+) -> None:
+    def cancel(scan: Path) -> None:
+        if scan.name == "b.nii.gz":
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    out = tmp_path / "out"
+    report = segment_cases(FakeModel(cancel), scans(a="", b="", c=""), out)
+    assert report.exit_code == ExitCode.CANCELLED == 130
+    assert record(out, "a")["status"] == "ok"
+    assert {"b_mask.nii.gz", "b.json", "c.json"}.isdisjoint(files(out))
+    assert [row["status"] for row in table(out / "summary.csv")] == ["ok", "not run", "not run"]
+    assert json.loads((out / "run.json").read_text())["status"] == "cancelled"
+    assert signal.getsignal(number) == before
+
+
+def test_a_signal_during_a_write_waits_until_the_record_is_there(
+    tmp_path: Path, scans: Scans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(path: Path, *_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        path.touch()
+
+    monkeypatch.setattr("hgisam.run.write_preview", interrupted)
+    report = segment_cases(FakeModel(), scans(a="", b=""), tmp_path / "out")
+    assert report.exit_code == ExitCode.CANCELLED
+    assert record(tmp_path / "out", "a")["status"] == "ok"
+    assert [row["status"] for row in report.rows] == ["ok", "not run"]
+
+
+def test_run_json_tells_how_to_make_it_again(tmp_path: Path, scans: Scans) -> None:
+    segment_cases(FakeModel(), scans(a="", b="refuse"), tmp_path / "out")
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["command"] == "segment"
+    assert run["settings"] == {"threshold": 0.3}
+    assert run["inputs"] == ["in/a.nii.gz", "in/b.nii.gz"]
+    assert set(run["versions"]) == {"hgisam", "python", "torch"}
+    assert [(case["case"], case["status"]) for case in run["cases"]] == [("a", "ok"), ("b", "refused")]
+
+
+def test_no_output_names_the_machine_or_its_user(tmp_path: Path, scans: Scans) -> None:
+    out = tmp_path / "out"
+    segment_cases(FakeModel(), scans(a="", b="refuse"), out)
+    for path in [*out.glob("*.json"), *out.glob("*.csv")]:
+        assert str(tmp_path) not in path.read_text(), path.name
+
+
+def test_recorded_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert recorded_path(Path("../scans/a.nii.gz")) == "../scans/a.nii.gz"
+    assert recorded_path(tmp_path / "in" / "a.nii.gz") == "in/a.nii.gz"
+    assert recorded_path(Path("/home/somebody/scans/a.nii.gz")) == "scans/a.nii.gz"
+    assert recorded_path(Path("/a.nii.gz")) == "a.nii.gz"
+
+
+def test_an_output_folder_with_somebody_s_file_in_the_way_is_refused_untouched(tmp_path: Path, scans: Scans) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a_mask.nii.gz").write_text("drawn by hand")
+    model = FakeModel()
+    with pytest.raises(InputError):
+        segment_cases(model, scans(a=""), out)
+    assert model.asked == []
+    assert files(out) == {"a_mask.nii.gz"}
+
+
+def test_sharing_a_folder_between_commands_is_said(
+    tmp_path: Path, scans: Scans, caplog: pytest.LogCaptureFixture
+) -> None:
+    segment_cases(FakeModel(), scans(a=""), tmp_path / "out")
+    assert "earlier" not in caplog.text
+    classify_cases(FakeModel(), scans(a=""), tmp_path / "out")
+    assert "records of an earlier segment run are replaced" in caplog.text
+    assert "a_mask.nii.gz" in files(tmp_path / "out")
