@@ -81,7 +81,7 @@ class HemorrhageClassifier(nn.Module):
 
     def forward_with_tokens(
         self, images: Float[Tensor, "batch channels height width"]
-    ) -> tuple[Float[Tensor, "batch outputs"], list[Float[Tensor, "batch rows cols"]]]:
+    ) -> tuple[Float[Tensor, "batch outputs"], list[Float[Tensor, "batch _rows _cols"]]]:
         """Logits of each image, and of each token of stages 1 to 3 (TOKEN_STAGES): for a token loss in training.
 
         Raises:
@@ -113,6 +113,17 @@ class HemorrhageClassifier(nn.Module):
         if target not in self.targets:
             raise ValueError(f"expected one of the classifier's targets {[*self.targets]}; got {target!r}")
         return logits[:, -1 if target is Subtype.ANY else self.targets.index(target)]
+
+    def log_odds(
+        self, logits: Float[Tensor, "batch outputs"], target: Subtype = Subtype.ANY
+    ) -> Float[Tensor, " batch"]:
+        """Log-odds of a target, whose sigmoid is its probability: with two outputs, the difference of their logits.
+
+        Raises:
+            ValueError: for a target that this classifier does not tell apart.
+        """
+        logit = self.hemorrhage_logit(logits, target)
+        return logit - logits[:, 0] if self.options.outputs == 2 else logit
 
     def probabilities(self, logits: Float[Tensor, "batch outputs"]) -> Float[Tensor, "batch targets"]:
         """Probability in [0, 1] of each of `targets`.

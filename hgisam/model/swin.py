@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -150,6 +150,7 @@ class BlockGrid:
         return (per_window[:, :, None] != per_window[:, None, :]).float() * MASKED_SCORE
 
 
+@runtime_checkable
 class Attend(Protocol):
     """Windowed attention: softmax(query key^T / sqrt(channels) + bias) value."""
 
@@ -501,14 +502,14 @@ class SwinTransformer(nn.Module):
             tokens = self.run_stage(stage, tokens, attend)
             yield tokens
 
-    def pool(self, tokens: Float[Tensor, "batch tokens channels"]) -> Float[Tensor, "batch channels"]:
+    def pool(self, tokens: Float[Tensor, "batch tokens channels"]) -> Float[Tensor, "batch features"]:
         """Features of an image: the mean over the last stage's normalised tokens."""
         features: Tensor = self.norm(tokens).mean(dim=1)
         return features
 
     def forward(
         self, images: Float[Tensor, "batch channels height width"], attend: Attend = fused_attention
-    ) -> Float[Tensor, "batch channels"]:
+    ) -> Float[Tensor, "batch features"]:
         """Features of each image, from `embed` to `pool`.
 
         Args:
