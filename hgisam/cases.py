@@ -16,7 +16,7 @@ MAX_NAME_BYTES = 180
 
 _SUFFIXES = (".nii.gz", ".nii")
 _OWN_OUTPUT = re.compile(r"(?P<case>.+)_(mask|map)\.nii\.gz")
-_RUN_FILES = ("run", "summary")
+_RUN_FILES = ("run", "summary", "evaluation")
 _WINDOWS_DEVICES = ("con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(10)))
 _RESERVED = frozenset((*_RUN_FILES, *_WINDOWS_DEVICES))
 

@@ -126,6 +126,36 @@ def classify(
 
 
 @app.command()
+def evaluate(
+    predictions: Annotated[
+        Path, typer.Argument(exists=True, metavar="PREDICTIONS", help="A folder of CASE_mask.nii.gz, or one mask.")
+    ],
+    references: Annotated[
+        Path,
+        typer.Argument(
+            exists=True, metavar="REFERENCES", help="A folder of CASE_mask, CASE_labels or CASE.nii.gz, or one mask."
+        ),
+    ],
+    output: Output,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Compare masks with references: Dice, IoU and volume difference per scan, and means that do not flatter."""
+    with _session(quiet=quiet, verbose=verbose):
+        make_output_folder(output)
+        from hgisam.evaluate.folders import evaluate_folders
+        from hgisam.evaluate.report import as_tables, write_report
+
+        report = evaluate_folders(predictions, references)
+        write_report(report, output)
+        if not quiet:
+            from rich.console import Console
+
+            Console(width=None if sys.stdout.isatty() else 160).print(as_tables(report))
+        raise typer.Exit(ExitCode.OK if report.complete else ExitCode.SOME_FAILED)
+
+
+@app.command()
 def info(
     weights: Weights = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,

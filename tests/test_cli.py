@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 from fake_model import FakeModel
 from typer.testing import CliRunner, Result
@@ -191,6 +193,25 @@ def test_a_wrong_recipe_exits_2_and_names_the_key(tmp_path: Path, scan: Callable
     done = hgisam("segment", scan("a"), "-o", tmp_path / "out", "--config", recipe)
     assert done.exit_code == 2
     assert "segment.treshold" in done.stderr
+
+
+def test_evaluate_scores_masks_and_exits_8_where_one_has_no_partner(tmp_path: Path) -> None:
+    predictions, references = tmp_path / "predictions", tmp_path / "references"
+    drawn = [(predictions, "a_mask", 1), (references, "a_labels", 3), (references, "b_labels", 1)]
+    for folder, name, n_columns in drawn:
+        folder.mkdir(exist_ok=True)
+        mask = np.zeros((8, 8, 4), dtype=np.uint8)
+        mask[:n_columns, 0, 0] = 2
+        nib.Nifti1Image(mask, np.diag([1.0, 1.0, 5.0, 1.0])).to_filename(folder / f"{name}.nii.gz")
+    done = hgisam("evaluate", predictions, references, "-o", tmp_path / "out")
+    assert done.exit_code == 8
+    assert "No prediction for 1: b" in done.stdout
+    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert found["scans"][0]["dice"] == pytest.approx(2 * 1 / (1 + 3))
+    assert found["scans"][0]["difference_ml"] == pytest.approx(-2 * 5 / 1000)
+    (references / "b_labels.nii.gz").unlink()
+    done = hgisam("evaluate", predictions, references, "-o", tmp_path / "out", "-q")
+    assert (done.exit_code, done.stdout) == (0, "")
 
 
 def test_sigterm_ends_the_command_with_130_and_a_record_of_it(tmp_path: Path, scan: Callable[..., str]) -> None:

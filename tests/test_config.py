@@ -6,6 +6,7 @@ import pytest
 
 from hgisam.config import SettingsError, load_settings
 from hgisam.pipeline import SegmentOptions
+from hgisam.weak import HGI_SAM, SWIN_SAM_AS_PUBLISHED
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").glob("**/*"))
 
@@ -19,6 +20,17 @@ def write(path: Path, text: str) -> Path:
 def test_every_recipe_loads_and_states_its_source(path: Path) -> None:
     assert path.suffix == ".yaml"
     assert len(load_settings(path).source) > 20
+
+
+def test_the_published_recipes_are_the_published_methods() -> None:
+    folder = Path(__file__).resolve().parent.parent / "configs"
+    hgi_sam = load_settings(folder / "hgi_sam_published.yaml").segment
+    swin_sam = load_settings(folder / "swin_sam_published.yaml").segment
+    assert hgi_sam.weak == HGI_SAM
+    assert swin_sam.weak == SWIN_SAM_AS_PUBLISHED
+    for options in (hgi_sam, swin_sam):
+        assert options.threshold == 0.05
+        assert (options.aggregation.normalisation, options.refine.method) == ("slice", "threshold")
 
 
 def test_without_a_file_there_are_the_defaults() -> None:
