@@ -65,8 +65,8 @@ def pair_masks(predictions: Path, references: Path) -> Pairing:
     both = sorted(predicted.keys() & referenced.keys())
     if not both:
         raise ScanRefused(
-            f"{predictions} and {references}: expected masks of the same cases; got {min(predicted)!r} ... in the one and"
-            f" {min(referenced)!r} ... in the other; name them alike"
+            f"{predictions} and {references}: expected masks of the same cases; got {min(predicted)!r} ... in the one"
+            f" and {min(referenced)!r} ... in the other; name them alike"
         )
     return Pairing(
         pairs=tuple(Pair(case, predicted[case], referenced[case]) for case in both),

@@ -96,11 +96,16 @@ def as_tables(report: EvaluationReport) -> RenderableType:
     for cases, lacking in ((report.without_reference, "reference"), (report.without_prediction, "prediction")):
         if cases:
             notes.append(Text(f"No {lacking} for {len(cases)}: {', '.join(cases)}", style="bold red"))
-    return Group(_scan_table(report), _summary_table(report.summary), *notes, Text(NOTICE, style="dim"))
+    summary = report.summary
+    counts = (
+        f"{summary.n} scans: {summary.n_positive} positive ({summary.n_missed} missed), {summary.n_normal} normal"
+        f" ({summary.n_false_positive} with a false positive). Dice undefined (both empty) in {summary.n_undefined}."
+    )
+    return Group(_scan_table(report), Text(counts), _summary_table(summary), *notes, Text(NOTICE, style="dim"))
 
 
 def _scan_table(report: EvaluationReport) -> Table:
-    table = Table(title="Scans")
+    table = Table()
     table.add_column("case")
     for head in ("Dice", "IoU", "sensitivity", "precision", "predicted mL", "reference mL", "difference mL"):
         table.add_column(head, justify="right")
@@ -118,17 +123,14 @@ def _scan_table(report: EvaluationReport) -> Table:
 
 
 def _summary_table(summary: Summary) -> Table:
-    table = Table(
-        title=f"{summary.n} scans: {summary.n_positive} positive ({summary.n_missed} missed), {summary.n_normal} normal"
-        f" ({summary.n_false_positive} with a false positive); Dice undefined in {summary.n_undefined}",
-    )
+    table = Table()
     table.add_column("mean over scans")
     for head in ("n", "mean", "sd", f"{CONFIDENCE:.0%} interval"):
         table.add_column(head, justify="right")
     for label, name, form in _SUMMARY_ROWS:
         found: MeanInterval = getattr(summary, name)
         interval = "-" if found.low is None else f"{_shown(form, found.low)} to {_shown(form, found.high)}"
-        table.add_row(label, str(found.n), _shown(form, found.mean), _shown(form, found.sd), interval)
+        table.add_row(label, str(found.n), _shown(form, found.mean), _shown(form.replace("+", ""), found.sd), interval)
     slice_dice = _shown("{:.3f}", summary.slice_dice)
     table.add_row("Dice by slice, positive slices only", str(summary.n_positive_slices), slice_dice, "", "")
     return table
