@@ -296,7 +296,10 @@ def _page(
     for number, tile in enumerate(tiles):
         row, column = divmod(number, _COLUMNS)
         left, top = column * (_TILE_WIDTH_PX + _GAP_PX), row * (tile_height + _GAP_PX)
-        left -= _GAP_PX - 1 if number in map_places else 0
+        if number in map_places and column < _COLUMNS - 1:
+            left -= _GAP_PX - 1
+        elif number + 1 in map_places and column > 0:
+            left += _GAP_PX - 1
         page.paste(tile, (_MARGIN_PX + left, header.height + top))
     return page
 
