@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hgisam.phantom.atlas import Atlas, Grid, Structure, Tissue, sample
 
+FOLD_LATTICE_MM = 2.0
 LATTICE_MM = 4.0
 """Node distance of smooth displacements: a quarter of the shortest wave they carry."""
 
@@ -130,7 +131,7 @@ class Habitus:
         grey = GREY_HU + 1.0 * blood + float(rng.normal(0.0, 1.0)) - 1.5 * age
         return cls(
             age=age,
-            gap_mm=float(np.clip(rng.normal(-0.6 + 2.6 * age, 0.7), -1.2, 3.5)),
+            gap_mm=float(np.clip(rng.normal(-1.6 + 2.8 * age, 0.6), -2.2, 3.0)),
             skull_mm=float(np.clip(rng.normal(6.2, 1.3), 3.5, 10.0)),
             sulcus_centre=float(np.clip(rng.normal(0.62 - 0.26 * age, 0.06), 0.25, 0.8)),
             sulcus_width=float(rng.uniform(0.25, 0.5)),
@@ -249,7 +250,9 @@ def draw_head(
     middle = grid.lattice(2.0)
     structures = sample(atlas.structures, atlas.structure_grid, grid.at(skull_lattice, middle))
     structures = grid.refine(structures)
-    depth = structures[Structure.DURA] + habitus.gap_mm
+    # the brain touches the skull here and stands off there, more so in the old
+    stand_off = habitus.gap_mm + (0.3 + 0.7 * habitus.age) * smooth_noise(rng, nodes, 14.0 / LATTICE_MM)
+    depth = structures[Structure.DURA] + grid.refine(stand_off)[0]
     return Head(
         grid=grid,
         habitus=habitus,
@@ -260,7 +263,7 @@ def draw_head(
         structures=structures,
         depth_mm=depth,
         skull_points=grid.refine(skull_lattice),
-        edge_mm=max(grid.step_mm),
+        edge_mm=max(grid.step_mm[1:]),
     )
 
 
@@ -316,27 +319,31 @@ def draw_brain(head: Head, displacement_mm: Float[Tensor, "3 d h w"] | None) -> 
     )
 
 
-def tentorium_gap_mm(head: Head, points: Float[Tensor, "3 d h w"]) -> Float[Tensor, "d h w"]:
+def tentorium_gap_mm(atlas: Atlas, points: Float[Tensor, "3 d h w"]) -> Float[Tensor, "d h w"]:
     """Height in mm above the tentorium where there is one, and 99 elsewhere (incisura, in front of the petrous)."""
     x, y, z = points[0], points[1], points[2]
-    atlas = head.atlas
-    grid = Grid((atlas.structure_grid.corner_mm[0], atlas.structure_grid.corner_mm[1], 0.0), 2.0)
-    height = sample(atlas.tentorium_z_mm.expand(1, 2, -1, -1), grid, torch.stack([x, y, torch.zeros_like(z)]))[0]
+    corner = atlas.structure_grid.corner_mm
+    flat = torch.stack([x, y, torch.zeros_like(z)])
+    height = sample(atlas.tentorium_z_mm.expand(1, 2, -1, -1), Grid((corner[0], corner[1], 0.0), 2.0), flat)[0]
     ax = x.abs()
     covered = (y < -12.0 - 0.55 * ax) & ((ax / 15.0) ** 2 + ((y + 24.0) / 24.0) ** 2 > 1.0)
     return torch.where(covered, z - height, torch.full_like(z, 99.0))
 
 
-def falx_fraction(head: Head, brain: Brain) -> Float[Tensor, "d h w"]:
-    """Fraction of a voxel that is falx: a 1.2 mm sheet in the midline fissure, wider towards the back."""
-    x, y, z = head.skull_points[0], head.skull_points[1], head.skull_points[2]
-    width = (34.0 - 0.28 * y).clamp(14.0, 50.0)
-    reach = ((width - head.depth_mm) * 0.25).clamp(0.0, 1.0)
+def dural_folds(head: Head) -> Float[Tensor, "depth height width"]:
+    """Fraction of a voxel that is falx or tentorium: sheets of 1.2 mm; the falx is wider towards the back."""
+    points = head.grid.at(head.skull_lattice, head.grid.lattice(FOLD_LATTICE_MM))
+    x, y, z = points[0], points[1], points[2]
+    dura = sample(head.atlas.structures[Structure.DURA][None], head.atlas.structure_grid, points)[0]
+    tent = tentorium_gap_mm(head.atlas, points)
+    reach = (((34.0 - 0.28 * y).clamp(14.0, 50.0) - dura) * 0.25).clamp(0.0, 1.0)
     reach *= ((z + 6.0 + (y - 50.0).clamp(0.0, 12.0)) * 0.3).clamp(0.0, 1.0)
-    reach *= (brain.csf * 2.5).clamp(0.0, 1.0)
-    tent = tentorium_gap_mm(head, head.skull_points)
+    reach *= ((((y + 15.0) / 34.0) ** 2 + ((z - 8.0) / 22.0) ** 2 - 1.0) * 4.0).clamp(0.0, 1.0)  # not in the ventricles
     reach *= torch.where((y < -40.0) & (tent < 0.0), 0.0, 1.0)
-    return soft_step(0.7 - x.abs(), head.edge_mm).mul_(reach)
+    sheet = torch.where(tent.abs() < 30.0, tent.abs(), 30.0)
+    reach, sheet = head.grid.refine(torch.stack([reach, sheet]))
+    falx = soft_step(0.6 - head.skull_points[0].abs(), head.edge_mm).mul_(reach)
+    return torch.maximum(falx, soft_step(0.45 - 0.8 * sheet, head.edge_mm).mul_(head.depth_mm > 0))
 
 
 def paint_inside(rng: np.random.Generator, head: Head, brain: Brain) -> Float[Tensor, "depth height width"]:
@@ -350,10 +357,7 @@ def paint_inside(rng: np.random.Generator, head: Head, brain: Brain) -> Float[Te
     hu += (habitus.csf_hu - hu) * brain.csf
     vein = soft_step(head.structure(Structure.VENOUS_SINUS) + float(rng.normal(-0.5, 0.7)), head.edge_mm)
     hu += (habitus.venous_hu - hu) * vein * brain.inside
-    dura = falx_fraction(head, brain)
-    tent = tentorium_gap_mm(head, head.skull_points)
-    dura = torch.maximum(dura, soft_step(0.6 - 0.8 * tent.abs(), head.edge_mm) * (head.depth_mm > 0))
-    dura = torch.maximum(dura, soft_step(0.45 - (head.depth_mm - 0.3).abs(), head.edge_mm))
+    dura = torch.maximum(dural_folds(head), soft_step(0.45 - (head.depth_mm - 0.3).abs(), head.edge_mm))
     hu += (habitus.dura_hu - hu) * dura
     return hu
 

@@ -237,10 +237,11 @@ def _structures(dura: Array, hull: Array, tent: Array, x: Array, y: Array, z: Ar
 
     face = _any(
         _ellipsoid(x, y, z, (0, 28, -68), (68, 62, 78)),
-        _ellipsoid(x, y, z, (0, 88, -60), (15, 20, 22)),
+        _ellipsoid(x, y, z, (0, 80, -60), (14, 15, 22)),
         _ellipsoid(x, y, z, (0, -42, -110), (60, 62, 90)),
     )
     skin = _any(hull + 16.0, _all(face, -z + 20.0 + one))
+    skin = np.minimum(skin, np.minimum(94.0 - y, 126.0 + y) + one)  # closed before the grid ends
     cord = _tube(x, y, z, [(0, -46, -66, 6), (0, -50, -90, 5.5), (0, -53, -130, 5.5)])
 
     artery = _any(

@@ -341,10 +341,10 @@ def _plan_collection(
 def _plan_convexity_subdural(rng: np.random.Generator, head: Head, volume_ml: float) -> Plan:
     """A crescent over one hemisphere: crosses sutures, never the midline."""
     side = _side(rng)
-    thickness = float(rng.uniform(2.0, 4.0) + 1.1 * volume_ml ** (1.0 / 3.0))
-    radius = np.sqrt(2.2 * volume_ml * 1000.0 / thickness / np.pi)
+    thickness = float(rng.uniform(2.0, 5.0) + 1.2 * volume_ml ** (1.0 / 3.0))
+    radius = np.sqrt(volume_ml * 1000.0 / (0.6 * np.pi * thickness))
     long = float(rng.uniform(1.1, 1.9))
-    angle_y, angle_z = radius * long / 72.0, radius / long / 72.0
+    angle_y, angle_z = radius * long / 90.0, radius / long / 90.0
     towards = np.array([side, rng.uniform(-0.7, 0.7), rng.uniform(-0.05, 0.7)])
     towards = towards / np.linalg.norm(towards)
     noise = smooth_noise(rng, tuple(head.lattice_mm.shape[1:]), 4.0)
@@ -358,7 +358,7 @@ def _plan_convexity_subdural(rng: np.random.Generator, head: Head, volume_ml: fl
         rough = noise[0] if points.shape[1:] == noise.shape[1:] else fine_noise
         reach = 1.0 - (across / angle_y) ** 2 - (up / angle_z) ** 2 + 0.25 * rough
         edge = ((points[0] * side - 2.0) / 5.0).clamp(0.0, 1.0)
-        above = (tentorium_gap_mm(head, points) / 3.0).clamp(0.0, 1.0)
+        above = (tentorium_gap_mm(head.atlas, points) / 3.0).clamp(0.0, 1.0)
         return reach.clamp(0.0, 1.0).sqrt() * edge * above
 
     return _plan_collection(rng, head, Subtype.SUBDURAL, volume_ml, side, profile, 28.0)
@@ -399,7 +399,7 @@ def _plan_sheet_subdural(rng: np.random.Generator, head: Head, volume_ml: float,
     def gap_and_profile(points: Tensor, rough: Tensor) -> tuple[Tensor, Tensor]:
         x, y, z = points
         reach = 1.0 - ((y - middle) / length) ** 2 + 0.3 * rough
-        tent = tentorium_gap_mm(head, points)
+        tent = tentorium_gap_mm(head.atlas, points)
         if along_falx:
             reach = reach * ((z - 2.0) / 6.0).clamp(0.0, 1.0) * torch.where(tent > 1.0, 1.0, 0.0)
             return x * side, reach.clamp(0.0, 1.0)
@@ -414,7 +414,7 @@ def _plan_sheet_subdural(rng: np.random.Generator, head: Head, volume_ml: float,
     def fraction(head: Head, brain: Brain) -> Fraction:
         gap, shape = gap_and_profile(head.skull_points, head.grid.refine(noise)[0])
         width = (36.0 - 0.28 * head.skull_points[1]).clamp(14.0, 50.0) if along_falx else 70.0
-        room = brain.inside * soft_step(width - head.depth_mm, 6.0) * (gap > -1.0) * (gap < 30.0)
+        room = brain.inside * soft_step(width - head.depth_mm, 6.0) * (gap > 0.0) * (gap < 30.0) * (shape > 0.05)
         room *= ((brain.fluid * 4.0).clamp(0.0, 1.0) if along_falx else 1.0) if volume_ml < 1.0 else 1.0
         room *= 1.0 - brain.ventricle
 

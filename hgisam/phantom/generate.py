@@ -31,7 +31,7 @@ from hgisam.phantom.distractors import paint_air, paint_calcifications, paint_da
 from hgisam.phantom.scanner import Protocol, average_slices, scan, to_pixels
 from hgisam.volume import CTVolume
 
-SUB_SLICE_MM = 1.25
+SUB_SLICE_MM = 1.6
 FINE_PIXEL_MM = 0.9
 """A head is drawn on planes about SUB_SLICE_MM apart, of pixels no smaller than FINE_PIXEL_MM (or the scan's own)."""
 TRUTH_FRACTION = 0.5

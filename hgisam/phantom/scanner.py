@@ -148,8 +148,10 @@ def scan(
     response = kernel_response(_frequencies(height, width, pixel_mm), protocol.blur_mm, protocol.edge_gain)
     hu = torch.fft.irfft2(torch.fft.rfft2(hu) * response, s=(height, width))
 
-    body = F.avg_pool2d((hu > -300.0).float()[:, None], 31, stride=1, padding=15)[:, 0]
-    bony = F.avg_pool2d(((hu > 300.0).float()).sum(dim=(1, 2))[None, None], 1)[0, 0] / (height * width)
+    coarse = F.avg_pool2d((hu > -300.0).float()[:, None], 8, ceil_mode=True, count_include_pad=False)
+    coarse = F.avg_pool2d(coarse, 5, stride=1, padding=2)
+    body = F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)[:, 0]
+    bony = (hu > 300.0).float().mean(dim=(1, 2))
     level = protocol.noise_hu * (0.55 + 0.45 * body) * (0.85 + 2.0 * bony)[:, None, None]
     hu = hu + noise_texture(rng, (depth, height, width), pixel_mm, protocol.noise_grain_mm) * level
     hu = hu * protocol.gain + protocol.offset_hu
