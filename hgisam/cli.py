@@ -2,8 +2,9 @@
 
 import json
 import logging
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -49,10 +50,11 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but erro
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more, with a traceback where something fails.")]
 
 
-def _show_version(asked: bool) -> None:
+def _show_version(asked: bool) -> bool:
     if asked:
         typer.echo(f"hgisam {__version__}. {NOTICE}")
         raise typer.Exit
+    return asked
 
 
 @app.callback()
@@ -126,6 +128,32 @@ def classify(
 
 
 @app.command()
+def phantom(
+    output: Output,
+    n: Annotated[int, typer.Option("-n", "--number", min=1, help="How many heads.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first head; the others have those that follow.")] = 0,
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Processes.", show_default="one per CPU")
+    ] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make synthetic head CT with known truth: scans, masks by subtype, labels per slice. A seed is a head, always."""
+    with _session(quiet=quiet, verbose=verbose):
+        make_output_folder(output)
+        from hgisam.phantom import PhantomOptions, generate_phantoms
+        from hgisam.phantom_folder import write_phantoms
+
+        options = PhantomOptions()
+        made = generate_phantoms(n, seed, options, workers=min(n, workers or _n_cpus()))
+        names = [f"phantom_{number:05d}" for number in range(seed, seed + n)]
+        rows = write_phantoms(made, names, output, options=options, show_progress=_on_terminal() and not quiet)
+        if not quiet:
+            _show(rows, ("case", "volume_ml"))
+            typer.echo(f"Written to {output}. {NOTICE}")
+
+
+@app.command()
 def evaluate(
     predictions: Annotated[
         Path, typer.Argument(exists=True, metavar="PREDICTIONS", help="A folder of CASE_mask.nii.gz, or one mask.")
@@ -188,12 +216,17 @@ def _load(
 def _finish(report: "RunReport", columns: tuple[str, ...], output: Path, *, quiet: bool) -> None:
     """Tell people what came out, and leave with the run's exit status."""
     if not quiet:
-        lines = [columns, *(tuple(_shown(row[column]) for column in columns) for row in report.rows)]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-        for line in lines:
-            typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        _show(report.rows, columns)
         typer.echo(f"Written to {output}. {NOTICE}")
     raise typer.Exit(report.exit_code)
+
+
+def _show(rows: Sequence[Mapping[str, object]], columns: tuple[str, ...]) -> None:
+    """Rows as aligned columns on stdout."""
+    lines = [columns, *(tuple(_shown(row[column]) for column in columns) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    for line in lines:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _shown(value: object) -> str:
@@ -210,6 +243,11 @@ def _outline(values: dict[str, Any], depth: int = 0) -> Iterator[str]:
             yield from _outline(value, depth + 1)
         else:
             yield f"{'  ' * depth}{key}: {value}"
+
+
+def _n_cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _on_terminal() -> bool:

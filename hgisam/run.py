@@ -5,8 +5,7 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +22,7 @@ from hgisam.io.tables import write_csv, write_json
 from hgisam.outputs import RUN_RECORD, claimed, refuse_overwriting
 from hgisam.pipeline import ClassificationResult, SegmentationResult
 from hgisam.preview import write_preview
+from hgisam.progress import case_progress
 from hgisam.records import (
     CLASSIFY_SUMMARY,
     SEGMENT_SUMMARY,
@@ -171,7 +171,7 @@ class _Run:
     ) -> ExitCode:
         """Add a record for each case that could be finished; OK unless the run had to stop before the last."""
         try:
-            with _progress(len(self.cases), show=show_progress) as begin:
+            with case_progress(len(self.cases), show=show_progress) as begin:
                 for case in self.cases:
                     begin(case.name)
                     self._one(case, analyse, records, interrupts)
@@ -273,26 +273,6 @@ def _exit_code(statuses: Sequence[str]) -> ExitCode:
     if len(statuses) > 1:
         return ExitCode.SOME_FAILED
     return ExitCode.REFUSED if statuses[0] == "refused" else ExitCode.UNEXPECTED
-
-
-@contextmanager
-def _progress(n_cases: int, *, show: bool) -> Iterator[Callable[[str], None]]:
-    """A bar on stderr with the case's name and the time left; gives a function to call as each case begins."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=Console(stderr=True), disable=not show, speed_estimate_period=600, transient=True)
-    with bar:
-        task = bar.add_task("", total=n_cases)
-        begun = 0
-
-        def begin(name: str) -> None:
-            nonlocal begun
-            bar.update(task, description=name, completed=begun)
-            begun += 1
-
-        yield begin
 
 
 def _sha256(path: Path) -> str | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-install_import_hook("hgisam", "beartype.beartype")  # before anything imports hgisam
+install_import_hook("hgisam", "runtime_types.checked")  # before anything imports hgisam
 
 import torch  # noqa: E402
 

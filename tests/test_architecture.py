@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "hgisam"
 ROWS = (
     {"__main__"},
     {"cli"},
-    {"run"},
+    {"run", "phantom_folder"},
     {"config", "records", "outputs", "environment"},
     {"pipeline"},
     {"train", "evaluate", "preview"},
@@ -21,7 +21,7 @@ ROWS = (
     {"weak"},
     {"attention"},
     {"io", "brain", "preprocess", "model", "phantom", "plausibility"},
-    {"volume", "windowing", "labels", "cases", "exits"},
+    {"volume", "windowing", "labels", "cases", "exits", "progress"},
 )
 """From the top down. A room may import from any row below its own, and nothing from its own row or above."""
 

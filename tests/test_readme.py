@@ -1,0 +1,107 @@
+"""The README is true: its commands exist and run, its Python runs, its files are there, its exit statuses are ours."""
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from hgisam.cli import app
+from hgisam.exits import ExitCode
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def command_lines() -> list[list[str]]:
+    """Every `hgisam ...` line of the shell blocks, and every one in the text, without comments."""
+    in_blocks = [line for block in blocks("sh") for line in block.splitlines()]
+    in_text = re.findall(r"`(hgisam [^`]+)`", README)
+    words = [shlex.split(line, comments=True) for line in [*in_blocks, *in_text]]
+    return [line for line in words if line[:1] == ["hgisam"] and line[1] != "COMMAND"]
+
+
+def is_template(line: list[str]) -> bool:
+    """Whether a line stands for many: INPUT..., FOLDER."""
+    return any(re.fullmatch(r"[A-Z]{4,}(\.\.\.)?", word) for word in line)
+
+
+@pytest.mark.parametrize("line", command_lines(), ids=" ".join)
+def test_commands_and_flags_exist(line: list[str]) -> None:
+    _, command, *rest = line
+    assert command in COMMANDS
+    known = {flag for parameter in COMMANDS[command].params for flag in parameter.opts}
+    assert {word.split("=")[0] for word in rest if word.startswith("-")} <= known | {"--help"}
+
+
+def test_every_command_is_in_the_readme() -> None:
+    assert set(COMMANDS) == {line[1] for line in command_lines()}
+
+
+def test_make_targets_exist() -> None:
+    named = {line.split()[1] for block in blocks("sh") for line in block.splitlines() if line.startswith("make ")}
+    makefile = (ROOT / "Makefile").read_text()
+    assert named == {"segment", "test"}
+    assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in named)
+
+
+def test_files_that_are_named_exist() -> None:
+    linked = re.findall(r"!?\[[^\]]*\]\(([^)#:]+)\)", README)
+    quoted = re.findall(r"`((?:docs|tools|configs|tests|sample_volumes|hgisam)/[\w./-]*)`", README)
+    mentioned = [word for line in command_lines() for word in line if word.startswith(("tools/", "configs/"))]
+    rooms = re.findall(r"`([a-z_]+(?:/[a-z_]+)*(?:\.py|/))`", README)
+    missing = [name for name in [*linked, *quoted, *mentioned] if not (ROOT / name).exists()]
+    missing += [name for name in rooms if not any((folder / name).exists() for folder in (ROOT, ROOT / "hgisam"))]
+    assert linked
+    assert missing == []
+
+
+def test_exit_statuses_are_those_of_the_code() -> None:
+    listed = {int(number) for number in re.findall(r"^\| (\d+) \|", README, flags=re.MULTILINE)}
+    assert listed == set(ExitCode)
+
+
+@pytest.fixture
+def in_a_clone(tmp_path: Path, sample_volumes: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that looks like a fresh clone to a user who stands in it."""
+    (tmp_path / "sample_volumes").symlink_to(sample_volumes)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_sixty_seconds_run(in_a_clone: Path) -> None:
+    lines = [line for line in command_lines() if not is_template(line) and "sample_volumes" in line]
+    assert [line[1] for line in lines] == ["segment", "evaluate"]
+    for line in lines:
+        done = CliRunner().invoke(app, line[1:])
+        assert done.exit_code == 0, done.stderr
+    assert len(list((in_a_clone / "out" / "demo").glob("*_preview.png"))) == 5
+    assert (in_a_clone / "out" / "evaluation" / "evaluation.csv").is_file()
+
+
+@pytest.mark.usefixtures("in_a_clone")
+def test_the_six_lines_of_python_run(capsys: pytest.CaptureFixture[str], run_python: Callable[[str], None]) -> None:
+    (snippet,) = blocks("python")
+    assert len([line for line in snippet.splitlines() if line.strip()]) <= 6
+    run_python(snippet)
+    probability, volume_ml = capsys.readouterr().out.split()
+    assert 0 <= float(probability) <= 1
+    assert float(volume_ml) > 0
+
+
+@pytest.fixture
+def run_python() -> Callable[[str], None]:
+    """Run a snippet as a script of its own would."""
+
+    def run(snippet: str) -> None:
+        exec(compile(snippet, "README.md", "exec"), {"__name__": "__main__"})
+
+    return run
