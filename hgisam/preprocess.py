@@ -25,7 +25,7 @@ CEILING_HU = 3071.0
 _GROWTH_PX = 8
 """A canvas larger than `fov_px` is a multiple of this."""
 
-_CHUNK_VOXELS = 4_000_000
+_CHUNK_VOXELS = 1_000_000
 """About this many samples are worked on at a time, so that memory does not grow with the scan."""
 
 
@@ -103,12 +103,13 @@ class SliceBatch:
                 f"to_native: expected maps on the canvas {tuple(self.region.shape)}; got {tuple(maps.shape)}; "
                 "pass one map per slice of this batch"
             )
+        depth, height, width = self.native_shape
         native = torch.empty(self.native_shape, dtype=torch.float32)
         inverse = _invert(self.sampling)
-        chunk = max(1, _CHUNK_VOXELS // (self.native_shape[1] * self.native_shape[2]))
-        for start in range(0, self.native_shape[0], chunk):
+        chunk = max(1, _CHUNK_VOXELS // (height * width))
+        for start in range(0, depth, chunk):
             part = slice(start, start + chunk)
-            native[part] = _sample(maps[part, None].float(), inverse[part], self.native_shape[1:])[:, 0]
+            native[part] = _sample(maps[part, None].float(), inverse[part], (height, width))[:, 0]
         return native
 
     def to_canvas(
@@ -127,10 +128,12 @@ class SliceBatch:
                 f"to_canvas: expected maps on the scan's grid {self.native_shape}; got {tuple(maps.shape)}; "
                 "pass one map per slice of the scan"
             )
-        canvas = torch.empty(self.region.shape, dtype=torch.float32)
-        for index in range(len(maps)):
-            part = slice(index, index + 1)
-            canvas[part] = _sample(maps[part, None].float(), self.sampling[part], tuple(self.region.shape[1:]))[:, 0]
+        depth, height, width = self.region.shape
+        canvas = torch.empty(depth, height, width, dtype=torch.float32)
+        chunk = max(1, _CHUNK_VOXELS // (maps.shape[1] * maps.shape[2]))
+        for start in range(0, depth, chunk):
+            part = slice(start, start + chunk)
+            canvas[part] = _sample(maps[part, None].float(), self.sampling[part], (height, width))[:, 0]
         return canvas
 
 
@@ -213,10 +216,7 @@ def _place_canvas(
     half_across = max(
         (float((p @ across - o).abs().max()) for p, o in zip(outline, offsets, strict=True) if len(p)), default=0.0
     )
-    rows, columns = (
-        max(options.fov_px, _GROWTH_PX * math.ceil(2 * (half + options.margin_mm) / options.spacing_mm / _GROWTH_PX))
-        for half in (half_along, half_across)
-    )
+    rows, columns = _canvas_px(half_along, options), _canvas_px(half_across, options)
     sampling = torch.empty(depth, 2, 3, dtype=torch.float64)
     row_step, column_step = options.spacing_mm * along * per_mm, options.spacing_mm * across * per_mm
     sampling[:, :, 0] = row_step
@@ -224,6 +224,12 @@ def _place_canvas(
     corner = middle + centre_along * along * per_mm - row_step * (rows - 1) / 2 - column_step * (columns - 1) / 2
     sampling[:, :, 2] = corner + offsets[:, None] * across * per_mm
     return sampling, (rows, columns)
+
+
+def _canvas_px(half_mm: float, options: PreprocessOptions) -> int:
+    """Pixels that hold half_mm and the margin on both sides of the canvas's middle, fov_px at least."""
+    needed_px = 2 * (half_mm + options.margin_mm) / options.spacing_mm
+    return max(options.fov_px, _GROWTH_PX * math.ceil(needed_px / _GROWTH_PX))
 
 
 def _outline_mm(
@@ -264,18 +270,14 @@ def _sample(
     planes: Float32[Tensor, "n channels height width"], affine: Float64[Tensor, "n 2 3"], shape: tuple[int, int]
 ) -> Float32[Tensor, "n channels rows columns"]:
     """Bilinear samples at affine @ (row, column, 1), in pixel indices of the planes; 0 outside."""
-    height, width = planes.shape[2:]
-    rows, columns = shape
-    # grid_sample speaks (x, y) in -1..1 over the pixels' outer edges, at both ends.
-    to_index = torch.tensor(
-        [[0.0, rows / 2, (rows - 1) / 2], [columns / 2, 0.0, (columns - 1) / 2], [0.0, 0.0, 1.0]], dtype=torch.float64
-    )
-    in_pixels = affine @ to_index
-    scale = torch.tensor([2 / height, 2 / width], dtype=torch.float64)
-    in_pixels[:, :, 2] += 0.5
-    unit = in_pixels * scale[None, :, None]
-    unit[:, :, 2] -= 1.0
-    grid = functional.affine_grid(unit.flip(1).float(), [len(planes), 1, rows, columns], align_corners=False)
+    # grid_sample speaks of (x, y) in -1..1 from outer edge to outer edge of the picture.
+    row = torch.arange(shape[0], dtype=torch.float64)
+    column = torch.arange(shape[1], dtype=torch.float64)
+    grid = torch.empty(len(planes), *shape, 2)
+    for unit, axis, size in ((grid[..., 0], 1, planes.shape[3]), (grid[..., 1], 0, planes.shape[2])):
+        per_row, per_column, offset = (affine[:, axis, k, None] * (2.0 / size) for k in range(3))
+        along_rows = (per_row * row + offset + (1.0 / size - 1.0)).float()
+        torch.add(along_rows[:, :, None], (per_column * column).float()[:, None, :], out=unit)
     return functional.grid_sample(planes, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
@@ -348,18 +350,22 @@ def _smooth(planes: Float32[Tensor, "n height width"], sigma_px: float) -> Float
     """In-plane Gaussian, zero outside."""
     if sigma_px <= 0:
         return planes
-    radius = math.ceil(3 * sigma_px)
-    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=torch.float32) / sigma_px) ** 2)
-    kernel = kernel / kernel.sum()
-    rows = functional.conv2d(planes[:, None], kernel.view(1, 1, -1, 1), padding=(radius, 0))
-    return functional.conv2d(rows, kernel.view(1, 1, 1, -1), padding=(0, radius))[:, 0]
+    kernels = []
+    for size in planes.shape[1:]:
+        index = torch.arange(size, dtype=torch.float32)
+        kernel = torch.exp(-0.5 * ((index[:, None] - index[None, :]) / sigma_px) ** 2)
+        kernels.append(kernel / (sigma_px * math.sqrt(2 * math.pi)))
+    return kernels[0] @ planes @ kernels[1]
 
 
 def _dilate(mask: Bool[Tensor, "n height width"], radius_px: float) -> Bool[Tensor, "n height width"]:
-    """In-plane dilation by a disc."""
-    radius = math.floor(radius_px)
-    if radius == 0:
-        return mask
-    axis = torch.arange(-radius, radius + 1, dtype=torch.float32)
-    disc = ((axis[:, None] ** 2 + axis[None, :] ** 2) <= radius_px**2).float()
-    return functional.conv2d(mask[:, None].float(), disc[None, None], padding=radius)[:, 0] > 0.5
+    """In-plane dilation by a disc: the mask or any of its copies moved by up to radius_px."""
+    reach = math.floor(radius_px)
+    padded = functional.pad(mask, (reach, reach, reach, reach))
+    _, height, width = mask.shape
+    grown = mask.clone()
+    for down in range(-reach, reach + 1):
+        across = math.floor(math.sqrt(radius_px**2 - down**2))
+        for right in range(-across, across + 1):
+            grown |= padded[:, reach + down : reach + down + height, reach + right : reach + right + width]
+    return grown

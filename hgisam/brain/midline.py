@@ -1,0 +1,188 @@
+"""The mid-sagittal line of a head CT, by mirror correlation.
+
+In a slice, x is mm to the patient's Left and y mm to Posterior, both from the middle of the picture.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from hgisam.brain.region import AIR_HU, BrainOptions
+from hgisam.volume import CTVolume
+
+_AROUND_MM = 10.0
+"""How far around the region the skull takes part in the comparison."""
+
+_SLICE_STEP_MM = 5.0
+"""Thin slices are taken about this far apart."""
+
+_FINEST_DEG = 0.125
+"""The angle is sought down to this step."""
+
+
+@dataclass(frozen=True)
+class Midline:
+    """The mid-sagittal plane of a head as a line in every slice.
+
+    The line in slice d is { (x, y): x cos(angle) + y sin(angle) = offset_mm + d offset_step_mm }.
+
+    Attributes:
+        angle_deg: turn of the head in its slices; 0 where the line runs straight from anterior to posterior, above 0
+            where its posterior end points to the patient's Right.
+        offset_mm: signed distance from the middle of the picture to the line in slice 0, above 0 to the Left.
+        offset_step_mm: how much the offset grows from one slice to the next: the lean of the head.
+    """
+
+    angle_deg: float
+    offset_mm: float
+    offset_step_mm: float
+
+    def offset_at_mm(self, depth: int) -> float:
+        """Signed distance in mm from the middle of the picture to the line in slice `depth`, above 0 to the Left."""
+        return self.offset_mm + depth * self.offset_step_mm
+
+
+def midsagittal_line(
+    volume: CTVolume, region: Bool[Tensor, "depth height width"], options: BrainOptions | None = None
+) -> Midline:
+    """The line about which the skull and its content look most alike on both sides.
+
+    For an angle, the scan is turned by it and each slice's correlation with its own mirror image is computed for all
+    offsets of the mirror at once (a product in Fourier space). One angle and one straight line of offsets through the
+    slices are taken for the scan, so that a slice with a large one-sided bleed cannot pull the line away.
+
+    Args:
+        volume: the scan.
+        region: its intracranial region; the line is sought on it and on the skull around it.
+        options: grid and search range.
+
+    Returns:
+        The line; the same for the same input. Where the region is empty: straight through the middle of the picture.
+    """
+    options = options or BrainOptions()
+    content = _mirror_content(volume, region, options.midline_grid_mm)
+    if content is None:
+        return Midline(angle_deg=0.0, offset_mm=0.0, offset_step_mm=0.0)
+    max_step_mm = float(np.tan(np.radians(options.midline_roll_deg))) * volume.spacing_mm[0]
+    steps_mm = np.linspace(-max_step_mm, max_step_mm, 21)
+    angle, reach_deg, step_deg = 0.0, options.midline_angle_deg, 4.0
+    while step_deg >= _FINEST_DEG:
+        count = round(reach_deg / step_deg)
+        candidates = [angle + step_deg * k for k in range(-count, count + 1)]
+        angle = max(candidates, key=lambda candidate: content.best_line(candidate, steps_mm).score)
+        reach_deg, step_deg = step_deg, step_deg / 4
+    coarse = content.best_line(angle, steps_mm)
+    width_mm = steps_mm[1] - steps_mm[0]
+    best = content.best_line(angle, coarse.step_mm + np.linspace(-width_mm, width_mm, 21))
+    radians = np.radians(angle)
+    to_picture_mm = content.centre_mm[1] * np.cos(radians) + content.centre_mm[0] * np.sin(radians)
+    return Midline(angle_deg=angle, offset_mm=float(best.offset_mm + to_picture_mm), offset_step_mm=float(best.step_mm))
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A straight line of mirror offsets through the slices at one angle, and how alike the sides are about it."""
+
+    score: float
+    offset_mm: float
+    step_mm: float
+
+
+@dataclass(frozen=True, eq=False)
+class _MirrorContent:
+    """What is compared with its mirror image, on a square grid of its own.
+
+    Attributes:
+        planes: 0..1; 0 where nothing is compared.
+        depths: the scan's slice that each plane is from.
+        cell_mm: the grid's cell.
+        centre_mm: (y, x) of the grid's centre.
+    """
+
+    planes: Float[Tensor, "slices 1 n n"]
+    depths: Float[Tensor, " slices"]
+    cell_mm: float
+    centre_mm: tuple[float, float]
+
+    def best_line(self, angle_deg: float, steps_mm: NDArray[np.float64]) -> _Line:
+        """The best line at this angle among those that step by one of steps_mm from slice to slice.
+
+        Its offset is in mm from the grid's centre, in slice 0.
+        """
+        curves = self._correlations(angle_deg)
+        shifts = curves.shape[1]
+        middle = float(self.depths.mean())
+        steps = torch.from_numpy(steps_mm)
+        lean = steps[:, None] * (self.depths - middle)[None] * (2 / self.cell_mm)
+        position = torch.arange(shifts, dtype=torch.float64)[None, None] + lean[:, :, None]
+        below = position.floor().clamp(0, shifts - 2)
+        share = (position - below).clamp(0.0, 1.0)
+        planes = torch.arange(curves.shape[0])[None, :, None]
+        index = below.long()
+        totals = torch.lerp(curves[planes, index], curves[planes, index + 1], share).sum(1)
+        best, peak = divmod(int(totals.argmax()), shifts)
+        offset_mm = (peak + _parabola_peak(totals[best], peak) - (shifts - 1) / 2) * self.cell_mm / 2
+        step_mm = float(steps[best]) if len(self.depths) > 1 else 0.0
+        return _Line(score=float(totals[best, peak]), offset_mm=offset_mm - middle * step_mm, step_mm=step_mm)
+
+    def _correlations(self, angle_deg: float) -> Float[Tensor, "slices shifts"]:
+        """Per slice, the sum over pixels of content times mirror image, for mirrors half a cell apart."""
+        cos, sin = float(np.cos(np.radians(angle_deg))), float(np.sin(np.radians(angle_deg)))
+        n = self.planes.shape[-1]
+        axis = torch.linspace(1 / n - 1, 1 - 1 / n, n)
+        x, y = axis[None, :], axis[:, None]
+        grid = torch.stack([cos * x - sin * y, sin * x + cos * y], dim=-1).expand(len(self.planes), -1, -1, -1)
+        turned = functional.grid_sample(self.planes, grid, mode="bilinear", align_corners=False)[:, 0]
+        spectrum = torch.fft.rfft(turned, n=2 * n, dim=2)
+        curves: Tensor = torch.fft.irfft((spectrum * spectrum).sum(1), n=2 * n, dim=1)
+        return curves[:, : 2 * n - 1].double()
+
+
+def _mirror_content(
+    volume: CTVolume, region: Bool[Tensor, "depth height width"], grid_mm: float
+) -> _MirrorContent | None:
+    """HU 0..100 as 0..1 in the region and the skull around it, centred on the region; None where there is no region."""
+    depths = torch.nonzero(region.flatten(1).any(1))[:, 0]
+    if not len(depths):
+        return None
+    depths = depths[:: max(1, round(_SLICE_STEP_MM / volume.spacing_mm[0]))]
+    _, height, width = volume.hu.shape
+    _, dy, dx = volume.spacing_mm
+    outline = region[depths].any(0)
+    rows = torch.nonzero(outline.any(1))[:, 0]
+    columns = torch.nonzero(outline.any(0))[:, 0]
+    centre = (float(rows[0] + rows[-1]) / 2, float(columns[0] + columns[-1]) / 2)
+    extent_mm = (float(rows[-1] - rows[0] + 1) * dy, float(columns[-1] - columns[0] + 1) * dx)
+    half_mm = _AROUND_MM + float(np.hypot(*extent_mm)) / 2
+    n = 2 * int(np.ceil(half_mm / grid_mm)) + 1
+    axis_mm = (torch.arange(n) - (n - 1) / 2) * grid_mm
+    y = (centre[0] + axis_mm / dy + 0.5) * (2 / height) - 1
+    x = (centre[1] + axis_mm / dx + 0.5) * (2 / width) - 1
+    grid = torch.stack([x[None, :].expand(n, n), y[:, None].expand(n, n)], dim=-1)[None]
+    cells = (max(1, round(height * dy / grid_mm)), max(1, round(width * dx / grid_mm)))
+    reach = int(np.ceil(_AROUND_MM / grid_mm))
+    planes = torch.empty(len(depths), 1, n, n)
+    for index, depth in enumerate(depths.tolist()):
+        shown = torch.nan_to_num(volume.hu[depth], nan=AIR_HU).clamp(0.0, 100.0) / 100.0
+        pair = torch.stack([shown, region[depth].float()])[None]
+        sampled = functional.grid_sample(
+            functional.interpolate(pair, size=cells, mode="area"), grid, mode="bilinear", align_corners=False
+        )
+        near = functional.max_pool2d((sampled[:, 1] > 0.5).float(), 2 * reach + 1, stride=1, padding=reach)
+        planes[index] = sampled[:, 0] * near
+    centre_mm = ((centre[0] - (height - 1) / 2) * dy, (centre[1] - (width - 1) / 2) * dx)
+    return _MirrorContent(planes=planes, depths=depths.double(), cell_mm=grid_mm, centre_mm=centre_mm)
+
+
+def _parabola_peak(values: Float[Tensor, " n"], peak: int) -> float:
+    """How far the top of the parabola through the peak and its neighbours lies from the peak: -0.5 to 0.5."""
+    if not 0 < peak < len(values) - 1:
+        return 0.0
+    left, middle, right = (float(v) for v in values[peak - 1 : peak + 2])
+    curvature = left - 2 * middle + right
+    return 0.0 if curvature >= 0 else 0.5 * (left - right) / curvature
