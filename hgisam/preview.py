@@ -327,7 +327,7 @@ def _header(title: str, volume_ml: float | None, probability: float | None, warn
     room = WIDTH_PX - 2 * _MARGIN_PX - taken
     draw.text((_MARGIN_PX, 26), _fitted(title, _font(34), room), font=_font(34), fill=_TEXT, anchor="la")
     for number, line in enumerate(lines):
-        text = _fitted(f"Note: {line}", _font(17), WIDTH_PX - 2 * _MARGIN_PX)
+        text = _fitted(f"Note: {line}", _font(17), float(WIDTH_PX - 2 * _MARGIN_PX))
         draw.text((_MARGIN_PX, 80 + 26 * number), text, font=_font(17), fill=_NOTE, anchor="la")
     return header
 
@@ -336,8 +336,8 @@ def _footer(view: _View, with_map: bool) -> Image.Image:
     """Scale bar, what the colours mean, and what this is not for."""
     footer = Image.new("RGB", (WIDTH_PX, 72), _BACKGROUND)
     draw = ImageDraw.Draw(footer)
-    font, middle = _font(17), 38
-    left: float = _MARGIN_PX
+    font, middle = _font(17), 38.0
+    left = float(_MARGIN_PX)
     bar_px = round(_SCALE_BAR_MM * view.px_per_mm)
     draw.line((left, middle, left + bar_px, middle), fill=_TEXT, width=2)
     for end in (left, left + bar_px):
@@ -349,7 +349,7 @@ def _footer(view: _View, with_map: bool) -> Image.Image:
     if with_map:
         left = _written(draw, (left, middle), "map 0", _DIM_TEXT) + 10
         table = Image.fromarray(_colour_table()[None, :, :]).resize((160, 14))
-        footer.paste(table, (round(left), middle - 7))
+        footer.paste(table, (round(left), round(middle) - 7))
         left = _written(draw, (left + 170, middle), "1", _DIM_TEXT) + 40
     _written(draw, (left, middle), f"W {BRAIN.width_hu:.0f} L {BRAIN.center_hu:.0f} HU", _DIM_TEXT)
     draw.text((WIDTH_PX - _MARGIN_PX, middle), NOTICE, font=font, fill=_DIM_TEXT, anchor="rm")
