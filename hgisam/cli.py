@@ -194,7 +194,13 @@ def info(
         from hgisam.environment import describe
 
         found = describe(weights)
-        typer.echo(json.dumps(found, indent=2) if as_json else "\n".join(_outline(found)))
+        if as_json:
+            typer.echo(json.dumps(found, indent=2))
+            return
+        for key in ("architecture", "brain", "preprocess"):
+            found["weights"][key] = "see --json"
+        for line in _outline(found):
+            typer.echo(line)
 
 
 def main() -> None:

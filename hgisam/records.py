@@ -54,9 +54,10 @@ def case_record(command: str, case: str, path: Path, input_sha256: str | None) -
     }
 
 
-def refusal_record(status: str, reason: str) -> Record:
-    """What stands in the record of a case that gave no result. The volume is null, never 0."""
-    return {"status": status, "reason": reason, "probability": None, "volume_ml": None, "volume_reason": reason}
+def refusal_record(command: str, status: str, reason: str) -> Record:
+    """What stands in the record of a case that gave no result. A volume is null, never 0."""
+    unmeasured = {"volume_ml": None, "volume_reason": reason} if command == "segment" else {}
+    return {"status": status, "reason": reason, "probability": None, **unmeasured}
 
 
 def classification_record(result: ClassificationResult) -> Record:
@@ -116,9 +117,9 @@ def slice_rows(result: ClassificationResult) -> list[Record]:
 
 def summary_row(record: Record, columns: tuple[str, ...]) -> Record:
     """A record as one row of `summary.csv`; empty where the record has no such value."""
-    derived = {
-        "plausibility": record.get("plausibility", {}).get("verdict"),
-        "n_warnings": len(record.get("warnings", ())),
-        "seconds": round(sum(record.get("timings_s", {}).values()), 2),
-    }
+    derived: Record = {}
+    if record["status"] == "ok":
+        derived["plausibility"] = record["plausibility"]["verdict"]
+        derived["n_warnings"] = len(record["warnings"])
+        derived["seconds"] = round(sum(record["timings_s"].values()), 2)
     return {column: derived.get(column, record.get(column)) for column in columns}

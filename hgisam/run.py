@@ -202,8 +202,9 @@ class _Run:
             except Exception as error:  # noqa: BLE001
                 self._clear(case)
                 found = self._failure(case, error)
-            timings_s = found.get("timings_s", {}) | {"write": round(time.perf_counter() - begun, 4)}
-            record = header | found | {"timings_s": timings_s}
+            record = header | found
+            if record["status"] == "ok":
+                record["timings_s"] = record["timings_s"] | {"write": round(time.perf_counter() - begun, 4)}
             write_json(self.folder / f"{case.name}.json", record)
             records.append(record)
         log.info("%s: %s, probability %s", case.name, record["status"], record["probability"])
@@ -218,11 +219,11 @@ class _Run:
             log.error("failed: %s: %s", case.path, reason)
             log.debug("%s: where it failed", case.path, exc_info=error)
         reason = reason.replace(str(case.path), recorded_path(case.path))
-        return refusal_record(status, " ".join(reason.split()))
+        return refusal_record(self.command, status, " ".join(reason.split()))
 
     def _not_run(self, case: Case, ended: ExitCode) -> Record:
         reason = "the outputs could not be written" if ended is ExitCode.OUTPUT else "the run was cancelled"
-        return case_record(self.command, case.name, case.path, None) | refusal_record("not run", reason)
+        return case_record(self.command, case.name, case.path, None) | refusal_record(self.command, "not run", reason)
 
     def _clear(self, case: Case) -> None:
         for path in (self.folder / f"{case.name}{suffix}" for suffix in self.suffixes):

@@ -20,6 +20,7 @@ from hgisam.io.errors import OutputError
 from hgisam.records import recorded_path
 from hgisam.run import classify_cases, segment_cases
 
+
 @pytest.fixture
 def scans(tmp_path: Path) -> Callable[..., tuple[Case, ...]]:
     """Make input files with the given texts: `scans(a="", b="refuse")`."""
