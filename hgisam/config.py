@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from hgisam.pipeline import SegmentOptions
+from hgisam.train.recipe import TrainOptions
 
 
 class SettingsError(ValueError):
@@ -24,6 +25,8 @@ class Settings(BaseModel):
     """Where the numbers come from: a paper, a measurement, the command that made them."""
     segment: SegmentOptions = SegmentOptions()
     """Settings of `hgisam segment` and `hgisam classify`."""
+    train: TrainOptions = TrainOptions()
+    """Settings of a training; those that the network needs are stored with its weights."""
 
 
 def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:

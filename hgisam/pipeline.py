@@ -22,7 +22,7 @@ from hgisam import __version__
 from hgisam.brain import BrainOptions, brain_median_hu, intracranial_region, midsagittal_line
 from hgisam.io.errors import ScanRefused
 from hgisam.io.nifti import NiftiGrid, ct_from_array, ct_from_image, read_ct
-from hgisam.labels import Subtype
+from hgisam.labels import SUBTYPES, Subtype
 from hgisam.model.checkpoint import LoadedWeights, default_weights_path, load_weights
 from hgisam.plausibility import Plausibility, check_hu
 from hgisam.preprocess import PreprocessOptions, SliceBatch, preprocess
@@ -120,7 +120,7 @@ class ClassificationResult:
     @property
     def slice_axis(self) -> int:
         """The input's axis that slices run along."""
-        return self.grid.orientation.axes[0]
+        return self.grid.slice_axis
 
     @cached_property
     def settings_hash(self) -> str:
@@ -147,14 +147,12 @@ class SegmentationResult(ClassificationResult):
     @property
     def mask(self) -> NDArray[np.uint8]:
         """0 or 1, on exactly the input's grid and in its axes."""
-        mask: NDArray[np.uint8] = self.grid.orientation.to_file(self.mask_volume.voxels.numpy().astype(np.uint8))
-        return mask
+        return self.grid.to_file(self.mask_volume.voxels.to(torch.uint8))
 
     @property
     def saliency(self) -> NDArray[np.float32]:
         """Saliency in [0, 1], on exactly the input's grid and in its axes."""
-        saliency: NDArray[np.float32] = self.grid.orientation.to_file(self.saliency_house.numpy())
-        return saliency
+        return self.grid.to_file(self.saliency_house)
 
     @property
     def volume_ml(self) -> float | None:
@@ -279,30 +277,27 @@ class Segmenter:
                 midline = midsagittal_line(ct, region, self._brain)
                 batch = preprocess(ct, region, midline, median_hu, self._preprocess)
             with timings.of("classify"):
-                logits = self._scores(batch, slices)
-                probabilities, subtypes = self._probabilities(logits, slices, len(ct.hu))
+                probabilities, subtypes = self._probabilities(batch, slices)
         else:
             warnings.append("no brain was found: no slice was looked at")
         return _Look(
             ct, grid, region, median_hu, batch, slices, probabilities, subtypes, plausibility, tuple(warnings), timings
         )
 
-    def _scores(self, batch: SliceBatch, slices: list[int]) -> Float[Tensor, "slices outputs"]:
-        """Logits per slice: the highest over its windows."""
-        windows = self._windows(batch)
-        fov_px = self._preprocess.fov_px
-        logits = score_windows(self._model, batch.images, slices, windows, fov_px, self.batch_size, self.device)
-        return logits.amax(dim=1)
-
     def _probabilities(
-        self, logits: Float[Tensor, "slices outputs"], slices: list[int], depth: int
+        self, batch: SliceBatch, slices: list[int]
     ) -> tuple[Float[Tensor, " depth"], dict[str, Float[Tensor, " depth"]]]:
-        """Calibrated probabilities of `any` and of the subtypes, smoothed over neighbouring slices with brain."""
-        metadata = self.weights.metadata
-        columns = self._model.probabilities(logits / metadata.temperature)
+        """Probability of `any` and of each known subtype: the highest over a slice's windows, smoothed over slices."""
+        windows = self._windows(batch)
+        logits = score_windows(
+            self._model, batch.images, slices, windows, self._preprocess.fov_px, self.batch_size, self.device
+        )
+        by_window = self._model.probability(logits.flatten(0, 1), self.weights.metadata.temperature)
+        by_slice = by_window.reshape(logits.shape).amax(dim=1)
+        names = [Subtype.ANY] if by_slice.shape[1] <= 2 else [*SUBTYPES, Subtype.ANY]
         found: dict[str, Tensor] = {}
-        for name, column in zip(self._model.targets, columns.unbind(dim=1), strict=True):
-            found[name] = torch.zeros(depth)
+        for name, column in zip(names, by_slice[:, -len(names) :].unbind(dim=1), strict=True):
+            found[name] = torch.zeros(len(batch.images))
             found[name][slices] = smooth_over_slices(column)
         return found.pop(Subtype.ANY), found
 
@@ -322,7 +317,7 @@ class Segmenter:
         chosen = torch.nonzero(gated).flatten().tolist()
         with look.timings.of("map"):
             stages = stitch_stage_maps(
-                lambda images: self.options.weak.stage_maps(self._model, images),
+                self._stage_maps,
                 look.batch.images,
                 chosen,
                 self._windows(look.batch),
@@ -337,6 +332,11 @@ class Segmenter:
         with look.timings.of("restore"):
             saliency = look.batch.to_native(canvas).clamp_(0.0, 1.0) * look.region
         return gated, saliency
+
+    def _stage_maps(self, images: Float[Tensor, "batch channels fov fov"]) -> tuple[Tensor, list[Tensor]]:
+        """Calibrated log-odds of each window, and its raw saliency by stage."""
+        log_odds, stages = self.options.weak.stage_maps(self._model, images)
+        return log_odds / self.weights.metadata.temperature, stages
 
     def _classification(self, look: _Look) -> dict[str, Any]:
         """The fields of a ClassificationResult."""

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from hgisam.attention import min_max
+from hgisam.attention import combine_stages
 
 Window = tuple[int, int]
 """Top row and left column of a window on the canvas, px."""
@@ -65,7 +65,7 @@ def plan_windows(canvas_px: tuple[int, int], fov_px: int, options: WindowOptions
 
     step = max(1, round(fov_px * (1.0 - options.overlap)))
     patches = dense_patch_slices(canvas_px, (fov_px, fov_px), (step, step))
-    return [(rows.start, columns.start) for rows, columns in patches]
+    return [(int(rows.start), int(columns.start)) for rows, columns in patches]
 
 
 def blending_weights(fov_px: int, n_windows: int, options: WindowOptions) -> Float[Tensor, "fov fov"]:
@@ -175,11 +175,9 @@ def aggregate(
     """
     if stages.shape[0] == 0:
         return torch.zeros(0, *stages.shape[-2:])
-    inside = region[:, None]
     if options.normalisation == "slice":
-        product = min_max(stages).prod(dim=1) * region
-        return min_max(product[:, None])[:, 0] * region
-    visible = stages.clamp_min(0.0) * inside
+        return combine_stages(list(stages.unbind(dim=1)), region)
+    visible = stages.clamp_min(0.0) * region[:, None]
     peak = visible.amax(dim=(0, 2, 3), keepdim=True)
     relative = visible / peak.clamp_min(torch.finfo(torch.float32).tiny)
     factors = 2 * stages.shape[1]

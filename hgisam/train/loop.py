@@ -90,7 +90,7 @@ def train(
         if options.token_weight:
             loss = loss + options.token_weight * token_loss(tokens, batch.blood.to(device))
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip_norm)
         optimizer.step()
         _average(averaged, model, min(options.average_decay, (step + 1) / (step + 10)))
@@ -117,7 +117,7 @@ def token_loss(tokens: list[Float[Tensor, "batch _rows _cols"]], blood: Bool[Ten
     """
     costs = []
     for logits in tokens:
-        share = adaptive_avg_pool2d(blood[:, None].float(), logits.shape[-2:])[:, 0]
+        share = adaptive_avg_pool2d(blood[:, None].float(), (logits.shape[-2], logits.shape[-1]))[:, 0]
         cost = binary_cross_entropy_with_logits(logits.float(), share, reduction="none")
         weight = torch.where(share > 0, 0.5 / (share > 0).sum().clamp_min(1), 0.5 / (share <= 0).sum().clamp_min(1))
         costs.append((cost * weight).sum())

@@ -1,0 +1,90 @@
+"""How well the weights tell slices and scans of real patients apart, by slice labels: a folder in the layout of ct_ich.
+
+    python tools/evaluate_on_labels.py FOLDER
+
+FOLDER holds one NIfTI file per patient and slice_labels.csv (file, slice_index, ..., any). Intervals are 95 % bootstrap
+intervals over patients. Nothing is chosen here; the weights bring their own operating point.
+"""
+
+import argparse
+import csv
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hgisam import Segmenter
+from hgisam.evaluate.statistics import figure_interval
+from hgisam.train.calibration import auc
+
+
+@dataclass(frozen=True, eq=False)
+class Patient:
+    """One scan's probabilities and labels, by slice."""
+
+    name: str
+    probability: float
+    probabilities: torch.Tensor
+    labels: torch.Tensor
+    found: torch.Tensor
+
+    @property
+    def bled(self) -> bool:
+        """Whether any slice is labelled."""
+        return bool(self.labels.any())
+
+
+def main() -> None:
+    """Print one line per figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("-v", "--verbose", action="store_true", help="a line for every patient")
+    given = parser.parse_args()
+    segmenter = Segmenter(given.weights)
+    labels = read_labels(given.folder / "slice_labels.csv")
+    patients = [classify(segmenter, given.folder / name, rows) for name, rows in sorted(labels.items())]
+    if given.verbose:
+        for p in patients:
+            print(f"{p.name:16s} bled: {p.bled!s:5s}  probability {p.probability:.3f}  slices {int(p.found.sum())}")
+    bled = sum(p.bled for p in patients)
+    print(f"{len(patients)} patients, {bled} with hemorrhage; {sum(len(p.labels) for p in patients)} slices")
+    figures: dict[str, Callable[[Sequence[Patient]], float]] = {
+        "slice AUC": lambda ps: auc(torch.cat([p.probabilities for p in ps]), torch.cat([p.labels for p in ps])),
+        "scan AUC": lambda ps: auc(torch.tensor([p.probability for p in ps]), torch.tensor([p.bled for p in ps])),
+        "sensitivity for slices at the operating point": lambda ps: share(ps, positive=True),
+        "specificity for slices at the operating point": lambda ps: 1 - share(ps, positive=False),
+    }
+    for name, figure in figures.items():
+        value, low, high = figure_interval(patients, figure, lambda p: p.bled)
+        print(f"{name:48s} {value:.3f}  [{low:.3f}, {high:.3f}]")
+    print("Research use only, not a medical device.")
+
+
+def read_labels(path: Path) -> dict[str, dict[int, bool]]:
+    """By file, by slice index: whether any hemorrhage is labelled."""
+    labels: dict[str, dict[int, bool]] = defaultdict(dict)
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            labels[row["file"]][int(row["slice_index"])] = row["any"] == "1"
+    return labels
+
+
+def classify(segmenter: Segmenter, path: Path, rows: dict[int, bool]) -> Patient:
+    """One scan, its labels joined by slice index."""
+    result = segmenter.classify(path)
+    probabilities = torch.from_numpy(result.slice_probabilities)
+    labels = torch.tensor([rows[index] for index in range(len(probabilities))])
+    found = probabilities >= segmenter.operating_point
+    return Patient(path.name, result.probability or 0.0, probabilities, labels, found)
+
+
+def share(patients: Sequence[Patient], *, positive: bool) -> float:
+    """Share of the positive, or negative, slices at or above the operating point."""
+    return float(torch.cat([p.found[p.labels == positive] for p in patients]).float().mean())
+
+
+if __name__ == "__main__":
+    main()

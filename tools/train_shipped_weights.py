@@ -1,0 +1,156 @@
+"""Train the weights that come with hgisam: phantoms in, one safetensors file out. No mask of a patient is used.
+
+    python tools/train_shipped_weights.py --config configs/phantoms.yaml -o runs/phantoms
+    cp runs/phantoms/hgisam-phantoms.safetensors* hgisam/weights/
+
+1. Trains on phantoms; each head also comes as its twin before it bled. Prepared phantoms are kept in OUT/cache.
+2. On tuning phantoms of later seeds, with the whole pipeline: temperature, operating point, saliency threshold.
+3. Writes OUT/hgisam-phantoms.safetensors with all of it in the header, and its .sha256 beside it.
+"""
+
+import argparse
+import logging
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from hgisam import Segmenter, __version__
+from hgisam.config import load_settings
+from hgisam.evaluate.overlap import overlap
+from hgisam.model.checkpoint import WeightsMetadata, save_weights
+from hgisam.phantom import Phantom, make_phantom
+from hgisam.pipeline import SegmentationResult, SegmentOptions, pick_device
+from hgisam.refine import RefineOptions, refine
+from hgisam.train.calibration import auc, fit_temperature, pick_operating_point
+from hgisam.train.recipe import TrainOptions, train_on_phantoms
+
+log = logging.getLogger("train_shipped_weights")
+
+NAME = "hgisam-phantoms.safetensors"
+SENSITIVITY = 0.95
+"""Share of the tuning phantoms' positive slices that the operating point must find."""
+THRESHOLDS = tuple(round(0.05 * k, 2) for k in range(1, 20))
+
+
+def main() -> None:
+    """Train, calibrate, save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True, help="YAML with a section `train`")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    given.output.mkdir(parents=True, exist_ok=True)
+    options = load_settings(given.config).train
+    command = f"python tools/train_shipped_weights.py --config {given.config} -o {given.output}"
+
+    model = train_on_phantoms(options, given.output / "cache", given.workers, pick_device(given.device))
+    path = given.output / NAME
+    metadata = describe(options, command)
+    save_weights(path, model, metadata, half=True)
+
+    phantoms = [make_phantom(seed, options.phantom) for seed in options.tuning_seeds]
+    temperature = calibrated_temperature(path, phantoms, options)
+    metadata = metadata.model_copy(update={"temperature": temperature})
+    save_weights(path, model, metadata, half=True)
+    operating_point, figures = gate(path, phantoms, options)
+    metadata = metadata.model_copy(update={"operating_point": operating_point, "figures": figures})
+    save_weights(path, model, metadata, half=True)
+    threshold, dice = best_threshold(path, phantoms)
+    metadata = metadata.model_copy(
+        update={"threshold": threshold, "figures": figures | {"tuning_dice_threshold_only": dice}}
+    )
+    sha256 = save_weights(path, model, metadata, half=True)
+    log.info("wrote %s  sha256 %s", path, sha256)
+    log.info("%s", metadata.model_dump_json(indent=2, exclude={"architecture", "brain", "preprocess"}))
+
+
+def describe(options: TrainOptions, command: str) -> WeightsMetadata:
+    """Metadata of a network that has not been calibrated yet."""
+    return WeightsMetadata(
+        architecture=options.classifier,
+        brain=options.brain.model_dump(mode="json"),
+        preprocess=options.preprocess.model_dump(mode="json"),
+        operating_point=0.5,
+        threshold=0.5,
+        data=(
+            f"{options.n_phantoms} hgisam phantoms and their twins without blood; "
+            f"{options.n_tuning} more for calibration; no patient"
+        ),
+        command=command,
+        seed=options.loop.seed,
+        created=datetime.now(UTC).replace(microsecond=0),
+        version=__version__,
+        licence="Apache-2.0",
+    )
+
+
+def slice_truth(phantom: Phantom, options: TrainOptions) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which slices are positive, and which are clear: positive or without any blood."""
+    _, dy, dx = phantom.ct.spacing_mm
+    blood_mm2 = (phantom.labels > 0).sum(dim=(1, 2)) * dy * dx
+    positive = blood_mm2 >= options.sampling.min_blood_mm2
+    return positive, positive | (blood_mm2 == 0)
+
+
+def tuning_slices(
+    path: Path, phantoms: list[Phantom], options: TrainOptions
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Smoothed slice probabilities of the pipeline and labels, over all clear slices that show brain."""
+    segmenter = Segmenter(path)
+    probabilities, labels = [], []
+    for phantom in phantoms:
+        result = segmenter.classify((phantom.ct.hu.numpy(), phantom.ct.affine.numpy()))
+        positive, clear = slice_truth(phantom, options)
+        shown = clear & torch.from_numpy(result.slice_has_brain)
+        probabilities.append(torch.from_numpy(result.slice_probabilities)[shown])
+        labels.append(positive[shown])
+    return torch.cat(probabilities), torch.cat(labels)
+
+
+def calibrated_temperature(path: Path, phantoms: list[Phantom], options: TrainOptions) -> float:
+    """The temperature at which smoothed probabilities fit the labels best, taken on their log-odds."""
+    probabilities, labels = tuning_slices(path, phantoms, options)
+    return fit_temperature(probabilities.double().clamp(1e-6, 1 - 1e-6).logit().float(), labels)
+
+
+def gate(path: Path, phantoms: list[Phantom], options: TrainOptions) -> tuple[float, dict[str, float]]:
+    """The operating point, and what it does on the tuning phantoms."""
+    probabilities, labels = tuning_slices(path, phantoms, options)
+    operating_point = pick_operating_point(probabilities, labels, SENSITIVITY)
+    found = probabilities >= operating_point
+    figures = {
+        "tuning_slice_auc": auc(probabilities, labels),
+        "tuning_sensitivity": float(found[labels].float().mean()),
+        "tuning_specificity": float((~found[~labels]).float().mean()),
+    }
+    return operating_point, {name: round(value, 4) for name, value in figures.items()}
+
+
+def best_threshold(path: Path, phantoms: list[Phantom]) -> tuple[float, float]:
+    """The saliency threshold of the best mean volume Dice on tuning phantoms that bled, and that Dice."""
+    segmenter = Segmenter(path, options=SegmentOptions(refine=RefineOptions(method="threshold")))
+    dice: dict[float, list[float]] = {threshold: [] for threshold in THRESHOLDS}
+    for phantom in phantoms:
+        if not phantom.bleeds:
+            continue
+        result = segmenter.segment((phantom.ct.hu.numpy(), phantom.ct.affine.numpy()))
+        for threshold, found in dice.items():
+            found.append(cut_dice(result, phantom, threshold, segmenter))
+    means = {threshold: sum(found) / len(found) for threshold, found in dice.items()}
+    best = max(means, key=lambda threshold: means[threshold])
+    return best, round(means[best], 4)
+
+
+def cut_dice(result: SegmentationResult, phantom: Phantom, threshold: float, segmenter: Segmenter) -> float:
+    """Volume Dice of the map cut at a threshold."""
+    region = torch.ones_like(phantom.labels, dtype=torch.bool)
+    mask = refine(result.saliency_house, result.ct, region, 0.0, threshold, segmenter.options.refine)
+    return overlap(mask.voxels, phantom.labels > 0, mask.voxel_ml).dice or 0.0
+
+
+if __name__ == "__main__":
+    main()
