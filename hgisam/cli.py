@@ -244,7 +244,7 @@ def _shown(value: object) -> str:
 def _outline(values: dict[str, Any], depth: int = 0) -> Iterator[str]:
     """Nested values as indented lines."""
     for key, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             yield f"{'  ' * depth}{key}:"
             yield from _outline(value, depth + 1)
         else:

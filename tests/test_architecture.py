@@ -1,8 +1,10 @@
 """The shape of the house: imports point down, nouns name the rooms, and the front door opens without torch."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +29,15 @@ ROWS = (
 
 EXCEPTIONS = {("preprocess", "brain"): "the mid-sagittal line is a type of brain.py"}
 """(importing room, imported room): why."""
+
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "cc3d": "connected-components-3d",
+    "fill_voids": "fill-voids",
+    "pydantic_core": "pydantic",
+    "yaml": "pyyaml",
+}
+"""Imported name: the distribution that has it, where they differ."""
 
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 BANNED_IMPORTS = {"pickle", "cPickle", "dill", "shelve", "marshal"}
@@ -58,6 +69,15 @@ def imported_rooms(path: Path) -> Iterator[str]:
                 yield node.module.split(".")[1]
 
 
+def top_level_imports(path: Path) -> Iterator[str]:
+    """The first part of every module that is imported, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.split(".")[0]
+
+
 def test_every_room_has_its_row() -> None:
     rooms = {room_of(path) for path in MODULES} - {"__init__"}
     assert rooms - set().union(*ROWS) == set()
@@ -84,15 +104,32 @@ def test_no_exception_is_kept_that_nobody_needs() -> None:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_room_without_a_noun_and_nothing_that_runs_data_or_prints(path: Path) -> None:
     assert BANNED_NAMES.isdisjoint(part.removesuffix(".py") for part in path.relative_to(PACKAGE).parts)
+    assert BANNED_IMPORTS.isdisjoint(top_level_imports(path))
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            assert BANNED_IMPORTS.isdisjoint(alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert (node.module or "").split(".")[0] not in BANNED_IMPORTS
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id not in BANNED_CALLS, f"line {node.lineno}: {node.func.id}"
         assert not isinstance(node, ast.Assert), "an assert goes with `python -O`; raise what explains itself"
         assert not (isinstance(node, ast.ExceptHandler) and node.type is None), "a bare except hides Ctrl-C"
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {re.split(r"[<>=!~ ]", requirement)[0] for requirement in project["dependencies"]}
+    imported = {name for path in MODULES for name in top_level_imports(path)}
+    third_party = imported - set(sys.stdlib_module_names) - {"hgisam"}
+    distributions = {DISTRIBUTIONS.get(name, name) for name in third_party}
+    assert distributions == declared
+
+
+def test_every_declared_version_is_pinned() -> None:
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pinned = {
+        re.sub(r"[-_.]+", "-", line.split("==")[0]).lower()
+        for line in (PACKAGE.parent / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if "==" in line
+    }
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    assert {re.split(r"[<>=!~ ]", requirement)[0].lower() for requirement in wanted} <= pinned
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["segment", "--help"], ["segment", "no-such-scan"]])
