@@ -295,13 +295,13 @@ def _exit_code_of(error: Exception) -> ExitCode:
 
 
 class _StderrHandler(logging.Handler):
-    """One line per message to whatever stderr is now, so that a progress bar is not torn."""
+    """One line per message to whatever stderr is now: while a progress bar is drawn, that is a place above it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         text = f"hgisam: {record.levelname.lower()}: {' '.join(record.getMessage().split())}"
         if record.exc_info:
             text += "\n" + logging.Formatter().formatException(record.exc_info)
-        typer.echo(text, err=True)
+        sys.stderr.write(text + "\n")
 
 
 def _log_to_stderr(level: int) -> None:
