@@ -26,7 +26,7 @@ LATTICE_MM = 4.0
 AIR_HU = -1000.0
 FAT_HU = -95.0
 MUSCLE_HU = 52.0
-GREY_HU = 37.5
+GREY_HU = 39.0
 WHITE_HU = 29.0
 CSF_HU = 6.0
 DURA_HU = 58.0
@@ -121,18 +121,20 @@ class Habitus:
     mastoid_air: float
     scalp_fat: float
     fissure_mm: float
+    falx_mm: float
+    cistern: float
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "Habitus":
         """A random person. Hematocrit moves grey matter, vessels and sinuses together."""
         age = float(rng.beta(1.6, 1.4))
         blood = float(rng.normal(0.0, 1.0))
-        contrast = float(rng.uniform(5.0, 9.5) - 1.0 * age)
+        contrast = float(rng.uniform(8.0, 12.5) - 1.5 * age)
         grey = GREY_HU + 1.0 * blood + float(rng.normal(0.0, 1.0)) - 1.5 * age
         return cls(
             age=age,
             gap_mm=float(np.clip(rng.normal(-1.6 + 2.8 * age, 0.6), -2.2, 3.0)),
-            skull_mm=float(np.clip(rng.normal(6.2, 1.3), 3.5, 10.0)),
+            skull_mm=float(np.clip(rng.normal(5.5, 1.2), 3.0, 9.0)),
             sulcus_centre=float(np.clip(rng.normal(0.62 - 0.26 * age, 0.06), 0.25, 0.8)),
             sulcus_width=float(rng.uniform(0.25, 0.5)),
             grey_hu=grey,
@@ -144,7 +146,9 @@ class Habitus:
             sinus_mm=(float(rng.normal(-0.5, 1.5)), float(rng.normal(-1.5, 3.5)), float(rng.normal(-1.5, 3.5))),
             mastoid_air=float(rng.uniform(-0.6, 1.2)),
             scalp_fat=float(rng.uniform(0.0, 1.0)),
-            fissure_mm=float(rng.normal(2.0 - 2.0 * age, 0.5)),
+            fissure_mm=float(rng.normal(2.4 - 2.4 * age, 0.5)),
+            falx_mm=float(rng.uniform(0.2, 0.6)),
+            cistern=float(np.clip(rng.normal(0.75 - 0.6 * age, 0.15), 0.0, 0.9)),
         )
 
 
@@ -163,7 +167,7 @@ class Pose:
         size = float(np.clip(rng.normal(0.90, 0.03), 0.82, 0.98))
         scale = size * np.exp(rng.normal(0.0, 0.025, 3))
         wild = rng.random() < 0.15
-        pitch, roll, yaw = np.deg2rad(rng.normal([8.0, 0.0, 0.0], [8.0, 3.5, 9.0 if wild else 4.0]))
+        pitch, roll, yaw = np.deg2rad(rng.normal([3.0, 0.0, 0.0], [9.0, 3.5, 9.0 if wild else 4.0]))
         c, s = np.cos(pitch), np.sin(pitch)
         rx = np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
         c, s = np.cos(roll), np.sin(roll)
@@ -246,6 +250,10 @@ def draw_head(
     growth = float(np.clip(rng.normal(-1.0 + 6.0 * habitus.age, 1.6), -2.5, 9.0))
     sides = 1.0 + float(rng.normal(0.0, 0.2)) * torch.tanh(skull_lattice[:1] / 8.0)
     brain_warp += pull * growth * sides
+    # the template is a mean of adults: its cistern behind the midbrain is wider than in most people
+    behind = skull_lattice - torch.tensor([0.0, -40.0, 4.0])[:, None, None, None]
+    near = torch.exp(-((behind[0] / 12.0) ** 2) - (behind[1] / 16.0) ** 2 - (behind[2] / 14.0) ** 2)
+    brain_warp += habitus.cistern * near * behind
 
     middle = grid.lattice(2.0)
     structures = sample(atlas.structures, atlas.structure_grid, grid.at(skull_lattice, middle))
@@ -342,7 +350,7 @@ def dural_folds(head: Head) -> Float[Tensor, "depth height width"]:
     reach *= torch.where((y < -40.0) & (tent < 0.0), 0.0, 1.0)
     sheet = torch.where(tent.abs() < 30.0, tent.abs(), 30.0)
     reach, sheet = head.grid.refine(torch.stack([reach, sheet]))
-    falx = soft_step(0.6 - head.skull_points[0].abs(), head.edge_mm).mul_(reach)
+    falx = soft_step(head.habitus.falx_mm - head.skull_points[0].abs(), head.edge_mm).mul_(reach)
     return torch.maximum(falx, soft_step(0.45 - 0.8 * sheet, head.edge_mm).mul_(head.depth_mm > 0))
 
 

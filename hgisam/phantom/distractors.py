@@ -37,10 +37,10 @@ def paint_calcifications(rng: np.random.Generator, head: Head, brain: Brain, hu:
     for side in (-1.0, 1.0):  # the plexus itself is a little brighter than CSF; its glomus may be calcified
         place = (23.0 * side, -42.0 + float(rng.normal(0, 2)), 8.0 + float(rng.normal(0, 2)))
         _spot(head, brain, hu, place, (3.5, 7.0, 5.0), 38.0)
-        if often(0.8 * chance):
+        if often(0.65 * chance):
             for _ in range(int(rng.integers(1, 4))):
                 near = (place[0] + float(rng.normal(0, 1.5)), place[1] + float(rng.normal(0, 3)), place[2] + float(rng.normal(0, 2)))
-                size = float(rng.uniform(1.2, 3.2))
+                size = float(rng.uniform(0.9, 2.6))
                 _spot(head, brain, hu, near, (size, size, size), float(rng.uniform(70.0, 450.0)))
         if often(0.15 + 0.1 * age):
             place = (18.0 * side + float(rng.normal(0, 1.5)), -2.0 + float(rng.normal(0, 2)), 0.0)
