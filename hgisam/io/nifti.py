@@ -29,6 +29,7 @@ MAX_NON_FINITE = 0.25
 """More than this fraction of NaN or infinite voxels is refused. The corners around a round field of view are 0.215."""
 
 _TISSUE_HU = -300.0
+_NEARLY_WHOLE = 1e-3
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_LEVEL = 4
 _MOST_DEFLATE_CAN_SHRINK = 1040
@@ -103,14 +104,16 @@ def read_mask(path: str | Path, max_voxels: int = MAX_VOXELS) -> tuple[MaskVolum
     source = Path(path).name
     values = stored if (layout.slope, layout.inter) == (1.0, 0.0) else stored * layout.slope + layout.inter
     lowest, highest = float(values.min()), float(values.max())
-    whole = values.dtype.kind in "ui" or bool((values == np.rint(values)).all())
-    if not (whole and lowest >= 0 and math.isfinite(highest)):
+    whole = values.dtype.kind in "ui" or (
+        math.isfinite(lowest) and math.isfinite(highest) and bool((abs(values - np.rint(values)) < _NEARLY_WHOLE).all())
+    )
+    if not whole or lowest <= -_NEARLY_WHOLE:
         raise ScanRefused(
             f"{source}: expected a mask of whole numbers from 0; got {values.dtype.name} values from {lowest:g} to"
             f" {highest:g}; give a mask, not a scan or a map"
         )
     grid = _grid(layout, header, geometry, source)
-    house = np.ascontiguousarray(grid.orientation.to_house(values > 0))
+    house = np.ascontiguousarray(grid.orientation.to_house(values > 0.5))
     return MaskVolume(torch.from_numpy(house), _house_affine(grid), source), grid
 
 

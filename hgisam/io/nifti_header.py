@@ -132,9 +132,12 @@ def check_geometry(header: nib.Nifti1Header, shape: tuple[int, int, int], source
     if sform is not None:
         _check_invertible(sform, source)
         _check_pixdim_agrees(sform, spacing, source)
+        warnings = _shear_warnings(sform)
         if qform is not None:
             _check_qform_agrees(sform, qform, shape, source)
-        return Geometry(sform, _shear_warnings(sform))
+        elif int(header["qform_code"]) > 0:
+            warnings += ("the qform is no rotation: the sform was taken",)
+        return Geometry(sform, warnings)
     if qform is not None:
         return Geometry(qform, ())
     warning = "neither qform nor sform is set: which side is left and which right is unknown"

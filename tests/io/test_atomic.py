@@ -1,0 +1,103 @@
+"""Files appear whole or not at all, and never outside the output folder."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from hgisam.io.atomic import atomic_write, make_output_folder, output_path
+from hgisam.io.errors import OutputError
+
+
+def refuse(code: int):  # type: ignore[no-untyped-def]
+    def refusing(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return refusing
+
+
+def test_a_written_file_replaces_the_old_one(tmp_path: Path) -> None:
+    target = tmp_path / "a.bin"
+    target.write_bytes(b"old")
+    with atomic_write(target) as file:
+        file.write(b"new")
+        assert target.read_bytes() == b"old", "nobody may see half a file"
+    assert target.read_bytes() == b"new"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT])
+@pytest.mark.parametrize("step", ["fsync", "open"])
+def test_a_full_or_closed_disk_is_said_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, step: str
+) -> None:
+    target = tmp_path / "a.bin"
+    target.write_bytes(b"old")
+    monkeypatch.setattr(os, step, refuse(code))
+    with pytest.raises(OutputError, match=f"a.bin: .*{os.strerror(code).lower()}"), atomic_write(target) as file:
+        file.write(b"new")
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+    assert target.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, MemoryError])
+def test_whatever_stops_the_writing_leaves_nothing_behind(tmp_path: Path, error: type[BaseException]) -> None:
+    with pytest.raises(error), atomic_write(tmp_path / "a.bin") as file:
+        file.write(b"half")
+        raise error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_not_there_is_an_output_error(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="no such file"), atomic_write(tmp_path / "none" / "a.bin") as file:
+        file.write(b"")
+
+
+def test_a_symbolic_link_is_replaced_and_what_it_points_to_is_untouched(tmp_path: Path) -> None:
+    outside, folder = tmp_path / "outside.bin", tmp_path / "out"
+    outside.write_bytes(b"precious")
+    folder.mkdir()
+    (folder / "a.bin").symlink_to(outside)
+    with atomic_write(folder / "a.bin") as file:
+        file.write(b"new")
+    assert outside.read_bytes() == b"precious"
+    assert not (folder / "a.bin").is_symlink()
+    assert (folder / "a.bin").read_bytes() == b"new"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX's")
+def test_files_get_the_mode_that_the_user_s_umask_asks_for(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with atomic_write(tmp_path / "a.bin") as file:
+            file.write(b"")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.bin").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../a", "/a", "a/b", "a\\b", "a\x00b", "a\nb"])
+def test_a_name_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(OutputError, match="plain file name"):
+        output_path(tmp_path, name)
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "..a", "Kopf 1.json", "é.png"])
+def test_a_plain_name_stays_as_it_is(tmp_path: Path, name: str) -> None:
+    assert output_path(tmp_path, name) == tmp_path / name
+
+
+def test_an_output_folder_is_made_with_those_above_it(tmp_path: Path) -> None:
+    assert make_output_folder(tmp_path / "a" / "b").is_dir()
+    assert make_output_folder(tmp_path / "a" / "b").is_dir()
+
+
+def test_a_file_in_the_folder_s_place_is_an_output_error(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"")
+    with pytest.raises(OutputError, match="expected a folder"):
+        make_output_folder(tmp_path / "a")
+    with pytest.raises(OutputError, match="expected a folder"):
+        make_output_folder(tmp_path / "a" / "b")
