@@ -92,7 +92,7 @@ def check_hu(volume: CTVolume) -> Plausibility:
         "head_width_mm": size_mm[2],
         "tissue_ml": tissue_ml,
     }
-    refusals = [*_offset_kept(counts), *_no_ct(sample)]
+    refusals = _offset_kept(counts) or _no_ct(sample)
     if not refusals:
         enough = tissue_ml >= SMALLEST_JUDGED_ML
         judged = [*_size(size_mm), *((grave and enough, text) for grave, text in _shares(profile))]
