@@ -22,7 +22,7 @@ from hgisam import __version__
 from hgisam.brain import BrainOptions, brain_median_hu, intracranial_region, midsagittal_line
 from hgisam.io.errors import ScanRefused
 from hgisam.io.nifti import NiftiGrid, ct_from_array, ct_from_image, read_ct
-from hgisam.labels import SUBTYPES, Subtype
+from hgisam.labels import Subtype
 from hgisam.model.checkpoint import LoadedWeights, default_weights_path, load_weights
 from hgisam.plausibility import Plausibility, check_hu
 from hgisam.preprocess import PreprocessOptions, SliceBatch, preprocess
@@ -292,11 +292,10 @@ class Segmenter:
         logits = score_windows(
             self._model, batch.images, slices, windows, self._preprocess.fov_px, self.batch_size, self.device
         )
-        by_window = self._model.probability(logits.flatten(0, 1), self.weights.metadata.temperature)
-        by_slice = by_window.reshape(logits.shape).amax(dim=1)
-        names = [Subtype.ANY] if by_slice.shape[1] <= 2 else [*SUBTYPES, Subtype.ANY]
+        by_window = self._model.probabilities(logits.flatten(0, 1) / self.weights.metadata.temperature)
+        by_slice = by_window.reshape(len(slices), len(windows), -1).amax(dim=1)
         found: dict[str, Tensor] = {}
-        for name, column in zip(names, by_slice[:, -len(names) :].unbind(dim=1), strict=True):
+        for name, column in zip(self._model.targets, by_slice.unbind(dim=1), strict=True):
             found[name] = torch.zeros(len(batch.images))
             found[name][slices] = smooth_over_slices(column)
         return found.pop(Subtype.ANY), found

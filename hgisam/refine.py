@@ -97,8 +97,8 @@ def choose_components(
     Returns:
         The chosen components, or None where no component gathers any saliency.
     """
-    labels, count = cc3d.connected_components(candidates.numpy(), connectivity=CONNECTIVITY, return_N=True)
-    sums = np.bincount(labels.ravel(), weights=saliency.numpy().ravel().astype(np.float64), minlength=count + 1)
+    labels: NDArray[np.uint32] = cc3d.connected_components(candidates.numpy(), connectivity=CONNECTIVITY)  # type: ignore[call-overload]
+    sums = np.bincount(labels.ravel(), weights=saliency.numpy().ravel().astype(np.float64))
     sums[0] = 0.0
     best = sums.max()
     if best <= 0:
@@ -120,7 +120,7 @@ def remove_small_components(
     min_voxels = int(np.ceil(min_component_mm3 / (1000.0 * voxel_volume_ml(affine)) - 1e-9))
     if min_voxels <= 1:
         return mask.clone()
-    kept = cc3d.dust(mask.numpy(), threshold=min_voxels, connectivity=CONNECTIVITY)
+    kept = cc3d.dust(mask.numpy(), threshold=min_voxels, connectivity=CONNECTIVITY)  # type: ignore[call-overload]
     return torch.from_numpy(np.ascontiguousarray(kept, dtype=bool))
 
 
