@@ -21,8 +21,11 @@ _AROUND_MM = 10.0
 _SLICE_STEP_MM = 5.0
 """Thin slices are taken about this far apart."""
 
-_FINEST_DEG = 0.125
-"""The angle is sought down to this step."""
+_STEPS_DEG = (4.0, 1.0, 0.25)
+"""The angle is sought in these steps, each around the best of the one before."""
+
+_LEANS = 21
+"""So many leans of the head are tried with each angle; from step to step their spacing shrinks with the angle's."""
 
 
 @dataclass(frozen=True)
@@ -68,29 +71,28 @@ def midsagittal_line(
     content = _mirror_content(volume, region, options.midline_grid_mm)
     if content is None:
         return Midline(angle_deg=0.0, offset_mm=0.0, offset_step_mm=0.0)
-    max_step_mm = float(np.tan(np.radians(options.midline_roll_deg))) * volume.spacing_mm[0]
-    steps_mm = np.linspace(-max_step_mm, max_step_mm, 21)
-    angle, reach_deg, step_deg = 0.0, options.midline_angle_deg, 4.0
-    while step_deg >= _FINEST_DEG:
-        count = round(reach_deg / step_deg)
-        candidates = [angle + step_deg * k for k in range(-count, count + 1)]
-        angle = max(candidates, key=lambda candidate: content.best_line(candidate, steps_mm).score)
-        reach_deg, step_deg = step_deg, step_deg / 4
-    coarse = content.best_line(angle, steps_mm)
-    width_mm = steps_mm[1] - steps_mm[0]
-    best = content.best_line(angle, coarse.step_mm + np.linspace(-width_mm, width_mm, 21))
-    radians = np.radians(angle)
+    best = _Line(angle_deg=0.0, offset_mm=0.0, step_mm=0.0, score=-np.inf)
+    turn_deg, lean_mm = options.midline_angle_deg, np.tan(np.radians(options.midline_roll_deg)) * volume.spacing_mm[0]
+    for step_deg in _STEPS_DEG:
+        angles_deg = best.angle_deg + step_deg * np.arange(-round(turn_deg / step_deg), round(turn_deg / step_deg) + 1)
+        leans_mm = best.step_mm + lean_mm * np.linspace(-1.0, 1.0, _LEANS)
+        best = max((content.best_line(angle, leans_mm) for angle in angles_deg.tolist()), key=lambda line: line.score)
+        turn_deg, lean_mm = step_deg, lean_mm * 4 / (_LEANS - 1)
+    radians = np.radians(best.angle_deg)
     to_picture_mm = content.centre_mm[1] * np.cos(radians) + content.centre_mm[0] * np.sin(radians)
-    return Midline(angle_deg=angle, offset_mm=float(best.offset_mm + to_picture_mm), offset_step_mm=float(best.step_mm))
+    return Midline(
+        angle_deg=best.angle_deg, offset_mm=float(best.offset_mm + to_picture_mm), offset_step_mm=best.step_mm
+    )
 
 
 @dataclass(frozen=True)
 class _Line:
     """A straight line of mirror offsets through the slices at one angle, and how alike the sides are about it."""
 
-    score: float
+    angle_deg: float
     offset_mm: float
     step_mm: float
+    score: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +120,7 @@ class _MirrorContent:
         shifts = curves.shape[1]
         middle = float(self.depths.mean())
         steps = torch.from_numpy(steps_mm)
-        lean = steps[:, None] * (self.depths - middle)[None] * (2 / self.cell_mm)
+        lean = steps[:, None] * (self.depths - middle)[None] * (4 / self.cell_mm)
         position = torch.arange(shifts, dtype=torch.float64)[None, None] + lean[:, :, None]
         below = position.floor().clamp(0, shifts - 2)
         share = (position - below).clamp(0.0, 1.0)
@@ -126,12 +128,20 @@ class _MirrorContent:
         index = below.long()
         totals = torch.lerp(curves[planes, index], curves[planes, index + 1], share).sum(1)
         best, peak = divmod(int(totals.argmax()), shifts)
-        offset_mm = (peak + _parabola_peak(totals[best], peak) - (shifts - 1) / 2) * self.cell_mm / 2
+        offset_mm = (peak + _parabola_peak(totals[best], peak) - (shifts - 1) / 2) * self.cell_mm / 4
         step_mm = float(steps[best]) if len(self.depths) > 1 else 0.0
-        return _Line(score=float(totals[best, peak]), offset_mm=offset_mm - middle * step_mm, step_mm=step_mm)
+        return _Line(
+            angle_deg=angle_deg,
+            offset_mm=offset_mm - middle * step_mm,
+            step_mm=step_mm,
+            score=float(totals[best, peak]),
+        )
 
     def _correlations(self, angle_deg: float) -> Float[Tensor, "slices shifts"]:
-        """Per slice, the sum over pixels of content times mirror image, for mirrors half a cell apart."""
+        """Per slice, the sum over pixels of content times mirror image, for mirrors a quarter of a cell apart.
+
+        Over the turned content's sum of squares, since turning blurs and would favour angles that need no blur.
+        """
         cos, sin = float(np.cos(np.radians(angle_deg))), float(np.sin(np.radians(angle_deg)))
         n = self.planes.shape[-1]
         axis = torch.linspace(1 / n - 1, 1 - 1 / n, n)
@@ -139,8 +149,8 @@ class _MirrorContent:
         grid = torch.stack([cos * x - sin * y, sin * x + cos * y], dim=-1).expand(len(self.planes), -1, -1, -1)
         turned = functional.grid_sample(self.planes, grid, mode="bilinear", align_corners=False)[:, 0]
         spectrum = torch.fft.rfft(turned, n=2 * n, dim=2)
-        curves: Tensor = torch.fft.irfft((spectrum * spectrum).sum(1), n=2 * n, dim=1)
-        return curves[:, : 2 * n - 1].double()
+        curves: Tensor = torch.fft.irfft((spectrum * spectrum).sum(1), n=4 * n, dim=1)
+        return curves[:, : 4 * n - 3].double() / float(turned.square().sum())
 
 
 def _mirror_content(
@@ -174,7 +184,7 @@ def _mirror_content(
             functional.interpolate(pair, size=cells, mode="area"), grid, mode="bilinear", align_corners=False
         )
         near = functional.max_pool2d((sampled[:, 1] > 0.5).float(), 2 * reach + 1, stride=1, padding=reach)
-        planes[index] = sampled[:, 0] * near
+        planes[index] = functional.avg_pool2d(sampled[:, 0] * near, 3, stride=1, padding=1)
     centre_mm = ((centre[0] - (height - 1) / 2) * dy, (centre[1] - (width - 1) / 2) * dx)
     return _MirrorContent(planes=planes, depths=depths.double(), cell_mm=grid_mm, centre_mm=centre_mm)
 
