@@ -5,7 +5,7 @@ mean of several of its planes (`scanner`). Two maps lead from it to the template
 which also carry what moves the brain inside the skull (ventricle size, mass effect).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from hgisam.phantom.atlas import Atlas, Grid, Structure, Tissue, sample
+from hgisam.phantom.atlas import FIRST_LOW_STRUCTURE, LOW_TOP_MM, Atlas, Grid, Structure, Tissue, sample
 
-FOLD_LATTICE_MM = 2.0
+STRUCTURE_LATTICE_MM = 2.0
+"""Node distance of signed distances on their way to the fine grid."""
 LATTICE_MM = 4.0
 """Node distance of smooth displacements: a quarter of the shortest wave they carry."""
 
@@ -25,7 +26,9 @@ LATTICE_MM = 4.0
 # 260:1229-35 (52 +- 6 HU, scaling with hematocrit).
 AIR_HU = -1000.0
 FAT_HU = -95.0
+ORBITAL_FAT_HU = -80.0
 MUSCLE_HU = 52.0
+SKIN_HU = 40.0
 GREY_HU = 39.0
 WHITE_HU = 29.0
 CSF_HU = 6.0
@@ -192,7 +195,8 @@ class Head:
 
     Attributes:
         skull_lattice: template points of the lattice, as the skull has them.
-        structures: fields of `Structure` on the fine grid.
+        structures: fields of `Structure` before FIRST_LOW_STRUCTURE, on the fine grid.
+        low_structures: the others, on the lowest planes of the grid only, where they are (`low` of them).
         depth_mm: distance inside the inner table of the skull; negative outside.
         x_mm, y_mm, z_mm: template coordinates of the fine grid, as the skull has them.
     """
@@ -203,14 +207,21 @@ class Head:
     lattice_mm: Float[Tensor, "3 d h w"]
     skull_lattice: Float[Tensor, "3 d h w"]
     brain_warp: Float[Tensor, "3 d h w"]
-    structures: Float[Tensor, "13 depth height width"]
+    structures: Float[Tensor, "high depth height width"]
+    low_structures: Float[Tensor, "low planes height width"]
     depth_mm: Float[Tensor, "depth height width"]
     skull_points: Float[Tensor, "3 depth height width"]
     edge_mm: float
 
-    def structure(self, which: Structure) -> Float[Tensor, "depth height width"]:
-        """One field on the fine grid."""
-        return self.structures[which]
+    def structure(self, which: Structure) -> Float[Tensor, "planes height width"]:
+        """One field; structures of the base of the head come on the lowest planes only (`low_planes` of them)."""
+        low = which - FIRST_LOW_STRUCTURE
+        return self.structures[which] if low < 0 else self.low_structures[low]
+
+    @property
+    def low_planes(self) -> int:
+        """How many of the lowest planes the structures of the base reach into."""
+        return int(self.low_structures.shape[1])
 
     def box(
         self, centre_mm: Float[Tensor, " 3"], radius_mm: float
@@ -255,9 +266,15 @@ def draw_head(
     near = torch.exp(-((behind[0] / 12.0) ** 2) - (behind[1] / 16.0) ** 2 - (behind[2] / 14.0) ** 2)
     brain_warp += habitus.cistern * near * behind
 
-    middle = grid.lattice(2.0)
-    structures = sample(atlas.structures, atlas.structure_grid, grid.at(skull_lattice, middle))
-    structures = grid.refine(structures)
+    points = grid.at(skull_lattice, grid.lattice(STRUCTURE_LATTICE_MM))
+    high = sample(atlas.structures[:FIRST_LOW_STRUCTURE], atlas.structure_grid, points)
+    structures = grid.refine(high)
+    lowest = skull_lattice[2].flatten(1).amin(dim=1) < LOW_TOP_MM
+    share = float(lowest.sum()) / len(lowest)
+    low_grid = replace(grid, shape=(max(2, min(grid.shape[0], round(share * grid.shape[0]) + 4)), *grid.shape[1:]))
+    points = grid.at(skull_lattice, low_grid.lattice(STRUCTURE_LATTICE_MM))
+    low = sample(atlas.structures[FIRST_LOW_STRUCTURE:], atlas.structure_grid, points)
+    low_structures = low_grid.refine(low)
     # the brain touches the skull here and stands off there, more so in the old
     stand_off = habitus.gap_mm + (0.3 + 0.7 * habitus.age) * smooth_noise(rng, nodes, 14.0 / LATTICE_MM)
     depth = structures[Structure.DURA] + grid.refine(stand_off)[0]
@@ -269,6 +286,7 @@ def draw_head(
         skull_lattice=skull_lattice,
         brain_warp=brain_warp,
         structures=structures,
+        low_structures=low_structures,
         depth_mm=depth,
         skull_points=grid.refine(skull_lattice),
         edge_mm=max(grid.step_mm[1:]),
@@ -316,7 +334,7 @@ def draw_brain(head: Head, displacement_mm: Float[Tensor, "3 d h w"] | None) -> 
     share = tissue[Tissue.WHITE] / total.clamp_min(0.05)
     white = ((share - 0.5) * 2.2 + 0.5).clamp_(0.0, 1.0)
     cord = soft_step(head.structure(Structure.CORD), head.edge_mm)
-    csf *= 1.0 - cord
+    csf[: head.low_planes] *= 1.0 - cord
     return Brain(
         points=points,
         csf=csf,
@@ -340,7 +358,7 @@ def tentorium_gap_mm(atlas: Atlas, points: Float[Tensor, "3 d h w"]) -> Float[Te
 
 def dural_folds(head: Head) -> Float[Tensor, "depth height width"]:
     """Fraction of a voxel that is falx or tentorium: sheets of 1.2 mm; the falx is wider towards the back."""
-    points = head.grid.at(head.skull_lattice, head.grid.lattice(FOLD_LATTICE_MM))
+    points = head.grid.at(head.skull_lattice, head.grid.lattice(STRUCTURE_LATTICE_MM))
     x, y, z = points[0], points[1], points[2]
     dura = sample(head.atlas.structures[Structure.DURA][None], head.atlas.structure_grid, points)[0]
     tent = tentorium_gap_mm(head.atlas, points)
@@ -370,58 +388,98 @@ def paint_inside(rng: np.random.Generator, head: Head, brain: Brain) -> Float[Te
     return hu
 
 
-def paint_outside(rng: np.random.Generator, head: Head, brain: Brain, hu: Tensor) -> Float[Tensor, "depth height width"]:
-    """Put the inside into its skull: scalp, fat, muscle, orbits, bone with diploe, air cells."""
-    habitus, edge, grid = head.habitus, head.edge_mm, head.grid
-    x, y, z = head.skull_points[0], head.skull_points[1], head.skull_points[2]
-    depth = head.depth_mm
+def paint_outside(
+    rng: np.random.Generator, head: Head, brain: Brain, hu: Float[Tensor, "depth height width"]
+) -> Float[Tensor, "depth height width"]:
+    """Put the inside into its skull: scalp, fat, muscle, orbits, bone with diploe, air cells, and air around it all."""
     nodes = tuple(head.lattice_mm.shape[1:])
-    fine, broad = grid.refine(torch.cat([smooth_noise(rng, nodes, 0.7), smooth_noise(rng, nodes, 4.0)]))
+    grain, patches = head.grid.refine(torch.cat([smooth_noise(rng, nodes, 0.7), smooth_noise(rng, nodes, 4.0)]))
+    low = slice(0, head.low_planes)
+    soft = _soft_tissue(head, grain, patches)
+    whole = torch.full_like(hu, AIR_HU)
+    body = soft_step(head.structure(Structure.SKIN) + _scalp_offset_mm(head.habitus), head.edge_mm)
+    whole += (soft - whole) * body
+    whole += (hu - whole) * brain.inside
+    _paint_base_bone(head, brain, grain[low], whole[low])
+    _paint_vault(head, grain, patches, whole)
+    _paint_air_cells(rng, head, grain[low], body[low], whole[low])
+    return whole
 
-    # soft tissue: skin, fat beneath it, muscle below that; fat planes between the muscles of face and neck
-    skin = head.structure(Structure.SKIN) + (habitus.scalp_fat * 4.0 - 4.0 + habitus.gap_mm)
-    fat = torch.maximum(soft_step(5.5 + 2.0 * broad - skin, 2.0), soft_step(fine * 4.0 - 3.0, 2.0))
+
+def _scalp_offset_mm(habitus: Habitus) -> float:
+    return habitus.scalp_fat * 4.0 - 4.0 + habitus.gap_mm
+
+
+def _soft_tissue(head: Head, grain: Tensor, patches: Tensor) -> Float[Tensor, "depth height width"]:
+    """Skin, fat beneath it, muscle below that; fat planes between the muscles of face and neck; the orbits."""
+    edge, low = head.edge_mm, slice(0, head.low_planes)
+    skin = head.structure(Structure.SKIN) + _scalp_offset_mm(head.habitus)
+    fat = torch.maximum(soft_step(5.5 + 2.0 * patches - skin, 2.0), soft_step(grain * 4.0 - 3.0, 2.0))
     soft = MUSCLE_HU + (FAT_HU - MUSCLE_HU) * fat
-    soft += (40.0 - soft) * soft_step(1.8 - skin, 1.0)
-    orbit = soft_step(head.structure(Structure.ORBIT), edge)
-    soft += (FAT_HU + 15.0 - soft) * orbit
-    soft += (48.0 - soft) * soft_step(head.structure(Structure.ORBIT_MUSCLE), edge)
+    soft += (SKIN_HU - soft) * soft_step(1.8 - skin, 1.0)
+    base = soft[low]
     globe = head.structure(Structure.GLOBE)
-    soft += (VITREOUS_HU - soft) * soft_step(globe, edge)
-    soft += (55.0 - soft) * soft_step(0.7 - (globe - 0.4).abs(), edge)
+    base += (ORBITAL_FAT_HU - base) * soft_step(head.structure(Structure.ORBIT), edge)
+    base += (MUSCLE_HU - base) * soft_step(head.structure(Structure.ORBIT_MUSCLE), edge)
+    base += (VITREOUS_HU - base) * soft_step(globe, edge)
+    base += (MUSCLE_HU - base) * soft_step(0.7 - (globe - 0.4).abs(), edge)  # the sclera
+    return soft
 
-    # bone: the vault's two tables and diploe, then the base
+
+def _foramen(head: Head, planes: slice) -> Tensor:
+    """Where the foramen magnum interrupts the skull."""
+    x, y, z = head.skull_points[:, planes]
+    return ((x / 15.0) ** 2 + ((y + 47.0) / 17.0) ** 2 < 1.0) & (z < -56.0)
+
+
+def _paint_vault(head: Head, grain: Tensor, patches: Tensor, whole: Tensor) -> None:
+    """Two tables and the diploe between them; thin at the temples and the base, thick at the occiput."""
+    x, y, z = head.skull_points
+    depth = head.depth_mm
     thin = torch.exp(-(((z + 8.0) / 22.0) ** 2)) * ((x.abs() - 46.0) / 14.0).clamp(0.0, 1.0)
-    thick = habitus.skull_mm * (1.0 - 0.55 * thin) + 1.1 * broad
+    thick = head.habitus.skull_mm * (1.0 - 0.55 * thin) + 1.1 * patches
     thick += 3.0 * torch.exp(-((x / 14.0) ** 2) - ((y + 104.0) / 14.0) ** 2 - ((z + 14.0) / 16.0) ** 2)
     base = ((-18.0 - z - 0.15 * y.clamp(-40.0, 40.0)) / 10.0).clamp(0.0, 1.0) * ((y + 80.0) / 40.0).clamp(0.0, 1.0)
     thick = (thick * (1.0 - 0.6 * base)).clamp_min(1.6)
-    foramen = ((x / 15.0) ** 2 + ((y + 47.0) / 17.0) ** 2 < 1.0) & (z < -56.0)
-    outer = torch.maximum(head.structure(Structure.HULL), head.structure(Structure.DURA)) + habitus.gap_mm + thick
+    outer = torch.maximum(head.structure(Structure.HULL), head.structure(Structure.DURA)) + head.habitus.gap_mm + thick
     thick = torch.maximum(thick, outer - depth)
-    vault = soft_step(-depth, edge) * soft_step(outer, edge) * (~foramen & (z > -75.0))
+    vault = soft_step(-depth, head.edge_mm) * soft_step(outer, head.edge_mm) * (z > -75.0)
+    low = slice(0, head.low_planes)
+    vault[low] *= ~_foramen(head, low)
     within = -depth / thick
     marrow = soft_step(0.28 - (within - 0.5).abs(), 0.25) * ((thick - 3.0) / 3.0).clamp(0.0, 1.0)
-    bone_hu = CORTICAL_BONE_HU + 60.0 * broad + (DIPLOE_HU - CORTICAL_BONE_HU + 140.0 * fine) * marrow
-    raw = head.structure(Structure.BASE_BONE) + 0.5 * fine
-    base_bone = soft_step(raw, edge) * (1.0 - brain.inside * (1.0 - brain.csf))
-    base_hu = 950.0 + 250.0 * fine - 350.0 * soft_step(raw - 3.0, 2.0)
-    sinus_front = head.structure(Structure.FRONTAL_SINUS) + 0.9 * fine
-    side = torch.where(x > 0, habitus.sinus_mm[1], habitus.sinus_mm[2])
-    outside = 1.0 - soft_step(depth + 1.5, edge)
-    front_wall = soft_step(sinus_front + side + 2.0, edge) * (1.0 - brain.inside)
+    bone = CORTICAL_BONE_HU + 60.0 * patches + (DIPLOE_HU - CORTICAL_BONE_HU + 140.0 * grain) * marrow
+    whole += (bone - whole) * vault
 
-    # air around the head first, then soft tissue, inside, bone, and air cells
-    whole = torch.full_like(hu, AIR_HU)
-    body = soft_step(skin, edge)
-    whole += (soft - whole) * body
-    whole += (hu - whole) * brain.inside * (~foramen | (depth > 0))
-    whole += (base_hu - whole) * base_bone
-    whole += (CORTICAL_BONE_HU - 300.0 - whole) * front_wall
-    whole += (bone_hu - whole) * vault
-    air = soft_step(head.structure(Structure.SINUS) + habitus.sinus_mm[0] + 1.0 * fine, edge)
-    air = torch.maximum(air, soft_step(sinus_front + side, edge))
-    cells = soft_step((fine + habitus.mastoid_air - 0.3) * 3.0, 2.0)
-    air = torch.maximum(air, soft_step(head.structure(Structure.MASTOID), edge) * cells)
-    whole += (AIR_HU - whole) * air.mul_(outside).mul_(body)
-    return whole
+
+def _paint_base_bone(head: Head, brain: Brain, grain: Tensor, whole: Tensor) -> None:
+    """Petrous pyramids, sphenoid, orbits, face, jaw and the first vertebrae: dense outside, spongy within."""
+    low = slice(0, head.low_planes)
+    field = head.structure(Structure.BASE_BONE) + 0.5 * grain
+    outside_brain = 1.0 - brain.inside[low] * (1.0 - brain.csf[low])
+    bone = 950.0 + 250.0 * grain - 350.0 * soft_step(field - 3.0, 2.0)
+    whole += (bone - whole) * (soft_step(field, head.edge_mm) * outside_brain)
+    front = head.structure(Structure.FRONTAL_SINUS) + 0.9 * grain + _frontal_offset_mm(head)
+    whole += (CORTICAL_BONE_HU - 300.0 - whole) * (soft_step(front + 2.0, head.edge_mm) * (1.0 - brain.inside[low]))
+
+
+def _frontal_offset_mm(head: Head) -> Tensor:
+    """The two frontal sinuses differ in size, and one or both may be missing."""
+    _, right, left = head.habitus.sinus_mm
+    return torch.where(head.skull_points[0, : head.low_planes] > 0, right, left)
+
+
+def _paint_air_cells(rng: np.random.Generator, head: Head, grain: Tensor, body: Tensor, whole: Tensor) -> None:
+    """Air of the paranasal sinuses, nose and throat, and of the mastoid's cells."""
+    low = slice(0, head.low_planes)
+    habitus, edge = head.habitus, head.edge_mm
+    air = soft_step(head.structure(Structure.SINUS) + habitus.sinus_mm[0] + grain, edge)
+    front = head.structure(Structure.FRONTAL_SINUS) + 0.9 * grain + _frontal_offset_mm(head)
+    air = torch.maximum(air, soft_step(front, edge))
+    mastoid = head.structure(Structure.MASTOID)
+    cells = torch.from_numpy(rng.standard_normal([n // 2 + 1 for n in mastoid.shape], dtype=np.float32))
+    cells = F.interpolate(cells[None, None], size=mastoid.shape, mode="trilinear", align_corners=True)[0, 0]
+    cells = soft_step((cells + habitus.mastoid_air - 0.2) * 2.0, 1.0)
+    air = torch.maximum(air, soft_step(mastoid, edge) * cells)
+    outside = 1.0 - soft_step(head.depth_mm[low] + 1.5, edge)
+    whole += (AIR_HU - whole) * (air * outside * body)

@@ -34,18 +34,23 @@ class Structure(IntEnum):
     """Channels of `Atlas.structures`, each a field in mm."""
 
     DURA = 0
-    BASE_BONE = 1
-    SINUS = 2
-    FRONTAL_SINUS = 3
-    MASTOID = 4
-    ORBIT = 5
-    GLOBE = 6
-    ORBIT_MUSCLE = 7
-    SKIN = 8
-    CORD = 9
-    ARTERY = 10
-    VENOUS_SINUS = 11
-    HULL = 12
+    HULL = 1
+    SKIN = 2
+    VENOUS_SINUS = 3
+    ARTERY = 4
+    CORD = 5
+    BASE_BONE = 6
+    SINUS = 7
+    FRONTAL_SINUS = 8
+    MASTOID = 9
+    ORBIT = 10
+    GLOBE = 11
+    ORBIT_MUSCLE = 12
+
+
+FIRST_LOW_STRUCTURE = Structure.CORD
+"""This structure and those after it lie wholly below LOW_TOP_MM in the template."""
+LOW_TOP_MM = 14.0
 
 
 @dataclass(frozen=True, eq=False)
