@@ -61,7 +61,7 @@ class Overlap:
         return (self.n_prediction - self.n_reference) * self.voxel_ml
 
 
-def overlap(prediction: Bool[Tensor, "*shape"], reference: Bool[Tensor, "*shape"], voxel_ml: float) -> Overlap:
+def overlap(prediction: Bool[Tensor, "..."], reference: Bool[Tensor, "..."], voxel_ml: float) -> Overlap:
     """Compare two masks on one grid, over all their voxels.
 
     Args:
@@ -86,8 +86,6 @@ def overlap_by_slice(
     Raises:
         ValueError: where the shapes differ.
     """
-    if prediction.shape != reference.shape:
-        raise ValueError(f"expected masks of one shape; got {tuple(prediction.shape)} and {tuple(reference.shape)}")
     return tuple(overlap(p, r, voxel_ml) for p, r in zip(prediction, reference, strict=True))
 
 

@@ -62,7 +62,8 @@ def mean_interval(values: Sequence[float]) -> MeanInterval:
         method="BCa",
         rng=np.random.default_rng(_SEED),
     ).confidence_interval
-    return MeanInterval(n, mean, sd, float(found.low), float(found.high), None)
+    low, high = max(float(found.low), min(values)), min(float(found.high), max(values))
+    return MeanInterval(n, mean, sd, low, high, None)
 
 
 def figure_interval(
