@@ -363,7 +363,8 @@ def _written(draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, c
 
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont, room_px: float) -> str:
-    """The text, or as much of it as there is room for, with an ellipsis."""
+    """The text in one line, or as much of it as there is room for, with an ellipsis."""
+    text = " ".join(text.split())
     if font.getlength(text) <= room_px:
         return text
     while text and font.getlength(f"{text}...") > room_px:
