@@ -26,6 +26,28 @@ Fraction = Float[Tensor, "depth height width"]
 
 
 @dataclass(frozen=True)
+class Site:
+    """Where intraparenchymal blood is often found, in template mm on the right side."""
+
+    share: float
+    centre_mm: tuple[float, float, float]
+    jitter_mm: float
+    contusion: bool = False
+
+
+PARENCHYMAL_SITES = (
+    Site(0.24, (27.0, 0.0, 2.0), 4.0),  # putamen
+    Site(0.12, (13.0, -18.0, 8.0), 3.0),  # thalamus
+    Site(0.08, (22.0, -62.0, -36.0), 7.0),  # cerebellum
+    Site(0.03, (0.0, -27.0, -34.0), 3.0),  # pons
+    Site(0.10, (22.0, 46.0, -12.0), 8.0, contusion=True),  # frontal base
+    Site(0.12, (46.0, 0.0, -28.0), 8.0, contusion=True),  # temporal pole
+)
+"""The rest of the shares is lobar: anywhere in the hemispheres. Order and size of the shares after Qureshi et al. 2001,
+N Engl J Med 344:1450-60 (spontaneous bleeds), contusions added."""
+
+
+@dataclass(frozen=True)
 class Density:
     """How blood looks: New and Aronow 1976, Radiology 121:635-40 (clot 50 to 90 HU by hemoglobin).
 
@@ -52,10 +74,10 @@ class Density:
             mean = brain_hu + float(rng.uniform(8.0, 15.0))
         else:
             mean = float(np.clip(rng.normal(64.0, 7.0), 50.0, 86.0))
-        if subtype is Subtype.SUBARACHNOID:
-            mean = min(mean, 72.0)
+        if subtype is Subtype.SUBARACHNOID:  # mixed with CSF: never as dense as clot; fainter would look like brain
+            mean = float(np.clip(mean, brain_hu + 14.0, 72.0))
         settling = float(rng.uniform(6.0, 22.0)) if rng.random() < 0.18 else 0.0
-        edema = float(rng.uniform(4.0, 13.0)) if rng.random() < 0.8 else 0.0
+        edema = float(rng.uniform(4.0, 15.0)) if rng.random() < 0.8 else 0.0
         return cls(mean, float(rng.uniform(1.0, 5.0)), settling, edema)
 
 
@@ -126,21 +148,14 @@ def _level_for(volume_ml: float, volume_at: Callable[[float], float], low: float
 
 def _plan_intraparenchymal(rng: np.random.Generator, head: Head, volume_ml: float) -> Plan:
     side = _side(rng)
-    sites: list[tuple[float, tuple[float, float, float], float]] = [
-        (0.24, (27.0 * side, 0.0, 2.0), 4.0),  # putamen
-        (0.12, (13.0 * side, -18.0, 8.0), 3.0),  # thalamus
-        (0.08, (22.0 * side, -62.0, -36.0), 7.0),  # cerebellum
-        (0.03, (0.0, -27.0, -34.0), 3.0),  # pons
-        (0.10, (22.0 * side, 46.0, -14.0), 8.0),  # frontal contusion
-        (0.12, (46.0 * side, 0.0, -28.0), 8.0),  # temporal contusion
-    ]
     choice, total = rng.random(), 0.0
     place: tuple[float, float, float] | None = None
-    for weight, centre, jitter in sites:
-        total += weight
+    contusion = False
+    for site in PARENCHYMAL_SITES:
+        total += site.share
         if choice < total:
-            moved = np.asarray(centre) + rng.normal(0.0, jitter, 3)
-            place = (float(moved[0]), float(moved[1]), float(moved[2]))
+            x, y, z = np.asarray(site.centre_mm) * [side, 1.0, 1.0] + rng.normal(0.0, site.jitter_mm, 3)
+            place, contusion = (float(x), float(y), float(z)), site.contusion
             break
     radius = (volume_ml * 1000.0 * 3.0 / (4.0 * np.pi)) ** (1.0 / 3.0)
     if place is None:  # lobar: anywhere in the hemispheres, not too near the surface for its size
@@ -161,8 +176,8 @@ def _plan_intraparenchymal(rng: np.random.Generator, head: Head, volume_ml: floa
     taper = torch.exp(-(distance - radius).clamp_min(0.0) / 45.0) * (_lattice_depth(head) / 10.0).clamp(0.0, 1.0)
     push = (distance - source) * taper
 
-    blobs = _draw_blobs(rng, radius)
-    roughness = float(rng.uniform(0.08, 0.35)) * radius
+    blobs = _draw_blobs(rng, radius, scattered=contusion)
+    roughness = float(rng.uniform(0.15, 0.5)) * radius
     noise = smooth_noise(rng, (15, 15, 15), 1.3)
     edge = head.edge_mm * float(rng.uniform(0.8, 1.8))
 
@@ -187,19 +202,24 @@ def _plan_intraparenchymal(rng: np.random.Generator, head: Head, volume_ml: floa
         blood[box] = soft_step(field + level, edge) * room
         return blood
 
-    rim = float(rng.uniform(2.0, 4.0 + 0.35 * radius))
+    rim = float(rng.uniform(2.0, 4.0 + 0.45 * radius))
     return Plan(Subtype.INTRAPARENCHYMAL, offset / distance * push, fraction, rim)
 
 
-def _draw_blobs(rng: np.random.Generator, radius: float) -> list[tuple[Tensor, Tensor, float]]:
-    """Ellipsoids (centre, axes matrix, radius) whose union is the clot: one large, some small ones at its side."""
+def _draw_blobs(rng: np.random.Generator, radius: float, *, scattered: bool) -> list[tuple[Tensor, Tensor, float]]:
+    """Ellipsoids (centre, axes matrix, radius) whose union is the clot: one large, some small ones at its side.
+
+    Args:
+        scattered: several small clots apart from each other, as in a contusion.
+    """
     blobs = []
-    for i in range(1 + int(rng.integers(0, 5))):
+    spread = 1.0 if scattered else 0.6
+    for i in range(1 + int(rng.integers(2 if scattered else 0, 8 if scattered else 6))):
         turn, _ = np.linalg.qr(rng.standard_normal((3, 3)))
-        stretch = np.exp(rng.normal(0.0, 0.22, 3))
+        stretch = np.exp(rng.normal(0.0, 0.27, 3))
         stretch /= np.prod(stretch) ** (1.0 / 3.0)
-        middle = np.zeros(3) if i == 0 else rng.normal(0.0, 0.6 * radius, 3)
-        size = radius if i == 0 else radius * float(rng.uniform(0.25, 0.65))
+        middle = np.zeros(3) if i == 0 else rng.normal(0.0, spread * radius, 3)
+        size = radius if i == 0 else radius * float(rng.uniform(0.25, 0.7))
         blobs.append(
             (
                 torch.from_numpy(middle.astype(np.float32)),

@@ -105,6 +105,20 @@ def paint_dark_lesions(rng: np.random.Generator, head: Head, brain: Brain, hu: T
         hu += (csf + 3.0 - hu) * (soft_step(limit - head.depth_mm, head.edge_mm) * brain.inside)
 
 
+def paint_catheter(rng: np.random.Generator, head: Head, brain: Brain, hu: Tensor) -> None:
+    """A ventricular drain: a thin bright line from the frontal skull to the front horn."""
+    side = 1.0 if rng.random() < 0.5 else -1.0
+    start = torch.tensor([float(rng.uniform(20.0, 32.0)) * side, float(rng.uniform(25.0, 45.0)), 66.0])
+    end = torch.tensor([6.0 * side, float(rng.uniform(0.0, 20.0)), 10.0])
+    box, _ = head.box(head.scanner_point((float(start[0]), float(start[1]), 40.0)), 55.0)
+    points = brain.points[(slice(None), *box)] - start[:, None, None, None]
+    line = end - start
+    along = (torch.einsum("i,idhw->dhw", line, points) / (line @ line)).clamp(0.0, 1.0)
+    distance = torch.linalg.vector_norm(points - along * line[:, None, None, None], dim=0)
+    weight = soft_step(1.3 - distance, head.edge_mm) * brain.inside[box]
+    hu[box] += (float(rng.uniform(120.0, 500.0)) - hu[box]) * weight
+
+
 def paint_air(rng: np.random.Generator, head: Head, brain: Brain, hu: Tensor) -> None:
     """A few bubbles of air inside the skull, as after trauma or surgery."""
     for _ in range(int(rng.integers(2, 12))):

@@ -27,7 +27,7 @@ from hgisam.phantom.anatomy import (
 )
 from hgisam.phantom.atlas import Structure, load_atlas, sample
 from hgisam.phantom.bleeds import Density, draw_volume_ml, paint_bleed, plan_bleed
-from hgisam.phantom.distractors import paint_air, paint_calcifications, paint_dark_lesions, paint_vessels
+from hgisam.phantom.distractors import paint_air, paint_calcifications, paint_catheter, paint_dark_lesions, paint_vessels
 from hgisam.phantom.scanner import Protocol, average_slices, scan, to_pixels
 from hgisam.volume import CTVolume
 
@@ -155,6 +155,8 @@ def _make_phantom(seed: int, options: PhantomOptions) -> Phantom:
         records.append(BleedRecord(plan.subtype, requested, weight * grid.voxel_ml, mean - brain_hu))
     if disease.random() < 0.04:
         paint_air(disease, head, brain, hu)
+    if disease.random() < 0.03:
+        paint_catheter(disease, head, brain, hu)
     brain = replace(brain, csf=brain.csf * (1.0 - taken))
     hu = paint_outside(body, head, brain, hu)
 

@@ -21,6 +21,9 @@ class Protocol:
         noise_grain_mm: sigma of the noise's own correlation; near blur_mm, smaller for a sharper kernel.
         cupping_hu: how much brighter the brain is next to bone.
         streak_hu: how dark the band between the petrous bones is.
+        head_rest_hu: of the rest's shell; None where it is out of the field of view.
+        motion_hu: standard deviation of streaks across some slices, as by motion or metal; 0 for none.
+        clip_radius_mm: of a field of view that cuts the head; None where it holds all of it.
         offset_hu, gain: calibration error, value = gain (HU) + offset.
     """
 
@@ -31,7 +34,8 @@ class Protocol:
     streak_hu: float
     offset_hu: float
     gain: float
-    head_rest: bool
+    head_rest_hu: float | None
+    motion_hu: float
     clip_radius_mm: float | None
 
     @classmethod
@@ -45,7 +49,8 @@ class Protocol:
             streak_hu=float(rng.uniform(3.0, 16.0)),
             offset_hu=float(rng.normal(0.0, 2.0)),
             gain=float(rng.normal(1.0, 0.01)),
-            head_rest=bool(rng.random() < 0.6),
+            head_rest_hu=float(rng.uniform(-200.0, 150.0)) if rng.random() < 0.6 else None,
+            motion_hu=float(rng.uniform(2.0, 9.0)) if rng.random() < 0.12 else 0.0,
             clip_radius_mm=float(rng.uniform(78.0, 100.0)) if rng.random() < 0.2 else None,
         )
 
@@ -116,6 +121,25 @@ def beam_hardening(
     return F.interpolate(change, size=hu.shape[1:], mode="bilinear", align_corners=False)[:, 0]
 
 
+def motion_streaks(
+    rng: np.random.Generator, shape: tuple[int, ...], pixel_mm: float
+) -> Float[Tensor, "depth height width"]:
+    """Unit-size streaks along one direction per slice, on a run of slices; zero on the others."""
+    depth, height, width = shape
+    streaks = torch.zeros(shape)
+    first = int(rng.integers(0, depth))
+    rows = (torch.arange(height, dtype=torch.float32) - height / 2)[:, None] * pixel_mm
+    columns = (torch.arange(width, dtype=torch.float32) - width / 2)[None] * pixel_mm
+    for index in range(first, min(depth, first + int(rng.integers(1, 6)))):
+        angle = float(rng.uniform(0.0, np.pi))
+        across = rows * float(np.cos(angle)) + columns * float(np.sin(angle))
+        profile = torch.from_numpy(rng.standard_normal(160, dtype=np.float32))
+        position = (across / 3.5 + 80.0).clamp(0.0, 158.0)
+        low = position.long()
+        streaks[index] = torch.lerp(profile[low], profile[low + 1], position - low)
+    return streaks
+
+
 def scan(
     rng: np.random.Generator,
     protocol: Protocol,
@@ -133,15 +157,17 @@ def scan(
     depth, height, width = hu.shape
     rows = torch.arange(height, dtype=torch.float32)[:, None]
     columns = torch.arange(width, dtype=torch.float32)[None]
-    if protocol.head_rest:
+    if protocol.head_rest_hu is not None:
         bottom = first_px[0] + zoom * grid.shape[1] - 2.0 / pixel_mm
         radius = 115.0 / pixel_mm
         distance = ((rows - bottom + radius) ** 2 + (columns - width / 2) ** 2).sqrt() - radius
         shell = ((2.0 - (distance - 6.0 / pixel_mm).abs() * pixel_mm).clamp(0.0, 1.0)) * (rows > bottom - 45.0 / pixel_mm)
-        hu = torch.where(hu < -900.0, torch.maximum(hu, AIR_HU + 850.0 * shell), hu)
+        hu = torch.where(hu < -900.0, torch.maximum(hu, AIR_HU + (protocol.head_rest_hu - AIR_HU) * shell), hu)
     change = beam_hardening(hu, pixel_mm, protocol.cupping_hu, protocol.streak_hu)
     soft = (hu > -300.0) & (hu < 200.0)
     hu = hu + change * soft
+    if protocol.motion_hu > 0.0:
+        hu = hu + protocol.motion_hu * motion_streaks(rng, hu.shape, pixel_mm) * soft
     response = kernel_response(_frequencies(height, width, pixel_mm), protocol.blur_mm)
     hu = torch.fft.irfft2(torch.fft.rfft2(hu) * response, s=(height, width))
 
