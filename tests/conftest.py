@@ -1,6 +1,7 @@
 """What every test shares: shapes and types checked as it runs, one thread per worker, the way to the real scans."""
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,26 @@ def repository() -> Path:
 def sample_volumes() -> Path:
     """The folder of five synthetic heads that ships with the project."""
     return REPOSITORY / "sample_volumes"
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A weights file of a tiny network that has learned nothing, and its sha256."""
+    from hgisam import __version__
+    from hgisam.model.checkpoint import WeightsMetadata, save_weights
+    from hgisam.model.classifier import ClassifierOptions, HemorrhageClassifier
+    from hgisam.model.swin import SwinOptions
+
+    options = ClassifierOptions(
+        swin=SwinOptions(img_size=192, window=6, embed_dim=8, depths=(2, 2, 2), heads=(1, 2, 4), in_channels=2)
+    )
+    metadata = WeightsMetadata(
+        architecture=options, operating_point=0.25, threshold=0.5, data="nothing", command="make it", seed=3,
+        created=datetime(2026, 1, 2, tzinfo=UTC), version=__version__, licence="Apache-2.0", figures={"auc": 0.5},
+    )  # fmt: skip
+    torch.manual_seed(3)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    return path, save_weights(path, HemorrhageClassifier(options), metadata)
 
 
 @pytest.fixture(scope="session")

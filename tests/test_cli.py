@@ -195,6 +195,35 @@ def test_a_wrong_recipe_exits_2_and_names_the_key(tmp_path: Path, scan: Callable
     assert "segment.treshold" in done.stderr
 
 
+def test_files_that_are_no_head_ct_are_refused_each_with_its_reason(
+    tmp_path: Path, tiny_weights: tuple[Path, str]
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 600, size=(64, 64, 24)).astype(np.int16)
+    spacing = np.diag([3.0, 3.0, 5.0, 1.0])
+    for name, array in {
+        "magnetic_resonance": noise,
+        "four_axes": np.stack([noise, noise], axis=-1),
+        "not_a_number": np.where(noise > 300, np.nan, noise).astype(np.float32),
+        "cut": noise,
+    }.items():
+        nib.Nifti1Image(array, spacing).to_filename(folder / f"{name}.nii.gz")
+    whole = (folder / "cut.nii.gz").read_bytes()
+    (folder / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.nii.gz").write_text("no scan")
+    weights = ("--weights", tiny_weights[0], "--device", "cpu")
+    done = hgisam("segment", folder, "-o", out, *weights)
+    assert done.exit_code == 8
+    cases = json.loads((out / "run.json").read_text())["cases"]
+    assert [case["status"] for case in cases] == ["refused"] * 5
+    assert all(case["reason"] and "\n" not in case["reason"] for case in cases)
+    assert len([line for line in done.stderr.splitlines() if line.startswith("hgisam: error: refused: ")]) == 5
+    assert not list(out.glob("*.nii.gz"))
+    for path in folder.iterdir():
+        assert hgisam("segment", path, "-o", out, *weights, "-q").exit_code == 3
+
+
 def test_evaluate_scores_masks_and_exits_8_where_one_has_no_partner(tmp_path: Path) -> None:
     predictions, references = tmp_path / "predictions", tmp_path / "references"
     drawn = [(predictions, "a_mask", 1), (references, "a_labels", 3), (references, "b_labels", 1)]
