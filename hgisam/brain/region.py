@@ -57,9 +57,9 @@ class BrainOptions(BaseModel):
     hull_erosion_mm: float = Field(default=3.0, ge=0)
     """The convex outline of the bone is drawn in by this much: the outer table."""
     erosion_mm: float = Field(default=4.0, ge=0)
-    """Cuts the bridges from brain to orbits, neck and scalp before the largest component is kept."""
+    """Cuts the bridges from brain to orbits, neck and scalp within each slice."""
     dilation_mm: float = Field(default=6.0, ge=0)
-    """Grows what was kept back to the inner table, through soft tissue only."""
+    """Grows each part back to the inner table, through soft tissue only."""
     opening_mm: float = Field(default=3.0, ge=0)
     """Removes what is thinner than twice this and sticks out."""
     scalp_mm: float = Field(default=8.0, ge=0)
@@ -182,13 +182,17 @@ def _coarse_grid(volume: CTVolume, options: BrainOptions) -> tuple[FloatArray, t
 
 
 def _coarse_region(cells: FloatArray, cell_mm: tuple[float, float, float], options: BrainOptions) -> BoolArray:
+    """The region on the coarse grid.
+
+    Soft tissue inside the skull's convex outline, cut into parts at narrow places within each slice; the parts that
+    bone closes in are kept, grown back to the inner table, filled, and freed of thin spurs.
+    """
     in_plane_mm = cell_mm[1:]
     head = _largest_component(_open(cells > options.head_hu, options.opening_mm, in_plane_mm))
     bone = (cells > options.bone_hu) & head
     hull = _hull_distance_mm(bone, in_plane_mm) < -options.hull_erosion_mm
-    inside = (
-        hull | _erode(np.pad(head, ((0, 0), (1, 1), (1, 1))), options.scalp_mm, in_plane_mm)[:, 1:-1, 1:-1]
-    ) & head
+    framed = np.pad(head, ((0, 0), (1, 1), (1, 1)))  # so that what lies beyond the picture is no head
+    inside = (hull | _erode(framed, options.scalp_mm, in_plane_mm)[:, 1:-1, 1:-1]) & head
     tissue = inside & ~bone & (cells > options.least_tissue_hu)
     smooth = _smooth_within(tissue, cells, options.smoothing_mm, in_plane_mm)
     low, high = options.soft_tissue_hu
@@ -282,15 +286,13 @@ def _choose_parts(parts: _Parts, slice_mm: float, options: BrainOptions) -> Bool
     """
     kept = np.zeros(parts.labels.shape, dtype=bool)
     small = parts.area_cm2 < options.small_part_cm2
-    closed = (parts.closure >= np.where(small, options.small_part_closure, options.least_closure)) & (
-        parts.bony >= options.least_bony
-    )
+    closed = parts.closure >= np.where(small, options.small_part_closure, options.least_closure)
+    closed &= parts.bony >= options.least_bony
     closed[0] = False
-    seed = int(
-        np.argmax(np.where(closed & (parts.closure >= options.seed_closure), parts.area * parts.closure**2, 0.0))
-    )
-    if not closed[seed]:
+    seeds = closed & (parts.closure >= options.seed_closure)
+    if not seeds.any():
         return kept
+    seed = int(np.argmax(np.where(seeds, parts.area * parts.closure**2, 0.0)))
     start = int(np.flatnonzero((parts.labels == seed).any((1, 2)))[0])
     beside = closed & (parts.bony >= options.beside_closure) & (parts.area_cm2 >= options.beside_cm2)
     beside &= np.abs(parts.median_hu - parts.median_hu[seed]) <= options.beside_hu
@@ -388,20 +390,18 @@ def _to_full_resolution(
     """Bring the region back to the scan's grid, its outline moved to the bone's own edge."""
     depth, height, width = volume.hu.shape
     signed = torch.from_numpy(np.stack([_signed_distance_mm(plane, cell_mm[1:]) for plane in coarse]))
-    group_position = (torch.arange(depth) + 0.5) * len(coarse) * volume.spacing_mm[0] / (len(coarse) * cell_mm[0]) - 0.5
+    position_in_coarse = (torch.arange(depth) + 0.5) * (volume.spacing_mm[0] / cell_mm[0]) - 0.5
     region = torch.empty(volume.hu.shape, dtype=torch.bool)
     step = max(1, _CHUNK_VOXELS // (height * width))
-    blur = tuple(2 * round(0.5 / spacing) + 1 for spacing in volume.spacing_mm[1:])
     for start in range(0, depth, step):
-        position = group_position[start : start + step].clamp(0, len(coarse) - 1)
+        position = position_in_coarse[start : start + step].clamp(0, len(coarse) - 1)
         below = position.floor().long()
         above = (below + 1).clamp(max=len(coarse) - 1)
         share = (position - below)[:, None, None]
         planes = torch.lerp(signed[below], signed[above], share)
         distance = functional.interpolate(planes[:, None], size=(height, width), mode="bilinear")[:, 0]
-        hu = volume.hu[start : start + step].clamp(AIR_HU, 2 * options.bone_hu)[:, None]
-        hu = functional.avg_pool2d(hu, blur, stride=1, padding=(blur[0] // 2, blur[1] // 2), count_include_pad=False)
-        soft = (hu[:, 0] > options.least_tissue_hu) & (hu[:, 0] < options.bone_hu)
+        hu = volume.hu[start : start + step]
+        soft = (hu > options.least_tissue_hu) & (hu < options.bone_hu)
         region[start : start + step] = (distance < -2 * options.edge_mm) | ((distance < options.edge_mm) & soft)
     return region
 
