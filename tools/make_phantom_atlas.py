@@ -145,8 +145,10 @@ def main() -> None:
         surface_corner_mm=ORIGIN_MM - np.array([-middle, 0, PAD_BELOW_MM]),
         tentorium_z_mm=np.round(tent[half][::2, ::2]).astype(np.int8),
     )
-    print(f"{output}: {output.stat().st_size / 1000:.0f} kB; ventricles {ventricle.sum() / 1000:.1f} mL, "
-          f"inside the dura {(dura > 0).sum() / 1000:.0f} mL")
+    print(
+        f"{output}: {output.stat().st_size / 1000:.0f} kB; ventricles {ventricle.sum() / 1000:.1f} mL, "
+        f"inside the dura {(dura > 0).sum() / 1000:.0f} mL"
+    )
 
 
 if __name__ == "__main__":

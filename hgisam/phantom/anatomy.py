@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
-from hgisam.phantom.atlas import FIRST_LOW_STRUCTURE, LOW_TOP_MM, Atlas, Grid, Structure, Tissue, sample
+from hgisam.phantom.atlas import Atlas, Grid, Tissue, sample
+from hgisam.phantom.structures import FIRST_LOW_STRUCTURE, LOW_TOP_MM, Structure
 
 STRUCTURE_LATTICE_MM = 2.0
 """Node distance of signed distances on their way to the fine grid."""
@@ -66,7 +67,7 @@ class FineGrid:
 
     def refine(self, values: Float[Tensor, "channels d h w"]) -> Float[Tensor, "channels depth height width"]:
         """Values on any lattice of this grid, brought to the grid by trilinear interpolation."""
-        return F.interpolate(values[None], size=self.shape, mode="trilinear", align_corners=True)[0]
+        return functional.interpolate(values[None], size=self.shape, mode="trilinear", align_corners=True)[0]
 
     def at(self, lattice: Float[Tensor, "channels d h w"], points_mm: Float[Tensor, "3 a b c"]) -> Tensor:
         """Trilinear values of a lattice at points in the scanner's frame."""
@@ -74,7 +75,7 @@ class FineGrid:
         for i, sign in ((0, -1.0), (1, -1.0), (2, 1.0)):
             extent = (self.shape[2 - i] - 1) * self.step_mm[2 - i]
             unit.append((points_mm[i] - self.first_mm[i]) * (2.0 * sign / extent) - 1.0)
-        return F.grid_sample(
+        return functional.grid_sample(
             lattice[None], torch.stack(unit, dim=-1)[None], mode="bilinear", padding_mode="border", align_corners=True
         )[0]
 
@@ -202,6 +203,7 @@ class Head:
     """
 
     grid: FineGrid
+    pose: Pose
     habitus: Habitus
     atlas: Atlas
     lattice_mm: Float[Tensor, "3 d h w"]
@@ -212,6 +214,12 @@ class Head:
     depth_mm: Float[Tensor, "depth height width"]
     skull_points: Float[Tensor, "3 depth height width"]
     edge_mm: float
+
+    @property
+    def nodes(self) -> tuple[int, int, int]:
+        """Shape of the lattice."""
+        d, h, w = self.lattice_mm.shape[1:]
+        return d, h, w
 
     def structure(self, which: Structure) -> Float[Tensor, "planes height width"]:
         """One field; structures of the base of the head come on the lowest planes only (`low_planes` of them)."""
@@ -238,6 +246,11 @@ class Head:
         z, y, x = torch.meshgrid(*axes, indexing="ij")
         return (slices[0], slices[1], slices[2]), torch.stack([x, y, z])
 
+    def to_scanner(self, directions: Float[Tensor, "3 d h w"]) -> Float[Tensor, "3 d h w"]:
+        """Displacements given in the template's frame, turned to the scanner's; lengths there are the template's."""
+        turned = torch.matmul(torch.linalg.inv(self.pose.matrix), directions.reshape(3, -1))
+        return turned.view(directions.shape)
+
     def scanner_point(self, template_mm: tuple[float, float, float]) -> Float[Tensor, " 3"]:
         """The lattice point (scanner mm) nearest to a point of the template; within half a lattice step."""
         target = torch.tensor(template_mm)[:, None, None, None]
@@ -245,9 +258,7 @@ class Head:
         return self.lattice_mm.reshape(3, -1)[:, nearest]
 
 
-def draw_head(
-    rng: np.random.Generator, atlas: Atlas, pose: Pose, habitus: Habitus, grid: FineGrid
-) -> Head:
+def draw_head(rng: np.random.Generator, atlas: Atlas, pose: Pose, habitus: Habitus, grid: FineGrid) -> Head:
     """Draw the random shape of a head and bring the structure fields to its grid."""
     lattice = grid.lattice(LATTICE_MM)
     nodes = tuple(lattice.shape[1:])
@@ -280,6 +291,7 @@ def draw_head(
     depth = structures[Structure.DURA] + grid.refine(stand_off)[0]
     return Head(
         grid=grid,
+        pose=pose,
         habitus=habitus,
         atlas=atlas,
         lattice_mm=lattice,
@@ -359,7 +371,7 @@ def tentorium_gap_mm(atlas: Atlas, points: Float[Tensor, "3 d h w"]) -> Float[Te
 def dural_folds(head: Head) -> Float[Tensor, "depth height width"]:
     """Fraction of a voxel that is falx or tentorium: sheets of 1.2 mm; the falx is wider towards the back."""
     points = head.grid.at(head.skull_lattice, head.grid.lattice(STRUCTURE_LATTICE_MM))
-    x, y, z = points[0], points[1], points[2]
+    _, y, z = points
     dura = sample(head.atlas.structures[Structure.DURA][None], head.atlas.structure_grid, points)[0]
     tent = tentorium_gap_mm(head.atlas, points)
     reach = (((34.0 - 0.28 * y).clamp(14.0, 50.0) - dura) * 0.25).clamp(0.0, 1.0)
@@ -377,9 +389,7 @@ def paint_inside(rng: np.random.Generator, head: Head, brain: Brain) -> Float[Te
     habitus = head.habitus
     grey = torch.full_like(brain.white, habitus.grey_hu)
     hu = grey.lerp_(torch.full_like(grey, habitus.white_hu), brain.white)
-    # older white matter is darker around the ventricles; and no brain is perfectly even
-    nodes = tuple(head.lattice_mm.shape[1:])
-    hu += head.grid.refine(smooth_noise(rng, nodes, 3.0) * 0.6)[0]
+    hu += head.grid.refine(smooth_noise(rng, head.nodes, 3.0) * 0.6)[0]  # no brain is perfectly even
     hu += (habitus.csf_hu - hu) * brain.csf
     vein = soft_step(head.structure(Structure.VENOUS_SINUS) + float(rng.normal(-0.5, 0.7)), head.edge_mm)
     hu += (habitus.venous_hu - hu) * vein * brain.inside
@@ -392,8 +402,8 @@ def paint_outside(
     rng: np.random.Generator, head: Head, brain: Brain, hu: Float[Tensor, "depth height width"]
 ) -> Float[Tensor, "depth height width"]:
     """Put the inside into its skull: scalp, fat, muscle, orbits, bone with diploe, air cells, and air around it all."""
-    nodes = tuple(head.lattice_mm.shape[1:])
-    grain, patches = head.grid.refine(torch.cat([smooth_noise(rng, nodes, 0.7), smooth_noise(rng, nodes, 4.0)]))
+    fields = [smooth_noise(rng, head.nodes, 0.7), smooth_noise(rng, head.nodes, 4.0)]
+    grain, patches = head.grid.refine(torch.cat(fields))
     low = slice(0, head.low_planes)
     soft = _soft_tissue(head, grain, patches)
     whole = torch.full_like(hu, AIR_HU)
@@ -429,7 +439,7 @@ def _soft_tissue(head: Head, grain: Tensor, patches: Tensor) -> Float[Tensor, "d
 def _foramen(head: Head, planes: slice) -> Tensor:
     """Where the foramen magnum interrupts the skull."""
     x, y, z = head.skull_points[:, planes]
-    return ((x / 15.0) ** 2 + ((y + 47.0) / 17.0) ** 2 < 1.0) & (z < -56.0)
+    return torch.logical_and((x / 15.0) ** 2 + ((y + 47.0) / 17.0) ** 2 < 1.0, z < -56.0)
 
 
 def _paint_vault(head: Head, grain: Tensor, patches: Tensor, whole: Tensor) -> None:
@@ -478,7 +488,7 @@ def _paint_air_cells(rng: np.random.Generator, head: Head, grain: Tensor, body: 
     air = torch.maximum(air, soft_step(front, edge))
     mastoid = head.structure(Structure.MASTOID)
     cells = torch.from_numpy(rng.standard_normal([n // 2 + 1 for n in mastoid.shape], dtype=np.float32))
-    cells = F.interpolate(cells[None, None], size=mastoid.shape, mode="trilinear", align_corners=True)[0, 0]
+    cells = functional.interpolate(cells[None, None], size=mastoid.shape, mode="trilinear", align_corners=True)[0, 0]
     cells = soft_step((cells + habitus.mastoid_air - 0.2) * 2.0, 1.0)
     air = torch.maximum(air, soft_step(mastoid, edge) * cells)
     outside = 1.0 - soft_step(head.depth_mm[low] + 1.5, edge)

@@ -25,10 +25,17 @@ from hgisam.phantom.anatomy import (
     paint_inside,
     paint_outside,
 )
-from hgisam.phantom.atlas import Structure, load_atlas, sample
+from hgisam.phantom.atlas import load_atlas, sample
 from hgisam.phantom.bleeds import Density, draw_volume_ml, paint_bleed, plan_bleed
-from hgisam.phantom.distractors import paint_air, paint_calcifications, paint_catheter, paint_dark_lesions, paint_vessels
+from hgisam.phantom.distractors import (
+    paint_air,
+    paint_calcifications,
+    paint_catheter,
+    paint_dark_lesions,
+    paint_vessels,
+)
 from hgisam.phantom.scanner import Protocol, average_slices, scan, to_pixels
+from hgisam.phantom.structures import Structure
 from hgisam.volume import CTVolume
 
 SUB_SLICE_MM = 1.6
@@ -82,7 +89,7 @@ class BleedRecord:
 
     Attributes:
         requested_ml: the volume drawn or asked for.
-        volume_ml: the blood's volume before the scan (sum of voxel fractions); less than requested where it had no room.
+        volume_ml: the blood's volume before the scan (sum of voxel fractions); less where it had no room.
         contrast_hu: mean HU of the blood minus the mean of this head's grey and white matter, before noise.
     """
 
@@ -108,10 +115,18 @@ class Phantom:
     seed: int
 
 
-def make_phantom(seed: int, options: PhantomOptions = PhantomOptions()) -> Phantom:  # noqa: B008
-    """One phantom; the same seed and options give the same voxels, on any number of processes or threads."""
+def make_phantom(seed: int, options: PhantomOptions | None = None) -> Phantom:
+    """One phantom; the same seed and options give the same voxels, on any number of processes or threads.
+
+    Person, bleeds and scanner have random numbers of their own: with `bleed_probability=0` a seed gives the same head
+    in the same scanner, without its bleeds.
+
+    Args:
+        seed: 0 or more.
+        options: None for the defaults.
+    """
     with _one_thread():
-        return _make_phantom(seed, options)
+        return _make_phantom(seed, options or PhantomOptions())
 
 
 @contextmanager
@@ -147,16 +162,16 @@ def _make_phantom(seed: int, options: PhantomOptions) -> Phantom:
     for plan, requested in zip(plans, volumes, strict=True):
         blood = plan.fraction(head, brain) * (1.0 - taken)
         density = Density.draw(disease, plan.subtype, brain_hu)
-        hu = paint_bleed(disease, head, brain, density, blood, plan.rim_mm, hu)
+        paint_bleed(disease, head, brain, density, blood, plan.rim_mm, hu)
         taken = taken + blood
-        fractions[plan.subtype] = fractions.get(plan.subtype, 0.0) + blood
+        fractions[plan.subtype] = fractions[plan.subtype] + blood if plan.subtype in fractions else blood
         weight = float(blood.double().sum())
         mean = float((blood.double() * hu).sum()) / weight if weight > 0 else brain_hu
         records.append(BleedRecord(plan.subtype, requested, weight * grid.voxel_ml, mean - brain_hu))
-    if disease.random() < 0.04:
-        paint_air(disease, head, brain, hu)
-    if disease.random() < 0.03:
-        paint_catheter(disease, head, brain, hu)
+    if body.random() < 0.04:
+        paint_air(body, head, brain, hu)
+    if body.random() < 0.03:
+        paint_catheter(body, head, brain, hu)
     brain = replace(brain, csf=brain.csf * (1.0 - taken))
     hu = paint_outside(body, head, brain, hu)
 
@@ -248,21 +263,11 @@ def _truth(
     fractions: dict[Subtype, Tensor], per_slice: int, zoom: int, first_px: tuple[int, int], size_px: int
 ) -> UInt8[Tensor, "depth height width"]:
     """A voxel belongs to the subtype with the largest share of it, where blood fills at least half of the voxel."""
-    truth = torch.zeros(0, dtype=torch.uint8)
-    total, most = None, None
-    for subtype, fraction in fractions.items():
-        share = to_pixels(average_slices(fraction, per_slice), zoom, first_px, size_px, 0.0)
-        if total is None or most is None:
-            total, most = share, share.clone()
-            truth = torch.full(share.shape, label_value(subtype), dtype=torch.uint8)
-            continue
-        total = total + share
-        truth[share > most] = label_value(subtype)
-        most = torch.maximum(most, share)
-    if total is None:
-        raise ValueError("expected at least one fraction")
-    truth[total < TRUTH_FRACTION] = 0
-    return truth
+    shares = torch.stack(
+        [to_pixels(average_slices(f, per_slice), zoom, first_px, size_px, 0.0) for f in fractions.values()]
+    )
+    values = torch.tensor([label_value(subtype) for subtype in fractions], dtype=torch.uint8)
+    return torch.where(shares.sum(dim=0) < TRUTH_FRACTION, 0, values[shares.argmax(dim=0)])
 
 
 @dataclass(frozen=True)
@@ -296,7 +301,7 @@ def slice_labels(phantom: Phantom, min_mm2: float = POSITIVE_SLICE_MM2) -> list[
 
 
 def generate_phantoms(
-    n: int, seed: int, options: PhantomOptions = PhantomOptions(), *, workers: int = 1  # noqa: B008
+    n: int, seed: int, options: PhantomOptions | None = None, *, workers: int = 1
 ) -> Iterator[Phantom]:
     """Phantoms of the seeds seed, seed + 1, ..., in order; `workers` processes make them, ahead of the reader.
 
@@ -311,7 +316,7 @@ def generate_phantoms(
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         waiting: deque[Future[_Packed]] = deque()
         for i in range(n):
-            waiting.append(pool.submit(_make_packed, seed + i, options))
+            waiting.append(pool.submit(_make_packed, seed + i, options or PhantomOptions()))
             if len(waiting) > 2 * workers:
                 yield _unpack(waiting.popleft().result())
         while waiting:

@@ -1,12 +1,12 @@
-"""The CT scanner: a head on the fine grid becomes a scan, with slices, kernel, noise, beam hardening and calibration."""
+"""The CT scanner: a head on the fine grid becomes a scan: slices, kernel, beam hardening, noise, calibration."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from hgisam.phantom.anatomy import AIR_HU, FineGrid
 
@@ -58,11 +58,11 @@ class Protocol:
 def _frequencies(height: int, width: int, pixel_mm: float) -> Tensor:
     fy = torch.fft.fftfreq(height, pixel_mm)[:, None]
     fx = torch.fft.rfftfreq(width, pixel_mm)[None]
-    return (fx**2 + fy**2).sqrt()
+    return torch.hypot(fx, fy)
 
 
 def kernel_response(frequency_per_mm: Tensor, blur_mm: float) -> Tensor:
-    """Modulation transfer of a brain kernel: a Gaussian. Edge enhancement would ring beside the skull; theirs has none."""
+    """Modulation transfer of a brain kernel: a Gaussian, since edge enhancement would ring beside the skull."""
     return torch.exp(-2.0 * (np.pi * blur_mm * frequency_per_mm) ** 2)
 
 
@@ -77,7 +77,7 @@ def noise_texture(
     frequency = _frequencies(shape[1], shape[2], pixel_mm)
     amplitude = (frequency + 0.02).sqrt() * torch.exp(-2.0 * (np.pi * grain_mm * frequency) ** 2)
     shaped = torch.fft.irfft2(torch.fft.rfft2(white) * amplitude, s=shape[1:])
-    return shaped / shaped.std()
+    return torch.div(shaped, shaped.std())
 
 
 def average_slices(planes: Float[Tensor, "fine height width"], per_slice: int) -> Float[Tensor, "depth height width"]:
@@ -90,7 +90,9 @@ def to_pixels(
 ) -> Float[Tensor, "depth height width"]:
     """Place a box of slices in the scan's field of view; each fine pixel is `zoom` scan pixels wide."""
     if zoom > 1:
-        values = F.interpolate(values[:, None], scale_factor=float(zoom), mode="bilinear", align_corners=False)[:, 0]
+        values = functional.interpolate(
+            values[:, None], scale_factor=float(zoom), mode="bilinear", align_corners=False
+        )[:, 0]
     canvas = torch.full((values.shape[0], size_px, size_px), fill)
     row, column = first_px
     canvas[:, row : row + values.shape[1], column : column + values.shape[2]] = values
@@ -106,7 +108,7 @@ def beam_hardening(
     lies between two bones is underestimated. The band's shape here is a model: the product of the bone on both sides.
     """
     bone = ((hu - 200.0) / 1000.0).clamp(0.0, 1.5)
-    small = F.avg_pool2d(bone[:, None], 4, ceil_mode=True, count_include_pad=False)
+    small = functional.avg_pool2d(bone[:, None], 4, ceil_mode=True, count_include_pad=False)
     step = 4 * pixel_mm
     height, width = small.shape[2:]
     frequency = _frequencies(2 * height, 2 * width, step)
@@ -118,7 +120,7 @@ def beam_hardening(
     dark = 4.0 * left * right / (1.0 + left + right)
     base = (dark - 0.55).clamp_min(0.0)
     change = cupping_hu * 2.0 * cupping - streak_hu * base
-    return F.interpolate(change, size=hu.shape[1:], mode="bilinear", align_corners=False)[:, 0]
+    return functional.interpolate(change, size=hu.shape[1:], mode="bilinear", align_corners=False)[:, 0]
 
 
 def motion_streaks(
@@ -161,7 +163,9 @@ def scan(
         bottom = first_px[0] + zoom * grid.shape[1] - 2.0 / pixel_mm
         radius = 115.0 / pixel_mm
         distance = ((rows - bottom + radius) ** 2 + (columns - width / 2) ** 2).sqrt() - radius
-        shell = ((2.0 - (distance - 6.0 / pixel_mm).abs() * pixel_mm).clamp(0.0, 1.0)) * (rows > bottom - 45.0 / pixel_mm)
+        shell = ((2.0 - (distance - 6.0 / pixel_mm).abs() * pixel_mm).clamp(0.0, 1.0)) * (
+            rows > bottom - 45.0 / pixel_mm
+        )
         hu = torch.where(hu < -900.0, torch.maximum(hu, AIR_HU + (protocol.head_rest_hu - AIR_HU) * shell), hu)
     change = beam_hardening(hu, pixel_mm, protocol.cupping_hu, protocol.streak_hu)
     soft = (hu > -300.0) & (hu < 200.0)
@@ -171,9 +175,9 @@ def scan(
     response = kernel_response(_frequencies(height, width, pixel_mm), protocol.blur_mm)
     hu = torch.fft.irfft2(torch.fft.rfft2(hu) * response, s=(height, width))
 
-    coarse = F.avg_pool2d((hu > -300.0).float()[:, None], 8, ceil_mode=True, count_include_pad=False)
-    coarse = F.avg_pool2d(coarse, 5, stride=1, padding=2)
-    body = F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)[:, 0]
+    coarse = functional.avg_pool2d((hu > -300.0).float()[:, None], 8, ceil_mode=True, count_include_pad=False)
+    coarse = functional.avg_pool2d(coarse, 5, stride=1, padding=2)
+    body = functional.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)[:, 0]
     bony = (hu > 300.0).float().mean(dim=(1, 2))
     level = protocol.noise_hu * (0.55 + 0.45 * body) * (0.85 + 2.0 * bony)[:, None, None]
     hu = hu + noise_texture(rng, (depth, height, width), pixel_mm, protocol.noise_grain_mm) * level
