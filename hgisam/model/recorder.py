@@ -1,12 +1,11 @@
 """An attention that remembers what saliency needs, and no more: mean weights per key, and gradient norms per head.
 
 The attention weights A and the gradient dY/dS of a window and head have tokens^2 entries each; of A only the mean over
-queries is needed, of dY/dS only the Frobenius norm. Both are taken while A and dY/dS pass through the cache, a few
-windows at a time, and neither is ever stored.
+queries is needed, of dY/dS only the Frobenius norm. Both are taken while A and dY/dS pass by. Gradients and scores are
+never stored; weights only until the backward pass, and only as long as memory for them is cheap.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,8 +15,8 @@ from torch import Tensor
 
 from hgisam.model.swin import BlockGrid, fused_attention
 
-CHUNK_SCORES = 2**19
-"""Scores that are worked on at a time on a CPU: 2 MB in float32, which stay in the cache from first step to last."""
+KEPT_WEIGHTS_BYTES = 256 * 2**20
+"""Up to this much, a pass keeps attention weights from forward to backward; beyond it they are computed twice."""
 
 GradientOf = Literal["scores", "weights"]
 """With respect to what the logit is differentiated: attention before or after softmax."""
@@ -56,6 +55,7 @@ class AttentionRecorder:
         self._grids: list[BlockGrid] = []
         self._key_means: list[Tensor] = []
         self._gradient_norms: dict[int, Tensor] = {}
+        self._kept_bytes = 0
 
     def __call__(
         self,
@@ -69,7 +69,13 @@ class AttentionRecorder:
         if grid.stage not in self.stages:
             return fused_attention(query, key, value, bias, grid)
         self._grids.append(grid)
-        out: Tensor = _RecordedAttention.apply(query, key, value, bias, self._root, self)  # type: ignore[no-untyped-call]
+        wide_bias = bias.to(torch.promote_types(bias.dtype, torch.float32))
+        weights_bytes = math.prod(query.shape[:4]) * query.shape[3] * query.element_size()
+        keep_weights = self._kept_bytes + weights_bytes <= KEPT_WEIGHTS_BYTES
+        self._kept_bytes += weights_bytes if keep_weights else 0
+        out: Tensor = _RecordedAttention.apply(  # type: ignore[no-untyped-call]
+            query, key, value, wide_bias, self._root, self, keep_weights
+        )
         return out
 
     def differentiate(self, logits: Float[Tensor, " batch"]) -> None:
@@ -97,7 +103,7 @@ class AttentionRecorder:
 
 
 class _RecordedAttention(torch.autograd.Function):
-    """softmax(query key^T / sqrt(channels) + bias) value, a few windows at a time, with a gradient written by hand.
+    """softmax(query key^T / sqrt(channels) + bias) value, with a gradient written by hand that leaves norms behind.
 
     With o the output and g its gradient: dA = g value^T; dS = A * (dA - rowsum(A * dA)), where the row sum is that of
     g * o; d value = A^T g; d query = dS key / sqrt(channels); d key = dS^T query / sqrt(channels). The bias gets none.
@@ -105,70 +111,54 @@ class _RecordedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, root: Tensor, recorder: AttentionRecorder
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        bias: Tensor,
+        root: Tensor,
+        recorder: AttentionRecorder,
+        keep_weights: bool,
     ) -> Tensor:
-        batch, windows, heads, tokens, _ = query.shape
-        out = _like_projection_input(value)
-        key_means = query.new_empty((batch, windows, heads, tokens), dtype=torch.float32)
         with torch.autocast(query.device.type, enabled=False):
-            for chunk in _chunks(query):
-                weights = _weights(query[chunk], key[chunk], bias if len(bias) == 1 else bias[chunk[1]])
-                key_means[chunk] = weights.mean(dim=-2)
-                out[chunk] = weights.to(value.dtype) @ value[chunk]
-        ctx.save_for_backward(query, key, value, bias, out)
-        ctx.recorder, ctx.index = recorder, len(recorder._key_means)
-        recorder._key_means.append(key_means)
+            query, key, value = query / math.sqrt(query.shape[-1]), key.contiguous(), value.contiguous()
+            weights = _weights(query, key, bias)
+            recorder._key_means.append(weights.mean(dim=-2))
+            weights = weights.to(value.dtype)
+            out = weights @ value
+        ctx.save_for_backward(query, key, value, bias, out, weights if keep_weights else None)
+        ctx.recorder, ctx.index = recorder, len(recorder._key_means) - 1
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, bias, out = ctx.saved_tensors
-        (grad_out,) = grads
+        query, key, value, bias, out, weights = ctx.saved_tensors
         recorder: AttentionRecorder = ctx.recorder
-        scale = 1.0 / math.sqrt(query.shape[-1])
-        norms = query.new_empty(query.shape[:3], dtype=torch.float32)
-        grad_query, grad_key, grad_value = (
-            _like_projection_input(tensor) if needed else None
-            for tensor, needed in zip((query, key, value), ctx.needs_input_grad, strict=False)
-        )
+        grad_query = grad_key = grad_value = None
         with torch.autocast(query.device.type, enabled=False):
-            for chunk in _chunks(query):
-                g = grad_out[chunk].contiguous()
-                weights = _weights(query[chunk], key[chunk], bias if len(bias) == 1 else bias[chunk[1]])
-                grad_weights = (g @ value[chunk].transpose(-2, -1)).to(weights.dtype)
-                if recorder.gradient_of == "weights":
-                    norms[chunk] = torch.linalg.vector_norm(grad_weights, dim=(-2, -1))
-                row_sums = (g * out[chunk]).sum(dim=-1, keepdim=True, dtype=weights.dtype)
-                grad_scores = grad_weights.sub_(row_sums).mul_(weights)
-                if recorder.gradient_of == "scores":
-                    norms[chunk] = torch.linalg.vector_norm(grad_scores, dim=(-2, -1))
-                grad_scores = grad_scores.to(query.dtype)
-                if grad_value is not None:
-                    grad_value[chunk] = weights.to(value.dtype).transpose(-2, -1) @ g
-                if grad_query is not None:
-                    grad_query[chunk] = (grad_scores @ key[chunk]) * scale
-                if grad_key is not None:
-                    grad_key[chunk] = grad_scores.transpose(-2, -1) @ (query[chunk] * scale)
-        recorder._gradient_norms[ctx.index] = norms
-        return grad_query, grad_key, grad_value, None, torch.zeros(()), None
+            grad_out = grads[0].contiguous()
+            if weights is None:
+                weights = _weights(query, key, bias).to(value.dtype)
+            gradient = grad_out @ value.transpose(-2, -1)
+            if recorder.gradient_of == "weights":
+                recorder._gradient_norms[ctx.index] = _frobenius_norm(gradient, bias.dtype)
+            gradient.sub_((grad_out * out).sum(dim=-1, keepdim=True)).mul_(weights)
+            if recorder.gradient_of == "scores":
+                recorder._gradient_norms[ctx.index] = _frobenius_norm(gradient, bias.dtype)
+            if ctx.needs_input_grad[0]:
+                grad_query = (gradient @ key) / math.sqrt(query.shape[-1])
+                grad_key = gradient.transpose(-2, -1) @ query
+                grad_value = weights.transpose(-2, -1) @ grad_out
+        return grad_query, grad_key, grad_value, None, torch.zeros(()), None, None
 
 
 def _weights(query: Tensor, key: Tensor, bias: Tensor) -> Tensor:
-    scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(-2, -1)
+    """Attention weights, in the bias's precision, of a query that is already scaled."""
+    scores = query @ key.transpose(-2, -1)
     scores = scores.add_(bias) if scores.dtype == bias.dtype else scores + bias
-    return scores.softmax(dim=-1, dtype=torch.float32)
+    return scores.softmax(dim=-1)
 
 
-def _like_projection_input(tensor: Tensor) -> Tensor:
-    """Empty, of the same shape, in the memory order [batch, windows, tokens, heads, channels] of the linear layers."""
-    return tensor.new_empty([tensor.shape[i] for i in (0, 1, 3, 2, 4)]).transpose(2, 3)
-
-
-def _chunks(query: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Slices of (batch, windows) that cover both, each a part of one sample's windows or whole samples."""
-    batch, windows, heads, tokens, _ = query.shape
-    at_once = max(1, CHUNK_SCORES // (heads * tokens**2)) if query.device.type == "cpu" else batch * windows
-    samples = max(1, at_once // windows)
-    for first in range(0, batch, samples):
-        for window in range(0, windows, at_once):
-            yield slice(first, first + samples), slice(window, window + at_once)
+def _frobenius_norm(matrices: Tensor, dtype: torch.dtype) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(matrices, dim=(-2, -1), dtype=dtype)
+    return norms
