@@ -92,8 +92,9 @@ class BrainOptions(BaseModel):
     """Downward, small parts of a greater standard deviation are air cells of the skull base."""
     mixed_median_hu: float = 65.0
     """Downward, small parts of a greater median are bone blurred by thick slices."""
-    edge_mm: float = Field(default=1.5, ge=0)
-    """At full resolution the outline may move out by this much, onto voxels that are not bone."""
+    edge_mm: float = Field(default=2.0, ge=0)
+    """At full resolution the outline moves out by up to this much onto voxels that are not bone, and in by twice this
+    from voxels that are; what is bright deeper inside is calcified and stays."""
     midline_grid_mm: float = Field(default=2.5, gt=0)
     """In-plane cell of the grid on which the mid-sagittal line is sought."""
     midline_angle_deg: float = Field(default=40.0, ge=0, lt=60)
