@@ -25,6 +25,9 @@ CEILING_HU = 3071.0
 _GROWTH_PX = 8
 """A canvas larger than `fov_px` is a multiple of this."""
 
+_FLAT = 1e-3
+"""A slice that shows less than this share of a window shows nothing: stretching it would show rounding."""
+
 _CHUNK_VOXELS = 1_000_000
 """About this many samples are worked on at a time, so that memory does not grow with the scan."""
 
@@ -310,13 +313,13 @@ def network_images(
 
 
 def _stretch(windowed: Float32[Tensor, "n channels height width"]) -> Float32[Tensor, "n channels height width"]:
-    """Each slice and channel stretched to 0..1 over what it shows; a constant one becomes 0.
+    """Each slice and channel stretched to 0..1 over what it shows; one that is flat to _FLAT becomes 0.
 
     Source: the published HGI-SAM preprocessing (arXiv 2304.04902). The same HU gets another value in another slice.
     """
     low = windowed.amin((2, 3), keepdim=True)
     extent = windowed.amax((2, 3), keepdim=True) - low
-    return torch.where(extent > 0, (windowed - low) / extent.clamp(min=1e-6), torch.zeros_like(windowed))
+    return torch.where(extent > _FLAT, (windowed - low) / extent.clamp(min=_FLAT), 0.0)
 
 
 def _relative_channels(
