@@ -7,7 +7,6 @@ intervals over patients. Nothing is chosen here; the weights bring their own ope
 """
 
 import argparse
-import csv
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch
 
 from hgisam import Segmenter
 from hgisam.evaluate.statistics import figure_interval
+from hgisam.io.tables import read_slice_labels
 from hgisam.train.calibration import auc
 
 
@@ -66,9 +66,8 @@ def main() -> None:
 def read_labels(path: Path) -> dict[str, dict[int, bool]]:
     """By file, by slice index: whether any hemorrhage is labelled."""
     labels: dict[str, dict[int, bool]] = defaultdict(dict)
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            labels[row["file"]][int(row["slice_index"])] = row["any"] == "1"
+    for label in read_slice_labels(path):
+        labels[label.file][label.slice_index] = label.positive
     return labels
 
 

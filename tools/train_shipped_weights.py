@@ -77,7 +77,7 @@ def describe(options: TrainOptions, command: str) -> WeightsMetadata:
         operating_point=0.5,
         threshold=0.5,
         data=(
-            f"{options.n_phantoms} hgisam phantoms and their twins without blood; "
+            f"{options.n_phantoms} hgisam phantoms, {options.n_twins} of them also without their blood; "
             f"{options.n_tuning} more for calibration; no patient"
         ),
         command=command,

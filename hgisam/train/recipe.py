@@ -32,8 +32,10 @@ class TrainOptions(BaseModel):
     """The network."""
     phantom: PhantomOptions = PhantomOptions(bleed_probability=0.85)
     """The heads it learns from."""
-    n_phantoms: int = Field(default=400, ge=2)
-    """Training heads, seeds 0 and up. Each also comes as its twin without blood."""
+    n_phantoms: int = Field(default=320, ge=2)
+    """Training heads, seeds 0 and up."""
+    n_twins: int = Field(default=120, ge=0)
+    """Of these heads, the first so many also come as they were before they bled."""
     n_tuning: int = Field(default=40, ge=2)
     """Heads, of the seeds after those, that choose operating point, temperature and threshold."""
     sampling: SamplingOptions = SamplingOptions()
@@ -66,7 +68,7 @@ def train_on_phantoms(
 
     unbled = options.phantom.model_copy(update={"bleed_probability": 0.0})
     heads = prepared(range(options.n_phantoms), options.phantom)
-    twins = prepared(range(options.n_phantoms), unbled)
+    twins = prepared(range(min(options.n_twins, options.n_phantoms)), unbled)
     tuning = prepared(options.tuning_seeds, options.phantom)
     source = BatchSource(
         heads, twins, options.preprocess, options.sampling, options.augmentation, options.loop.seed

@@ -55,11 +55,11 @@ class SamplingOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    positive: int = Field(default=10, ge=1)
+    positive: int = Field(default=7, ge=1)
     """Slices with blood."""
-    twins: int = Field(default=6, ge=0)
-    """Of these slices, how many come with the same slice of the same head before it bled."""
-    negative: int = Field(default=6, ge=1)
+    twins: int = Field(default=4, ge=0)
+    """At most so many of them come with the same slice of the same head before it bled, where the head has a twin."""
+    negative: int = Field(default=5, ge=1)
     """Other slices without blood."""
     min_blood_mm2: float = Field(default=10.0, gt=0)
     """Blood in a slice from which it counts as positive; slices with less, but some, are never shown."""
@@ -143,7 +143,7 @@ class BatchSource:
 
         Args:
             scans: scans with their blood.
-            twins: the same heads before they bled, in the same order; may be empty if sampling.twins is 0.
+            twins: some of the same heads before they bled, found by name; may be empty.
             preprocessing: what the network will see.
             sampling: what a batch is made of.
             augmentation: how slices are changed.
@@ -174,10 +174,8 @@ class BatchSource:
         positive = self._pick(self.positive, self._sampling.positive)
         negative = self._pick(self.negative, self._sampling.negative)
         shown = [(self._scans[i], row) for i, row in positive + negative]
-        for i, row in positive[: self._sampling.twins]:
-            twin = self._twins[self._scans[i].name]
-            if self._scans[i].slices[row] in twin.slices:
-                shown.append((twin, twin.slices.index(self._scans[i].slices[row])))
+        twins = [self._twin_of(i, row) for i, row in positive]
+        shown += [twin for twin in twins if twin is not None][: self._sampling.twins]
         hu, region, median_hu = self.stacked(shown)
         blood = torch.stack([scan.blood[row] for scan, row in shown])
         relative, region, blood = augment(
@@ -195,6 +193,14 @@ class BatchSource:
         median_hu = torch.tensor([scan.median_hu for scan, _ in shown])[:, None, None]
         relative = torch.stack([scan.relative_hu[row] for scan, row in shown]).float() * HU_STEP
         return relative + median_hu, torch.stack([scan.region[row] for scan, row in shown]), median_hu
+
+    def _twin_of(self, index: int, row: int) -> tuple[PreparedScan, int] | None:
+        """The same slice before it bled; None where the head has no twin, or the twin no brain there."""
+        scan = self._scans[index]
+        twin = self._twins.get(scan.name)
+        if twin is None or scan.slices[row] not in twin.slices:
+            return None
+        return twin, twin.slices.index(scan.slices[row])
 
     def _pick(self, slices: list[tuple[int, int]], count: int) -> list[tuple[int, int]]:
         return [slices[k] for k in self._numpy.integers(len(slices), size=count)]

@@ -1,0 +1,191 @@
+"""One scan through all stages, with a tiny network of random weights: what holds whatever the network has learned."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from hgisam import Segmenter, __version__
+from hgisam.io.errors import ScanRefused
+from hgisam.labels import Subtype
+from hgisam.model.checkpoint import WeightsMetadata, save_weights
+from hgisam.model.classifier import ClassifierOptions, HemorrhageClassifier
+from hgisam.model.swin import SwinOptions
+from hgisam.phantom import Phantom, PhantomOptions, make_phantom
+from hgisam.pipeline import DeviceUnavailable, SegmentOptions, pick_device
+from hgisam.preprocess import PreprocessOptions
+from hgisam.refine import RefineOptions
+
+TINY = SwinOptions(img_size=96, window=3, embed_dim=8, depths=(2, 2, 2, 2), heads=(1, 2, 4, 8), in_channels=2)
+
+
+@pytest.fixture(scope="module")
+def make_weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    folder = tmp_path_factory.mktemp("weights")
+
+    def make(outputs: int = 1, fov_px: int = 96, operating_point: float = 0.0) -> Path:
+        torch.manual_seed(outputs)
+        swin = TINY.model_copy(update={"img_size": fov_px})
+        options = ClassifierOptions.model_validate({"swin": swin, "outputs": outputs})
+        metadata = WeightsMetadata(
+            architecture=options,
+            preprocess=PreprocessOptions(spacing_mm=2.0, fov_px=fov_px).model_dump(mode="json"),
+            operating_point=operating_point,
+            threshold=0.5,
+            data="none",
+            command="none",
+            seed=outputs,
+            created=datetime.now(UTC),
+            version=__version__,
+            licence="Apache-2.0",
+        )
+        path = folder / f"{outputs}-{fov_px}-{operating_point}.safetensors"
+        save_weights(path, HemorrhageClassifier(options), metadata)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def phantom() -> Phantom:
+    options = PhantomOptions(
+        n_slices=15, slice_mm=10.0, size_px=112, pixel_mm=2.0, kinds=(Subtype.INTRAPARENCHYMAL,), volumes_ml=(40.0,)
+    )
+    return make_phantom(3, options)
+
+
+@pytest.fixture(scope="module")
+def array_and_affine(phantom: Phantom) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    return phantom.ct.hu.numpy(), phantom.ct.affine.numpy()
+
+
+def test_a_file_an_image_and_an_array_give_one_result(
+    make_weights: Callable[..., Path],
+    array_and_affine: tuple[NDArray[np.float32], NDArray[np.float64]],
+    tmp_path: Path,
+) -> None:
+    array, affine = array_and_affine
+    image = nib.Nifti1Image(array.astype(np.int16), affine)
+    nib.save(image, tmp_path / "scan.nii.gz")
+    segmenter = Segmenter(make_weights())
+    from_array = segmenter.segment((array, affine))
+    for other in (segmenter.segment(image), segmenter.segment(tmp_path / "scan.nii.gz")):
+        assert np.array_equal(other.mask, from_array.mask)
+        np.testing.assert_allclose(other.saliency, from_array.saliency, atol=1e-4)
+        assert other.volume_ml == from_array.volume_ml
+    assert list(tmp_path.iterdir()) == [tmp_path / "scan.nii.gz"]
+
+
+def test_the_result_turns_with_the_file(
+    make_weights: Callable[..., Path], array_and_affine: tuple[NDArray[np.float32], NDArray[np.float64]]
+) -> None:
+    array, affine = array_and_affine
+    segmenter = Segmenter(make_weights())
+    straight = segmenter.segment((array, affine))
+    flip = np.diag([-1.0, 1.0, 1.0, 1.0])
+    flip[0, 3] = array.shape[0] - 1
+    swap = np.eye(4)[[1, 2, 0, 3]].T
+    turned_affine = affine @ flip @ swap
+    turned = segmenter.segment((np.transpose(array[::-1], (1, 2, 0)), turned_affine))
+    assert turned.slice_axis == 2
+    assert np.array_equal(np.transpose(turned.mask, (2, 0, 1))[::-1], straight.mask)
+    np.testing.assert_allclose(turned.slice_probabilities[::-1], straight.slice_probabilities, atol=1e-6)
+    np.testing.assert_allclose(turned.slice_positions_mm[::-1], straight.slice_positions_mm, atol=1e-6)
+    assert turned.volume_ml == pytest.approx(straight.volume_ml)
+
+
+def test_the_volume_is_voxels_times_determinant_and_the_map_is_in_range(
+    make_weights: Callable[..., Path], array_and_affine: tuple[NDArray[np.float32], NDArray[np.float64]]
+) -> None:
+    result = Segmenter(make_weights()).segment(array_and_affine)
+    assert result.volume_ml == pytest.approx(int(result.mask.sum()) * 10.0 * 2.0 * 2.0 / 1000)
+    assert result.mask.dtype == np.uint8
+    assert set(np.unique(result.mask)) <= {0, 1}
+    assert 0.0 <= result.saliency.min() < result.saliency.max() <= 1.0
+    assert result.saliency.shape == result.mask.shape == array_and_affine[0].shape
+
+
+def test_slices_below_the_operating_point_get_neither_map_nor_mask(
+    make_weights: Callable[..., Path], array_and_affine: tuple[NDArray[np.float32], NDArray[np.float64]]
+) -> None:
+    path = make_weights()
+    every = Segmenter(path).segment(array_and_affine)
+    middle = float(np.median(every.slice_probabilities[every.slice_has_brain]))
+    gated = Segmenter(path, options=SegmentOptions(operating_point=middle)).segment(array_and_affine)
+    assert np.array_equal(gated.slice_gated, every.slice_has_brain & (every.slice_probabilities >= middle))
+    assert not gated.saliency[~gated.slice_gated].any()
+    assert not gated.mask[~gated.slice_gated].any()
+    ungated = Segmenter(path, options=SegmentOptions(operating_point=middle, gate=False)).segment(array_and_affine)
+    assert np.array_equal(ungated.slice_gated, every.slice_has_brain)
+
+
+def test_a_gate_that_no_slice_passes_measures_zero_not_null(
+    make_weights: Callable[..., Path], array_and_affine: tuple[NDArray[np.float32], NDArray[np.float64]]
+) -> None:
+    result = Segmenter(make_weights(), options=SegmentOptions(operating_point=1.0)).segment(array_and_affine)
+    assert result.volume_ml == 0.0
+    assert result.volume_reason is None
+    assert not result.mask.any()
+
+
+def test_a_scan_without_brain_has_no_volume_and_says_why(make_weights: Callable[..., Path], phantom: Phantom) -> None:
+    neck = phantom.ct.hu[:3].clone()
+    neck[(neck > -200) & (neck < 130)] = 60.0
+    neck[:, 40:80, 40:80] = 400.0
+    result = Segmenter(make_weights()).segment((neck.numpy(), phantom.ct.affine.numpy()))
+    if result.slice_has_brain.any():
+        pytest.fail("the test's neck is no neck: it was taken for a head")
+    assert result.volume_ml is None
+    assert result.probability is None
+    assert "no brain" in str(result.volume_reason)
+
+
+def test_windows_of_a_small_field_of_view_cover_the_head(
+    make_weights: Callable[..., Path], array_and_affine: tuple[NDArray[np.float32], NDArray[np.float64]]
+) -> None:
+    options = SegmentOptions(refine=RefineOptions(method="threshold"))
+    result = Segmenter(make_weights(fov_px=48), options=options).segment(array_and_affine)
+    seen = result.saliency > 0
+    assert seen[6].sum() > 1000
+    one_by_one = Segmenter(make_weights(fov_px=48), options=options, batch_size=1).segment(array_and_affine)
+    np.testing.assert_allclose(one_by_one.saliency, result.saliency, atol=1e-4)
+
+
+def test_six_outputs_name_the_subtypes_and_two_are_a_softmax(
+    make_weights: Callable[..., Path], array_and_affine: tuple[NDArray[np.float32], NDArray[np.float64]]
+) -> None:
+    six = Segmenter(make_weights(outputs=6)).classify(array_and_affine)
+    assert list(six.subtype_probabilities) == [s for s in Subtype if s is not Subtype.ANY]
+    two = Segmenter(make_weights(outputs=2)).classify(array_and_affine)
+    assert two.subtype_probabilities == {}
+    assert 0.0 < float(two.probability or 0.0) < 1.0
+
+
+def test_an_offset_that_was_kept_is_refused_until_it_is_named(
+    make_weights: Callable[..., Path], array_and_affine: tuple[NDArray[np.float32], NDArray[np.float64]]
+) -> None:
+    array, affine = array_and_affine
+    with pytest.raises(ScanRefused, match="--hu-offset -1024"):
+        Segmenter(make_weights()).classify((array + 1024, affine))
+    told = Segmenter(make_weights(), options=SegmentOptions(hu_offset=-1024.0)).classify((array + 1024, affine))
+    plain = Segmenter(make_weights()).classify((array, affine))
+    np.testing.assert_allclose(told.slice_probabilities, plain.slice_probabilities, atol=0.02)
+
+
+def test_equal_settings_have_equal_hashes_and_a_changed_one_does_not(
+    make_weights: Callable[..., Path], array_and_affine: tuple[NDArray[np.float32], NDArray[np.float64]]
+) -> None:
+    options = (SegmentOptions(refine=RefineOptions(min_share=share)) for share in (0.3, 0.3, 0.4))
+    first, again, other = (Segmenter(make_weights(), options=o).segment(array_and_affine) for o in options)
+    assert first.settings_hash == again.settings_hash != other.settings_hash
+
+
+@pytest.mark.parametrize("name", ["tpu9000", "cuda:77"])
+def test_a_device_that_is_not_there_is_named(name: str) -> None:
+    with pytest.raises(DeviceUnavailable, match=name):
+        pick_device(name)
