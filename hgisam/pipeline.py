@@ -133,14 +133,18 @@ class SegmentationResult(ClassificationResult):
     """Where the blood is in one scan, and how much.
 
     Attributes:
-        mask_volume: the mask in house axes; None where no brain was found.
+        mask_volume: the mask in house axes; empty where no brain was found.
         saliency_house: saliency in [0, 1] in house axes; zero in slices that the gate closed.
+        region: the intracranial region in house axes.
+        brain_median_hu: the scan's brain median, against which blood is dense; None where no brain was found.
         slice_gated: which slices got a map, in the order of the input's own index.
         volume_reason: why there is no volume; None where there is one.
     """
 
     mask_volume: MaskVolume
     saliency_house: Float[Tensor, "depth height width"]
+    region: Bool[Tensor, "depth height width"]
+    brain_median_hu: float | None
     slice_gated: NDArray[np.bool_]
     volume_reason: str | None
 
@@ -239,6 +243,8 @@ class Segmenter:
             **self._classification(look),
             mask_volume=mask,
             saliency_house=saliency,
+            region=look.region,
+            brain_median_hu=look.median_hu if look.slices else None,
             slice_gated=_in_file_order(gated, look.grid).numpy(),
             volume_reason=None if look.slices else "no brain was found in the scan, so nothing was measured",
         )

@@ -68,6 +68,8 @@ class FakeModel:
             **fields,
             mask_volume=MaskVolume(house, fields["ct"].affine, scan.name),
             saliency_house=house.float() * 0.75,
+            region=house,
+            brain_median_hu=30.0,
             slice_gated=np.array([0, 1, 0, 0, 0, 1], dtype=bool),
             volume_reason="no brain was found" if fields["probability"] is None else None,
         )
