@@ -62,7 +62,7 @@ def train(
     options: LoopOptions,
     device: torch.device,
     evaluate: Callable[[HemorrhageClassifier, int], None] | None = None,
-    evaluate_every: int = 250,
+    evaluate_every: int = 600,
 ) -> HemorrhageClassifier:
     """Train a network and return the running average of its parameters.
 
