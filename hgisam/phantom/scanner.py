@@ -10,6 +10,11 @@ from torch.nn import functional
 
 from hgisam.phantom.anatomy import AIR_HU, FineGrid
 
+STREAK_MM, STREAK_COUNT = 2.5, 80
+"""Width of motion streaks, and how many lie on each side of the middle."""
+CUPPING_REACH_MM = 12.0
+"""Sigma of the brightening around bone: with it, HU by depth under the skull follow those of real scans."""
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -43,15 +48,15 @@ class Protocol:
         """A random protocol: noise 2 to 6 HU, soft to sharp brain kernels."""
         return cls(
             noise_hu=float(np.clip(rng.lognormal(np.log(3.2), 0.3), 1.8, 6.5)),
-            blur_mm=float(rng.uniform(0.45, 0.85)),
+            blur_mm=float(rng.uniform(0.5, 1.0)),
             noise_grain_mm=float(rng.uniform(0.45, 0.85)),
-            cupping_hu=float(rng.uniform(2.0, 9.0)),
+            cupping_hu=float(rng.uniform(8.0, 30.0)),
             streak_hu=float(rng.uniform(3.0, 16.0)),
             offset_hu=float(rng.normal(0.0, 2.0)),
             gain=float(rng.normal(1.0, 0.01)),
             head_rest_hu=float(rng.uniform(-200.0, 150.0)) if rng.random() < 0.6 else None,
-            motion_hu=float(rng.uniform(2.0, 9.0)) if rng.random() < 0.12 else 0.0,
-            clip_radius_mm=float(rng.uniform(78.0, 100.0)) if rng.random() < 0.2 else None,
+            motion_hu=float(rng.uniform(1.5, 5.0)) if rng.random() < 0.12 else 0.0,
+            clip_radius_mm=float(rng.uniform(82.0, 104.0)) if rng.random() < 0.15 else None,
         )
 
 
@@ -112,7 +117,7 @@ def beam_hardening(
     step = 4 * pixel_mm
     height, width = small.shape[2:]
     frequency = _frequencies(2 * height, 2 * width, step)
-    halo = torch.exp(-2.0 * (np.pi * 7.0 * frequency) ** 2)
+    halo = torch.exp(-2.0 * (np.pi * CUPPING_REACH_MM * frequency) ** 2)
     spread = torch.fft.irfft2(torch.fft.rfft2(small, s=(2 * height, 2 * width)) * halo, s=(2 * height, 2 * width))
     cupping = spread[..., :height, :width]
     left = (small.cumsum(dim=3) - small) * (step / 30.0)
@@ -135,8 +140,8 @@ def motion_streaks(
     for index in range(first, min(depth, first + int(rng.integers(1, 6)))):
         angle = float(rng.uniform(0.0, np.pi))
         across = rows * float(np.cos(angle)) + columns * float(np.sin(angle))
-        profile = torch.from_numpy(rng.standard_normal(160, dtype=np.float32))
-        position = (across / 3.5 + 80.0).clamp(0.0, 158.0)
+        profile = torch.from_numpy(rng.standard_normal(2 * STREAK_COUNT, dtype=np.float32))
+        position = (across / STREAK_MM + STREAK_COUNT).clamp(0.0, 2.0 * STREAK_COUNT - 2.0)
         low = position.long()
         streaks[index] = torch.lerp(profile[low], profile[low + 1], position - low)
     return streaks
@@ -180,6 +185,7 @@ def scan(
     body = functional.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)[:, 0]
     bony = (hu > 300.0).float().mean(dim=(1, 2))
     level = protocol.noise_hu * (0.55 + 0.45 * body) * (0.85 + 2.0 * bony)[:, None, None]
+    level = level * (body > 0.0)  # no noise in the air around: no window shows it, and files stay small
     hu = hu + noise_texture(rng, (depth, height, width), pixel_mm, protocol.noise_grain_mm) * level
     hu = hu * protocol.gain + protocol.offset_hu
     if protocol.clip_radius_mm is not None:

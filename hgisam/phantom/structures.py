@@ -110,7 +110,7 @@ def draw_structures(dura: Array, hull: Array, tentorium_z_mm: Array, space: Spac
         Structure.CORD: space.tube([(0, -46, -66, 6), (0, -50, -90, 5.5), (0, -53, -130, 5.5)], paired=False),
         Structure.BASE_BONE: _bones(space, orbit, sinuses),
         Structure.SINUS: union(*sinuses.values(), _airways(space)),
-        Structure.FRONTAL_SINUS: space.ellipsoid((10, 75, -10), (13, 5, 15)),
+        Structure.FRONTAL_SINUS: space.ellipsoid((12, 72.5, -10), (16, 5.5, 15)),
         Structure.MASTOID: union(
             space.ellipsoid((57, -38, -40), (9, 14, 16)), space.tube([(52, -32, -34, 5), (34, -27, -35, 3)])
         ),
