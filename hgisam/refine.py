@@ -16,6 +16,9 @@ from hgisam.volume import CTVolume, MaskVolume, voxel_volume_ml
 CONNECTIVITY = 18
 """Voxels that share a face or an edge are one component: a thin oblique crescent stays whole."""
 
+_LEAST_TOTAL = 0.3
+"""Share of the Gaussian that must lie on telling voxels: a straight edge leaves half, the middle of bone nothing."""
+
 
 class RefineOptions(BaseModel):
     """How a saliency map becomes a mask."""
@@ -27,6 +30,8 @@ class RefineOptions(BaseModel):
     at or above a cut-off, as published."""
     contrast_hu: float = Field(default=10.0, gt=0)
     """HU over the scan's brain median from which tissue counts as dense."""
+    ceiling_hu: float = 100.0
+    """HU above which a voxel is bone or calcification and says nothing about its surroundings: no clot is denser."""
     smoothing_mm: float = Field(default=0.8, ge=0)
     """In-plane standard deviation of the Gaussian that quiets noise before HU are compared; 0 for none."""
     rim_mm: float = Field(default=1.0, ge=0)
@@ -133,17 +138,18 @@ def _dense_tissue(
 ) -> Bool[Tensor, "depth height width"]:
     """Allowed voxels deeper than the rim whose smoothed HU lie above the brain median by the contrast.
 
-    The Gaussian is normalised over the allowed voxels, so that bone beyond the outline does not leak in.
+    The Gaussian is normalised over allowed voxels below the ceiling, so that neither the skull nor a calcification
+    leaks into its surroundings; a voxel with few of them about it is no candidate.
     """
     sigma = (0.0, options.smoothing_mm / spacing_mm[1], options.smoothing_mm / spacing_mm[2])
-    weight = allowed.numpy().astype(np.float32)
-    relative = (hu.numpy() - np.float32(median_hu)) * weight
-    smoothed = gaussian_filter(relative, sigma, truncate=3.0)
-    total = gaussian_filter(weight, sigma, truncate=3.0)
-    dense: NDArray[np.bool_] = (smoothed >= options.contrast_hu * total) & (weight > 0)
+    telling = (allowed & (hu <= options.ceiling_hu)).numpy().astype(np.float32)
+    summed = gaussian_filter((hu.numpy() - np.float32(median_hu)) * telling, sigma, truncate=3.0)
+    total = gaussian_filter(telling, sigma, truncate=3.0)
+    inside: NDArray[np.bool_] = allowed.numpy()
+    dense: NDArray[np.bool_] = (summed >= options.contrast_hu * total) & (total >= _LEAST_TOTAL) & inside
     if options.rim_mm > 0:
         for index in range(len(dense)):
-            outline = np.pad(weight[index] > 0, 1)
+            outline = np.pad(inside[index], 1)
             depth_mm = distance_transform_edt(outline, sampling=spacing_mm[1:])[1:-1, 1:-1]
             dense[index] &= depth_mm > options.rim_mm
     return torch.from_numpy(dense)

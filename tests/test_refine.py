@@ -66,6 +66,14 @@ def test_the_bright_rim_of_the_skull_is_left_out() -> None:
     assert mask.voxels[2, 25, 25]
 
 
+def test_a_calcification_is_no_blood_and_does_not_leak() -> None:
+    ct, region, _ = head_with_two_clots(contrast_hu=0.0)
+    ct.hu[2:4, 20:30, 20:30] = 300.0
+    saliency = torch.where(region, 0.1, 0.0)
+    mask = refine(saliency, ct, region, 30.0, 0.5, RefineOptions(smoothing_mm=1.0))
+    assert not mask.voxels.any()
+
+
 def test_slices_that_the_gate_closed_hold_no_mask() -> None:
     ct, region, saliency = head_with_two_clots()
     saliency[3] = 0.0
