@@ -23,7 +23,7 @@ WIDTH_PX = 1200
 def main() -> None:
     """Segment the scan and write the figure."""
     parser = argparse.ArgumentParser(description="Make the README's figure from a sample volume.")
-    parser.add_argument("scan", nargs="?", type=Path, default=Path("sample_volumes/large_intraparenchymal.nii.gz"))
+    parser.add_argument("scan", nargs="?", type=Path, default=Path("sample_volumes/intraparenchymal_large.nii.gz"))
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/figure.png"))
     arguments = parser.parse_args()
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
