@@ -24,7 +24,7 @@ class LoopOptions(BaseModel):
 
     steps: int = Field(default=2000, ge=1)
     """Updates of the parameters."""
-    learning_rate: float = Field(default=8e-4, gt=0)
+    learning_rate: float = Field(default=6e-4, gt=0)
     """Highest rate of AdamW, reached after the warm-up and left along a cosine."""
     weight_decay: float = Field(default=0.05, ge=0)
     """Of matrices only; biases, norms and bias tables are not decayed."""

@@ -61,6 +61,10 @@ class SamplingOptions(BaseModel):
     """At most so many of them come with the same slice of the same head before it bled, where the head has a twin."""
     negative: int = Field(default=5, ge=1)
     """Other slices without blood."""
+    easy_share: float = Field(default=0.3, gt=0, le=1)
+    """Share of the positive slices (those whose blood shows most), that training begins with."""
+    easing_batches: int = Field(default=600, ge=0)
+    """Batches over which that share grows to all; 0 shows all from the start."""
     min_blood_mm2: float = Field(default=10.0, gt=0)
     """Blood in a slice from which it counts as positive; slices with less, but some, are never shown."""
     min_region_mm2: float = Field(default=300.0, ge=0)
@@ -96,6 +100,11 @@ def prepare_scan(
     )
     relative = (hu.clamp(-1024, 3071) / HU_STEP).round().to(torch.int16)
     return PreparedScan(name, relative, median_hu, region, blood_share >= 0.5, slices)
+
+
+def _conspicuity(relative_hu: Int16[Tensor, "height width"], blood: Bool[Tensor, "height width"]) -> float:
+    """How well blood shows in a slice: its mean HU over the brain median times the square root of its area in px."""
+    return float(relative_hu[blood].float().mean()) * HU_STEP * float(blood.sum()) ** 0.5
 
 
 def _centre(planes: Tensor, fov_px: int) -> Tensor:
@@ -153,8 +162,10 @@ class BatchSource:
         self._preprocessing, self._sampling, self._augmentation = preprocessing, sampling, augmentation
         self._numpy = np.random.default_rng(seed)
         self._torch = torch.Generator().manual_seed(seed)
+        self._n_given = 0
         self.positive: list[tuple[int, int]] = []
         self.negative: list[tuple[int, int]] = []
+        shows: dict[tuple[int, int], float] = {}
         pixel_mm2 = preprocessing.spacing_mm**2
         for index, scan in enumerate(scans):
             blood_mm2 = scan.blood.sum(dim=(1, 2)) * pixel_mm2
@@ -164,14 +175,19 @@ class BatchSource:
                     continue
                 if blood_mm2[row] >= sampling.min_blood_mm2:
                     self.positive.append((index, row))
+                    shows[index, row] = _conspicuity(scan.relative_hu[row], scan.blood[row])
                 elif blood_mm2[row] == 0:
                     self.negative.append((index, row))
+        self.positive.sort(key=lambda slice_: -shows[slice_])
 
     def __iter__(self) -> Iterator[TrainingBatch]:
         return self
 
     def __next__(self) -> TrainingBatch:
-        positive = self._pick(self.positive, self._sampling.positive)
+        easing = self._n_given / self._sampling.easing_batches if self._sampling.easing_batches else 1.0
+        share = min(1.0, self._sampling.easy_share + (1.0 - self._sampling.easy_share) * easing)
+        self._n_given += 1
+        positive = self._pick(self.positive[: max(1, round(share * len(self.positive)))], self._sampling.positive)
         negative = self._pick(self.negative, self._sampling.negative)
         shown = [(self._scans[i], row) for i, row in positive + negative]
         twins = [self._twin_of(i, row) for i, row in positive]
