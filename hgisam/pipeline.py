@@ -412,4 +412,3 @@ def _in_file_order(values: Tensor, grid: NiftiGrid) -> Tensor:
 
 def _first(*values: float | None) -> float:
     return next(value for value in values if value is not None)
-

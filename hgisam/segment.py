@@ -44,8 +44,6 @@ class AggregationOptions(BaseModel):
     geometric mean over stages; `slice`: each slice's stages min-maxed and multiplied, as published."""
 
 
-
-
 def plan_windows(canvas_px: tuple[int, int], fov_px: int, options: WindowOptions) -> list[Window]:
     """Where the windows lie that cover a canvas: one where it fits the field of view, else overlapping ones.
 
@@ -196,15 +194,11 @@ def smooth_over_slices(values: Float[Tensor, " slices"]) -> Float[Tensor, " slic
     return 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]
 
 
-def _batches(
-    slices: Sequence[int], windows: Sequence[Window], batch_size: int
-) -> Iterator[list[tuple[int, Window]]]:
+def _batches(slices: Sequence[int], windows: Sequence[Window], batch_size: int) -> Iterator[list[tuple[int, Window]]]:
     pairs = [(index, window) for index in slices for window in windows]
     for start in range(0, len(pairs), batch_size):
         yield pairs[start : start + batch_size]
 
 
 def _cut(images: Tensor, batch: Sequence[tuple[int, Window]], fov_px: int) -> Tensor:
-    return torch.stack(
-        [images[index, :, top : top + fov_px, left : left + fov_px] for index, (top, left) in batch]
-    )
+    return torch.stack([images[index, :, top : top + fov_px, left : left + fov_px] for index, (top, left) in batch])

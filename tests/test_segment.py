@@ -57,7 +57,9 @@ def test_scores_belong_to_their_slice_and_window_whatever_the_batch(batch_size: 
 def test_no_slices_give_no_scores_and_no_maps() -> None:
     images = torch.zeros(3, 1, 64, 64)
     assert score_windows(lambda x: x.amin(dim=(2, 3)), images, [], [(0, 0)], 64, 4, CPU).shape[0] == 0
-    stages = stitch_stage_maps(pooled_image, images, [], [(0, 0)], 64, 4, CPU, WindowOptions(), weigh_by_probability=True)
+    stages = stitch_stage_maps(
+        pooled_image, images, [], [(0, 0)], 64, 4, CPU, WindowOptions(), weigh_by_probability=True
+    )
     assert aggregate(stages, torch.zeros(0, 64, 64, dtype=torch.bool), AggregationOptions()).shape == (0, 64, 64)
 
 
@@ -65,7 +67,9 @@ def test_no_slices_give_no_scores_and_no_maps() -> None:
 def test_blended_windows_of_a_constant_are_the_constant(canvas: tuple[int, int]) -> None:
     images = torch.full((2, 1, *canvas), 0.3)
     windows = plan_windows(canvas, 64, WindowOptions())
-    stages = stitch_stage_maps(pooled_image, images, [0, 1], windows, 64, 3, CPU, WindowOptions(), weigh_by_probability=True)
+    stages = stitch_stage_maps(
+        pooled_image, images, [0, 1], windows, 64, 3, CPU, WindowOptions(), weigh_by_probability=True
+    )
     torch.testing.assert_close(stages, torch.full((2, 1, *canvas), 0.3))
 
 
@@ -73,7 +77,9 @@ def test_stitching_depends_on_no_batch_size() -> None:
     images = torch.rand(3, 1, 80, 96, generator=torch.Generator().manual_seed(0))
     windows = plan_windows((80, 96), 64, WindowOptions())
     one, many = (
-        stitch_stage_maps(pooled_image, images, [0, 2], windows, 64, size, CPU, WindowOptions(), weigh_by_probability=True)
+        stitch_stage_maps(
+            pooled_image, images, [0, 2], windows, 64, size, CPU, WindowOptions(), weigh_by_probability=True
+        )
         for size in (1, 50)
     )
     torch.testing.assert_close(one, many)

@@ -115,25 +115,19 @@ def mean(values: list[float]) -> tuple[float, float | None, float | None, int]:
     return (float("nan") if found.mean is None else found.mean), found.low, found.high, found.n
 
 
-def resampled(
-    judged: list[Judged], figure: Callable[[Sequence[Judged]], float]
-) -> tuple[float, float, float, int]:
+def resampled(judged: list[Judged], figure: Callable[[Sequence[Judged]], float]) -> tuple[float, float, float, int]:
     """A figure of many phantoms with its interval."""
     return *figure_interval(judged, figure, lambda j: j.bleed_ml > 0), len(judged)
 
 
 def slice_auc(judged: Sequence[Judged]) -> float:
     """Over slices with blood or without a trace of it."""
-    return auc(
-        torch.cat([j.probabilities[j.clear] for j in judged]), torch.cat([j.labels[j.clear] for j in judged])
-    )
+    return auc(torch.cat([j.probabilities[j.clear] for j in judged]), torch.cat([j.labels[j.clear] for j in judged]))
 
 
 def scan_auc(judged: Sequence[Judged]) -> float:
     """Over heads."""
-    return auc(
-        torch.tensor([j.scan_probability for j in judged]), torch.tensor([j.bleed_ml > 0 for j in judged])
-    )
+    return auc(torch.tensor([j.scan_probability for j in judged]), torch.tensor([j.bleed_ml > 0 for j in judged]))
 
 
 def share_gated(judged: Sequence[Judged], *, positive: bool) -> float:

@@ -96,9 +96,7 @@ def slice_truth(phantom: Phantom, options: TrainOptions) -> tuple[torch.Tensor, 
     return positive, positive | (blood_mm2 == 0)
 
 
-def tuning_slices(
-    path: Path, phantoms: list[Phantom], options: TrainOptions
-) -> tuple[torch.Tensor, torch.Tensor]:
+def tuning_slices(path: Path, phantoms: list[Phantom], options: TrainOptions) -> tuple[torch.Tensor, torch.Tensor]:
     """Smoothed slice probabilities of the pipeline and labels, over all clear slices that show brain."""
     segmenter = Segmenter(path)
     probabilities, labels = [], []

@@ -37,9 +37,7 @@ def augment(
     spacing_mm: float,
     options: AugmentOptions,
     generator: torch.Generator,
-) -> tuple[
-    Float[Tensor, "batch height width"], Bool[Tensor, "batch height width"], Bool[Tensor, "batch height width"]
-]:
+) -> tuple[Float[Tensor, "batch height width"], Bool[Tensor, "batch height width"], Bool[Tensor, "batch height width"]]:
     """Changed copies of slices, their intracranial regions and their blood; geometry changes all three alike.
 
     Args:

@@ -51,9 +51,7 @@ class TrainOptions(BaseModel):
         return range(self.n_phantoms, self.n_phantoms + self.n_tuning)
 
 
-def train_on_phantoms(
-    options: TrainOptions, cache: Path, workers: int, device: torch.device
-) -> HemorrhageClassifier:
+def train_on_phantoms(options: TrainOptions, cache: Path, workers: int, device: torch.device) -> HemorrhageClassifier:
     """Train a classifier on phantoms.
 
     Args:
@@ -70,9 +68,7 @@ def train_on_phantoms(
     heads = prepared(range(options.n_phantoms), options.phantom)
     twins = prepared(range(min(options.n_twins, options.n_phantoms)), unbled)
     tuning = prepared(options.tuning_seeds, options.phantom)
-    source = BatchSource(
-        heads, twins, options.preprocess, options.sampling, options.augmentation, options.loop.seed
-    )
+    source = BatchSource(heads, twins, options.preprocess, options.sampling, options.augmentation, options.loop.seed)
     log.info("%d positive and %d negative slices", len(source.positive), len(source.negative))
 
     def report(model: HemorrhageClassifier, step: int) -> None:

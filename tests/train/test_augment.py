@@ -6,7 +6,14 @@ import torch
 from hgisam.train.augment import AugmentOptions, augment
 
 STILL = AugmentOptions(
-    flip_probability=0, rotation_deg=0, scale=0, shift_mm=(0, 0), gain=0, offset_hu=0, noise_hu=0, blur_px=0
+    flip_probability=0.0,
+    rotation_deg=0.0,
+    scale=0.0,
+    shift_mm=(0.0, 0.0),
+    gain=0.0,
+    offset_hu=0.0,
+    noise_hu=0.0,
+    blur_px=0.0,
 )
 
 
@@ -45,7 +52,9 @@ def test_blood_stays_on_the_bright_pixels_however_the_slice_moves() -> None:
 
 def test_one_seed_gives_one_result_and_slices_differ() -> None:
     hu, region, blood = a_slice_with_blood()
-    first, again = (augment(hu, region, blood, 1.0, AugmentOptions(), torch.Generator().manual_seed(5))[0] for _ in "ab")
+    first, again = (
+        augment(hu, region, blood, 1.0, AugmentOptions(), torch.Generator().manual_seed(5))[0] for _ in "ab"
+    )
     assert torch.equal(first, again)
     assert not torch.allclose(first[0], first[1])
 

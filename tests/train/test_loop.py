@@ -65,7 +65,9 @@ def test_a_tiny_network_learns_and_two_runs_of_one_seed_agree() -> None:
     with torch.inference_mode():
         logits = first(batch.images)[:, 0]
     assert float(logits[:4].min()) > float(logits[4:].max())
-    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
 
 
 def test_the_training_flag_of_the_kept_network_is_off() -> None:
