@@ -9,8 +9,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from hgisam.cases import InputError
+from hgisam.cli import app
 from hgisam.io.nifti import read_ct, read_mask
 from hgisam.labels import Subtype, label_value
 from hgisam.phantom import BleedRecord, Phantom, PhantomOptions
@@ -76,3 +78,18 @@ def test_a_scan_that_hgisam_did_not_make_is_not_replaced(tmp_path: Path) -> None
     with pytest.raises(InputError):
         write_phantoms([phantom(0)], ["a"], tmp_path)
     assert (tmp_path / "a.nii.gz").read_text() == "somebody's"
+
+
+def test_the_command_names_heads_by_their_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int, int]] = []
+
+    def generate(n: int, seed: int, _options: PhantomOptions, *, workers: int) -> Iterator[Phantom]:
+        asked.append((n, seed, workers))
+        return (phantom(seed + i) for i in range(n))
+
+    monkeypatch.setattr("hgisam.phantom.generate_phantoms", generate)
+    done = CliRunner().invoke(app, ["phantom", "-n", "2", "--seed", "41", "-o", str(tmp_path), "--workers", "9"])
+    assert done.exit_code == 0, done.stderr
+    assert asked == [(2, 41, 2)], "no more processes than heads"
+    assert {path.name for path in tmp_path.glob("*.nii.gz")} == {"phantom_00041.nii.gz", "phantom_00042.nii.gz"}
+    assert done.stdout.splitlines()[1].split() == ["phantom_00041", "0.060"]
