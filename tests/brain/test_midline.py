@@ -21,8 +21,10 @@ def upper_head(angle_deg: float, offset_mm: float, offset_step_mm: float = 0.0) 
     return draw_head((5.0, 1.0, 1.0), angle_deg, offset_mm, offset_step_mm, bottom_mm=-20.0, top_mm=60.0)
 
 
-@pytest.mark.parametrize("angle_deg", [-38.0, -26.5, -10.3, 0.0, 0.6, 7.7, 25.0, 38.0])
-@pytest.mark.parametrize("offset_mm", [-9.0, 4.3])
+@pytest.mark.parametrize(
+    ("angle_deg", "offset_mm"),
+    [(-38.0, 4.3), (-26.5, -9.0), (-10.3, 0.0), (0.0, 4.3), (0.6, -9.0), (7.7, 9.0), (38.0, 0.0)],
+)
 def test_turn_and_offset_are_found(angle_deg: float, offset_mm: float) -> None:
     line = line_of(upper_head(angle_deg, offset_mm).ct)
     assert line.angle_deg == pytest.approx(angle_deg, abs=1.0)
@@ -30,7 +32,7 @@ def test_turn_and_offset_are_found(angle_deg: float, offset_mm: float) -> None:
         assert line.offset_at_mm(depth) == pytest.approx(offset_mm, abs=1.5)
 
 
-@pytest.mark.parametrize("lean_deg", [-15.0, 6.0, 12.0])
+@pytest.mark.parametrize("lean_deg", [-15.0, 6.0])
 def test_the_lean_of_the_head_is_found(lean_deg: float) -> None:
     step_mm = 5.0 * math.tan(math.radians(lean_deg))
     line = line_of(upper_head(8.0, -8 * step_mm, step_mm).ct)
@@ -91,9 +93,8 @@ def turned(volume: CTVolume, angle_deg: float) -> CTVolume:
     return CTVolume(hu, volume.affine, volume.source)
 
 
-@pytest.mark.parametrize("name", ["052", "104"])
-def test_a_real_head_turned_by_a_known_angle_has_its_line_turned_by_it(realdata: Path, name: str) -> None:
-    volume, _ = read_ct(realdata / "ct_ich" / f"{name}.nii.gz")
+def test_a_real_head_turned_by_a_known_angle_has_its_line_turned_by_it(realdata: Path) -> None:
+    volume, _ = read_ct(realdata / "ct_ich" / "104.nii.gz")
     angle_deg = line_of(volume).angle_deg
     for turn_deg in (-17.0, 6.4):
         assert line_of(turned(volume, turn_deg)).angle_deg - angle_deg == pytest.approx(turn_deg, abs=1.0)

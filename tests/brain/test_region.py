@@ -28,9 +28,7 @@ def in_plane_depth_mm(mask: torch.Tensor, spacing_mm: tuple[float, float, float]
     )
 
 
-@pytest.mark.parametrize(
-    "spacing_mm", [(5.0, 0.45, 0.45), (10.0, 1.2, 1.2), (1.25, 1.0, 1.0), (5.0, 0.6, 1.0), (5.0, 0.35, 0.35)]
-)
+@pytest.mark.parametrize("spacing_mm", [(5.0, 0.45, 0.45), (10.0, 1.2, 1.2), (1.25, 1.0, 1.0), (5.0, 0.6, 1.0)])
 def test_the_region_is_the_inside_of_the_skull_to_the_inner_table(spacing_mm: tuple[float, float, float]) -> None:
     head = draw_head(spacing_mm, bottom_mm=-40.0, top_mm=30.0)
     region = intracranial_region(head.ct)
@@ -49,7 +47,7 @@ def test_the_region_does_not_depend_on_the_voxel_size() -> None:
     assert fine_ml == pytest.approx(coarse_ml, rel=0.01)
 
 
-@pytest.mark.parametrize("hu", [65.0, 80.0, 95.0])
+@pytest.mark.parametrize("hu", [65.0, 95.0])
 def test_a_thin_subdural_under_the_bone_lies_in_the_region(hu: float) -> None:
     head = draw_head((5.0, 0.5, 0.5), bottom_mm=-20.0, top_mm=30.0)
     film = head.inside & (in_plane_depth_mm(head.inside, head.ct.spacing_mm) <= 3.0) & (head.across_mm > 20)
