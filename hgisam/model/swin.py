@@ -446,7 +446,8 @@ class SwinTransformer(nn.Module):
         super().__init__()
         self.options = options
         self.patch_embed = DeepStem(options) if options.stem == "deep" else PatchEmbed(options)
-        probabilities = iter(torch.linspace(0, options.drop_path, sum(options.depths)).tolist())
+        blocks = sum(options.depths)
+        probabilities = (options.drop_path * block / max(1, blocks - 1) for block in range(blocks))
         self.layers = nn.ModuleList(
             SwinStage(options, stage, list(islice(probabilities, depth)))
             for stage, depth in enumerate(options.depths, start=1)

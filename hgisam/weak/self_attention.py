@@ -99,7 +99,7 @@ class SelfAttention(BaseModel):
 
     def _block_map(self, block: BlockAttention) -> Float[Tensor, "batch rows cols"]:
         norms = block.gradient_norms
-        weights = torch.ones(block.key_means.shape[:3], device=block.key_means.device) if norms is None else norms
+        weights = torch.ones_like(block.key_means[..., 0]) if norms is None else norms
         return lay_on_grid(token_map(block.key_means, weights), self._grid(block.grid))
 
     def _grid(self, grid: BlockGrid) -> BlockGrid:

@@ -1,0 +1,243 @@
+"""Weights come back as they were saved, and whatever is wrong with a file is said."""
+
+import hashlib
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import torch
+from networks import small_network, timm_network
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+
+from hgisam.model import checkpoint
+from hgisam.model.checkpoint import (
+    METADATA_KEY,
+    WeightsError,
+    WeightsMetadata,
+    default_weights_path,
+    load_weights,
+    published_state,
+    save_weights,
+)
+from hgisam.model.classifier import ClassifierOptions, HemorrhageClassifier
+
+
+def metadata_of(model: HemorrhageClassifier, **changes: object) -> WeightsMetadata:
+    fields = {
+        "architecture": model.options,
+        "brain": {"erode_mm": 4.0},
+        "preprocess": {"channels": "relative", "spacing_mm": 1.0},
+        "operating_point": 0.25,
+        "threshold": 0.1,
+        "temperature": 1.5,
+        "data": "40 phantoms",
+        "command": "hgisam train",
+        "seed": 3,
+        "created": datetime(2026, 1, 2, tzinfo=UTC),
+        "version": "0.1.0",
+        "licence": "Apache-2.0",
+        "figures": {"slice_auc": 0.98},
+    }
+    return WeightsMetadata.model_validate(fields | changes)
+
+
+@pytest.fixture
+def model() -> HemorrhageClassifier:
+    return small_network(stem="deep")
+
+
+@pytest.fixture
+def saved(model: HemorrhageClassifier, tmp_path: Path) -> Path:
+    path = tmp_path / "weights.safetensors"
+    save_weights(path, model, metadata_of(model))
+    return path
+
+
+def test_a_saved_network_comes_back(model: HemorrhageClassifier, saved: Path) -> None:
+    loaded = load_weights(saved)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(loaded.model(images), model.eval()(images))
+    assert loaded.metadata == metadata_of(model)
+    assert loaded.sha256 == hashlib.sha256(saved.read_bytes()).hexdigest()
+    assert not any(module.training for module in loaded.model.modules())
+
+
+def test_the_hash_beside_the_file_is_sha256sums(saved: Path) -> None:
+    beside = saved.with_name("weights.safetensors.sha256")
+    assert beside.read_text() == f"{hashlib.sha256(saved.read_bytes()).hexdigest()}  weights.safetensors\n"
+
+
+def test_half_precision_halves_the_file_and_loads_as_float32(model: HemorrhageClassifier, saved: Path) -> None:
+    path = saved.with_name("half.safetensors")
+    save_weights(path, model, metadata_of(model), half=True)
+    assert path.stat().st_size < 0.7 * saved.stat().st_size
+    loaded = load_weights(path).model
+    for name, expected in model.state_dict().items():
+        got = loaded.state_dict()[name]
+        assert got.dtype == expected.dtype
+        torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_token_heads_are_not_saved(tmp_path: Path) -> None:
+    model = HemorrhageClassifier(small_network().options, token_heads=True)
+    save_weights(tmp_path / "w.safetensors", model, metadata_of(model))
+    assert load_weights(tmp_path / "w.safetensors").model.token_heads is None
+
+
+def test_a_failed_write_leaves_the_old_file(
+    model: HemorrhageClassifier, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = saved.read_bytes()
+
+    def disk_full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        save_weights(saved, model, metadata_of(model, seed=4))
+    assert saved.read_bytes() == before
+    assert [path.name for path in saved.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_missing_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"gone\.safetensors: expected a weights file; got No such file"):
+        load_weights(tmp_path / "gone.safetensors")
+
+
+def test_a_changed_file_is_refused(saved: Path) -> None:
+    content = bytearray(saved.read_bytes())
+    content[-1] ^= 1
+    saved.write_bytes(content)
+    with pytest.raises(WeightsError, match="expected sha256 .* the file was changed"):
+        load_weights(saved)
+
+
+def test_an_expected_hash_overrules_the_one_beside(saved: Path) -> None:
+    assert load_weights(saved, expected_sha256=load_weights(saved).sha256.upper())
+    with pytest.raises(WeightsError, match="expected sha256 00"):
+        load_weights(saved, expected_sha256="0" * 64)
+
+
+def test_a_hash_file_without_a_hash_is_refused(saved: Path) -> None:
+    saved.with_name(f"{saved.name}.sha256").write_text("lost\n")
+    with pytest.raises(WeightsError, match="expected a sha256 and a file name"):
+        load_weights(saved)
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", b"\xff" * 64])
+def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match="expected a safetensors file"):
+        load_weights(path)
+
+
+def test_a_truncated_file_is_refused(saved: Path) -> None:
+    saved.with_name(f"{saved.name}.sha256").unlink()
+    saved.write_bytes(saved.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match="expected a safetensors file"):
+        load_weights(saved)
+
+
+def test_safetensors_of_others_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file({"w": torch.zeros(1)}, path)
+    with pytest.raises(WeightsError, match="expected hgisam's metadata"):
+        load_weights(path)
+
+
+def resave(path: Path, *, drop: str = "", add: str = "", nan: str = "", **changes: object) -> None:
+    """Write a weights file again with something wrong, and no hash beside it."""
+    header_length = int.from_bytes(path.read_bytes()[:8], "little")
+    header = json.loads(path.read_bytes()[8 : 8 + header_length])
+    metadata = json.loads(header["__metadata__"][METADATA_KEY]) | changes
+    tensors = load_file(path)
+    if drop:
+        del tensors[drop]
+    if add:
+        tensors[add] = torch.zeros(1)
+    if nan:
+        tensors[nan] = torch.full_like(tensors[nan], float("nan"))
+    save_file(tensors, path, metadata={METADATA_KEY: json.dumps(metadata)})
+    path.with_name(f"{path.name}.sha256").unlink()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"drop": "swin.norm.weight"}, r"got no swin\.norm\.weight"),
+        ({"add": "swin.extra"}, r"got an unknown swin\.extra"),
+        ({"nan": "head.weight"}, r"head\.weight: expected finite values"),
+        ({"format_version": 2}, "metadata format_version: Input should be 1"),
+        ({"operating_point": 1.5}, "metadata operating_point"),
+        ({"surprise": 1}, "metadata surprise: Extra inputs"),
+    ],
+)
+def test_a_file_that_does_not_fit_its_metadata_is_refused(saved: Path, wrong: dict[str, object], message: str) -> None:
+    resave(saved, **wrong)
+    with pytest.raises(WeightsError, match=message):
+        load_weights(saved)
+
+
+def test_a_tensor_of_another_shape_is_named(model: HemorrhageClassifier, saved: Path) -> None:
+    wider = model.options.model_copy(update={"outputs": 6})
+    resave(saved, architecture=wider.model_dump(mode="json"))
+    with pytest.raises(WeightsError, match=r"head\.\w+: expected shape \[6.*; got \[1"):
+        load_weights(saved)
+
+
+def test_metadata_of_another_network_are_refused_on_saving(model: HemorrhageClassifier, tmp_path: Path) -> None:
+    other = metadata_of(model, architecture=ClassifierOptions())
+    with pytest.raises(ValueError, match="expected metadata of this network"):
+        save_weights(tmp_path / "w.safetensors", model, other)
+
+
+def test_weights_that_are_not_finite_are_not_saved(model: HemorrhageClassifier, tmp_path: Path) -> None:
+    with torch.no_grad():
+        model.head.weight[0, 0] = 1e6  # beyond float16
+    with pytest.raises(WeightsError, match=r"head\.weight: expected finite values"):
+        save_weights(tmp_path / "w.safetensors", model, metadata_of(model), half=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_metadata_need_a_time_zone() -> None:
+    with pytest.raises(ValidationError, match="timezone"):
+        metadata_of(small_network(), created=datetime(2026, 1, 2))  # noqa: DTZ001
+
+
+def test_the_packages_weights_must_be_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint.resources, "files", lambda _: tmp_path)
+    with pytest.raises(WeightsError, match=r"expected one \.safetensors file; got none"):
+        default_weights_path()
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "a.safetensors").touch()
+    assert default_weights_path() == tmp_path / "weights" / "a.safetensors"
+    (tmp_path / "weights" / "b.safetensors").touch()
+    with pytest.raises(WeightsError, match=r"got a\.safetensors, b\.safetensors"):
+        default_weights_path()
+
+
+def test_published_names_of_any_age_are_ours() -> None:
+    """Older files have the merging at the end of a stage, and tensors that follow from the geometry."""
+    model, _ = timm_network()
+    ours = model.state_dict()
+
+    def older(name: str) -> str:
+        return re.sub(r"layers\.(\d)\.downsample", lambda m: f"layers.{int(m[1]) - 1}.downsample", name)
+
+    derived = {
+        "swin.layers.0.blocks.1.attn_mask": torch.zeros(1),
+        "swin.layers.0.blocks.1.attn.relative_position_index": torch.zeros(1),
+    }
+    hgi_sam = {older(name): tensor for name, tensor in ours.items()} | derived
+    for got in (published_state(hgi_sam), published_state(dict(ours) | derived)):
+        assert got.keys() == ours.keys()
+        assert all(got[name] is ours[name] for name in ours)
+
+    without_prefix = {name.removeprefix("swin."): tensor for name, tensor in hgi_sam.items()}
+    imagenet = published_state(without_prefix | {"head.fc.weight": torch.zeros(1000, 64)})
+    assert imagenet.keys() == {name for name in ours if name.startswith("swin.")}
