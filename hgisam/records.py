@@ -18,7 +18,7 @@ CLASSIFY_SUMMARY = (
     "case", "input", "status", "reason", "probability", "n_slices", "n_slices_positive", "plausibility", "n_warnings",
     "seconds",
 )  # fmt: skip
-SLICE_COLUMNS = ("slice_index", "position_mm", "probability_any")
+RUN_COLUMNS = ("case", "input", "status", "reason", "seconds")
 
 Record = dict[str, Any]
 
@@ -28,11 +28,15 @@ def recorded_path(path: Path) -> str:
 
     So a record carries no more of the machine, or of the user's name, than the command line did.
     """
-    if not path.is_absolute():
-        return path.as_posix()
-    if path.is_relative_to(Path.cwd()):
-        return path.relative_to(Path.cwd()).as_posix()
-    return Path(*path.parts[-2:]).as_posix().lstrip(os.sep)
+    if path.is_absolute():
+        inside = path.is_relative_to(Path.cwd())
+        path = path.relative_to(Path.cwd()) if inside else Path(*path.parts[-2:])
+    return _valid_text(path.as_posix().lstrip(os.sep))
+
+
+def recorded_reason(reason: str, path: Path) -> str:
+    """A reason as outputs state it: one line, and the case's path as `recorded_path` has it."""
+    return _valid_text(" ".join(reason.replace(str(path), recorded_path(path)).split()))
 
 
 def case_record(command: str, case: str, path: Path, input_sha256: str | None) -> Record:
@@ -123,3 +127,8 @@ def summary_row(record: Record, columns: tuple[str, ...]) -> Record:
         derived["n_warnings"] = len(record["warnings"])
         derived["seconds"] = round(sum(record["timings_s"].values()), 2)
     return {column: derived.get(column, record.get(column)) for column in columns}
+
+
+def _valid_text(text: str) -> str:
+    """Text that UTF-8 can hold: bytes of a file's name that are no text are written out as `\\udcff`."""
+    return text.encode("utf-8", "backslashreplace").decode()

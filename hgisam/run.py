@@ -25,11 +25,13 @@ from hgisam.preview import write_preview
 from hgisam.progress import case_progress
 from hgisam.records import (
     CLASSIFY_SUMMARY,
+    RUN_COLUMNS,
     SEGMENT_SUMMARY,
     Record,
     case_record,
     classification_record,
     recorded_path,
+    recorded_reason,
     refusal_record,
     segmentation_record,
     slice_rows,
@@ -198,6 +200,7 @@ class _Run:
             try:
                 write()
             except OutputError:
+                self._clear(case)
                 raise
             except Exception as error:  # noqa: BLE001
                 self._clear(case)
@@ -210,7 +213,7 @@ class _Run:
         log.info("%s: %s, probability %s", case.name, record["status"], record["probability"])
 
     def _failure(self, case: Case, error: Exception) -> Record:
-        """Say on stderr why a case gives no result, and put it on record: one line, the path as in `recorded_path`."""
+        """Say on stderr why a case gives no result, and put it on record."""
         if isinstance(error, ScanRefused):
             status, reason = "refused", str(error)
             log.error("refused: %s", reason)
@@ -218,8 +221,7 @@ class _Run:
             status, reason = "failed", f"{type(error).__name__}: {error}"
             log.error("failed: %s: %s", case.path, reason)
             log.debug("%s: where it failed", case.path, exc_info=error)
-        reason = reason.replace(str(case.path), recorded_path(case.path))
-        return refusal_record(self.command, status, " ".join(reason.split()))
+        return refusal_record(self.command, status, recorded_reason(reason, case.path))
 
     def _not_run(self, case: Case, ended: ExitCode) -> Record:
         reason = "the outputs could not be written" if ended is ExitCode.OUTPUT else "the run was cancelled"
@@ -242,7 +244,7 @@ class _Run:
             log.warning("%s: summary.csv and records of an earlier %s run are replaced", self.folder, earlier)
 
     def _write_run_record(self, status: str, records: Sequence[Record], started: datetime) -> None:
-        listed = ("case", "input", "status", "reason")
+        settings = self.model.settings
         write_json(
             self.folder / RUN_RECORD,
             {
@@ -255,11 +257,12 @@ class _Run:
                     "torch": torch.__version__,
                 },
                 "device": str(self.model.device),
-                "settings": self.model.settings,
+                "weights_sha256": settings.get("weights_sha256"),
+                "settings": settings,
                 "inputs": [recorded_path(case.path) for case in self.cases],
                 "started_utc": started.isoformat(timespec="seconds"),
                 "seconds": round((datetime.now(UTC) - started).total_seconds(), 2),
-                "cases": [{key: record[key] for key in listed} for record in records],
+                "cases": [summary_row(record, RUN_COLUMNS) for record in records],
             },
         )
 

@@ -26,7 +26,7 @@ class FakeModel:
 
     def __init__(self, before_answer: Callable[[Path], None] = lambda _: None) -> None:
         self.device = torch.device("cpu")
-        self.settings: dict[str, Any] = {"threshold": 0.3}
+        self.settings: dict[str, Any] = {"threshold": 0.3, "weights_sha256": "ab" * 32}
         self.asked: list[str] = []
         self._before_answer = before_answer
 

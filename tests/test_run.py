@@ -178,6 +178,7 @@ def test_a_full_disk_stops_the_run_and_says_what_was_not_done(
     report = segment_cases(model, cases, tmp_path / "out")
     assert report.exit_code == ExitCode.OUTPUT
     assert model.asked == ["a.nii.gz"]
+    assert files(tmp_path / "out") == {"summary.csv", "run.json"}
     assert [row["status"] for row in report.rows] == ["not run", "not run"]
     assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "stopped"
 
@@ -219,10 +220,12 @@ def test_run_json_tells_how_to_make_it_again(tmp_path: Path, scans: Scans) -> No
     segment_cases(FakeModel(), scans(a="", b="refuse"), tmp_path / "out")
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["command"] == "segment"
-    assert run["settings"] == {"threshold": 0.3}
+    assert run["settings"]["threshold"] == 0.3
     assert run["inputs"] == ["in/a.nii.gz", "in/b.nii.gz"]
     assert set(run["versions"]) == {"hgisam", "python", "torch"}
+    assert run["weights_sha256"] == "ab" * 32
     assert [(case["case"], case["status"]) for case in run["cases"]] == [("a", "ok"), ("b", "refused")]
+    assert run["cases"][0]["seconds"] >= 0.75
 
 
 def test_no_output_names_the_machine_or_its_user(tmp_path: Path, scans: Scans) -> None:
@@ -238,6 +241,15 @@ def test_recorded_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert recorded_path(tmp_path / "in" / "a.nii.gz") == "in/a.nii.gz"
     assert recorded_path(Path("/home/somebody/scans/a.nii.gz")) == "scans/a.nii.gz"
     assert recorded_path(Path("/a.nii.gz")) == "a.nii.gz"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file names are text there")
+def test_a_file_name_that_is_no_text_is_a_case_like_any_other(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.nii.gz")
+    path.write_text("refuse")
+    report = segment_cases(FakeModel(), find_cases([path]), tmp_path / "out")
+    assert report.exit_code == ExitCode.REFUSED
+    assert record(tmp_path / "out", "caf_")["input"].endswith(r"caf\udce9.nii.gz")
 
 
 def test_an_output_folder_with_somebody_s_file_in_the_way_is_refused_untouched(tmp_path: Path, scans: Scans) -> None:
