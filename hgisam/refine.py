@@ -21,14 +21,17 @@ _LEAST_TOTAL = 0.3
 
 
 class RefineOptions(BaseModel):
-    """How a saliency map becomes a mask."""
+    """How a saliency map becomes a mask.
+
+    Source of contrast_hu, rim_mm and min_share: best mean volume Dice of tuning phantoms, tools/tune_refinement.py.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     method: Literal["components", "threshold"] = "components"
     """`components`: whole 3D components of dense tissue, chosen by the saliency they gather; `threshold`: saliency
     at or above a cut-off, as published."""
-    contrast_hu: float = Field(default=10.0, gt=0)
+    contrast_hu: float = Field(default=12.0, gt=0)
     """HU over the scan's brain median from which tissue counts as dense."""
     ceiling_hu: float = 100.0
     """HU above which a voxel is bone or calcification and says nothing about its surroundings: no clot is denser."""
@@ -36,7 +39,7 @@ class RefineOptions(BaseModel):
     """In-plane standard deviation of the Gaussian that quiets noise before HU are compared; 0 for none."""
     rim_mm: float = Field(default=1.0, ge=0)
     """Depth below the region's outline that is left out: the skull's partial volume looks like blood."""
-    min_share: float = Field(default=0.3, ge=0, le=1)
+    min_share: float = Field(default=0.1, ge=0, le=1)
     """A component is kept where its summed saliency is at least this share of the best component's."""
     min_component_mm3: float = Field(default=50.0, ge=0)
     """Components smaller than this are removed."""

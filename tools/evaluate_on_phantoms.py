@@ -23,6 +23,9 @@ from hgisam.pipeline import SegmentationResult, SegmentOptions
 from hgisam.refine import RefineOptions, refine
 from hgisam.train.calibration import auc
 
+LARGE_MM2 = 100.0
+"""A second figure leaves slices with less blood than this aside, which a reader misses too."""
+
 
 @dataclass(frozen=True, eq=False)
 class Judged:
@@ -31,6 +34,7 @@ class Judged:
     probabilities: torch.Tensor
     labels: torch.Tensor
     clear: torch.Tensor
+    large: torch.Tensor
     gated: torch.Tensor
     scan_probability: float
     bleed_ml: float
@@ -72,6 +76,7 @@ def judge(segmenter: Segmenter, phantom: Phantom) -> Judged:
         probabilities=torch.from_numpy(result.slice_probabilities),
         labels=blood_mm2 >= POSITIVE_SLICE_MM2,
         clear=(blood_mm2 >= POSITIVE_SLICE_MM2) | (blood_mm2 == 0),
+        large=(blood_mm2 >= LARGE_MM2) | (blood_mm2 == 0),
         gated=torch.from_numpy(result.slice_gated),
         scan_probability=result.probability or 0.0,
         bleed_ml=masks["shipped"].reference_ml,
@@ -89,7 +94,10 @@ def threshold_only(segmenter: Segmenter, result: SegmentationResult) -> torch.Te
 def summarise(judged: list[Judged]) -> dict[str, tuple[float, float | None, float | None, int]]:
     """Every figure as value, interval, and the number of phantoms (or slices, for sensitivity) behind it."""
     figures = {
-        "slice AUC": resampled(judged, slice_auc),
+        "slice AUC": resampled(judged, lambda js: slice_auc(js, [j.clear for j in js])),
+        "slice AUC, positive slices with 1 cm2 of blood or more": resampled(
+            judged, lambda js: slice_auc(js, [j.large for j in js])
+        ),
         "scan AUC": resampled(judged, scan_auc),
         "gate: sensitivity for slices": resampled(judged, lambda js: share_gated(js, positive=True)),
         "gate: specificity for slices": resampled(judged, lambda js: 1 - share_gated(js, positive=False)),
@@ -120,9 +128,10 @@ def resampled(judged: list[Judged], figure: Callable[[Sequence[Judged]], float])
     return *figure_interval(judged, figure, lambda j: j.bleed_ml > 0), len(judged)
 
 
-def slice_auc(judged: Sequence[Judged]) -> float:
-    """Over slices with blood or without a trace of it."""
-    return auc(torch.cat([j.probabilities[j.clear] for j in judged]), torch.cat([j.labels[j.clear] for j in judged]))
+def slice_auc(judged: Sequence[Judged], shown: Sequence[torch.Tensor]) -> float:
+    """Over the slices shown of each head."""
+    pairs = list(zip(judged, shown, strict=True))
+    return auc(torch.cat([j.probabilities[s] for j, s in pairs]), torch.cat([j.labels[s] for j, s in pairs]))
 
 
 def scan_auc(judged: Sequence[Judged]) -> float:
