@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -104,7 +105,7 @@ def prepare_scan(
 
 def _conspicuity(relative_hu: Int16[Tensor, "height width"], blood: Bool[Tensor, "height width"]) -> float:
     """How well blood shows in a slice: its mean HU over the brain median times the square root of its area in px."""
-    return float(relative_hu[blood].float().mean()) * HU_STEP * float(blood.sum()) ** 0.5
+    return float(relative_hu[blood].float().mean()) * HU_STEP * math.sqrt(int(blood.sum()))
 
 
 def _centre(planes: Tensor, fov_px: int) -> Tensor:
