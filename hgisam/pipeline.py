@@ -186,7 +186,7 @@ class Segmenter:
 
     Example:
         >>> from hgisam import Segmenter
-        >>> result = Segmenter().segment("sample_volumes/large_intraparenchymal.nii.gz")
+        >>> result = Segmenter().segment("sample_volumes/intraparenchymal_large.nii.gz")
         >>> print(f"{result.volume_ml:.1f} ml")  # doctest: +SKIP
     """
 

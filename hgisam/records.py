@@ -31,12 +31,12 @@ def recorded_path(path: Path) -> str:
     if path.is_absolute():
         inside = path.is_relative_to(Path.cwd())
         path = path.relative_to(Path.cwd()) if inside else Path(*path.parts[-2:])
-    return _valid_text(path.as_posix().lstrip(os.sep))
+    return valid_text(path.as_posix().lstrip(os.sep))
 
 
 def recorded_reason(reason: str, path: Path) -> str:
     """A reason as outputs state it: one line, and the case's path as `recorded_path` has it."""
-    return _valid_text(" ".join(reason.replace(str(path), recorded_path(path)).split()))
+    return valid_text(" ".join(reason.replace(str(path), recorded_path(path)).split()))
 
 
 def case_record(command: str, case: str, path: Path, input_sha256: str | None) -> Record:
@@ -129,6 +129,6 @@ def summary_row(record: Record, columns: tuple[str, ...]) -> Record:
     return {column: derived.get(column, record.get(column)) for column in columns}
 
 
-def _valid_text(text: str) -> str:
+def valid_text(text: str) -> str:
     """Text that UTF-8 can hold: bytes of a file's name that are no text are written out as `\\udcff`."""
     return text.encode("utf-8", "backslashreplace").decode()

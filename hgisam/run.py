@@ -36,6 +36,7 @@ from hgisam.records import (
     segmentation_record,
     slice_rows,
     summary_row,
+    valid_text,
 )
 
 log = logging.getLogger(__name__)
@@ -215,12 +216,12 @@ class _Run:
     def _failure(self, case: Case, error: Exception) -> Record:
         """Say on stderr why a case gives no result, and put it on record."""
         if isinstance(error, ScanRefused):
-            status, reason = "refused", str(error)
+            status, reason = "refused", valid_text(str(error))
             log.error("refused: %s", reason)
         else:
-            status, reason = "failed", f"{type(error).__name__}: {error}"
-            log.error("failed: %s: %s", case.path, reason)
-            log.debug("%s: where it failed", case.path, exc_info=error)
+            status, reason = "failed", valid_text(f"{type(error).__name__}: {error}")
+            log.error("failed: %s: %s", valid_text(str(case.path)), reason)
+            log.debug("%s: where it failed", valid_text(str(case.path)), exc_info=error)
         return refusal_record(self.command, status, recorded_reason(reason, case.path))
 
     def _not_run(self, case: Case, ended: ExitCode) -> Record:
