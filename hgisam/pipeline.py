@@ -330,7 +330,7 @@ class Segmenter:
                 self.batch_size,
                 self.device,
                 self.options.windows,
-                weigh_by_probability=self.options.aggregation.normalisation == "volume",
+                comparable=self.options.aggregation.normalisation == "volume",
             )
             canvas = torch.zeros(look.batch.region.shape)
             canvas[chosen] = aggregate(stages, look.batch.region[chosen], self.options.aggregation)

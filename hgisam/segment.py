@@ -40,8 +40,8 @@ class AggregationOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     normalisation: Literal["volume", "slice"] = "volume"
-    """`volume`: one scale for all windows and slices of the scan, weighted with each window's probability, and the
-    geometric mean over stages; `slice`: each slice's stages min-maxed and multiplied, as published."""
+    """`volume`: one scale for all windows and slices of the scan, each window in multiples of its own mean and weighted
+    with its probability, and the geometric mean over stages; `slice`: each slice's stages min-maxed and multiplied, as published."""
 
 
 def plan_windows(canvas_px: tuple[int, int], fov_px: int, options: WindowOptions) -> list[Window]:
@@ -115,12 +115,14 @@ def stitch_stage_maps(
     device: torch.device,
     options: WindowOptions,
     *,
-    weigh_by_probability: bool,
+    comparable: bool,
 ) -> Float[Tensor, "slices stages height width"]:
-    """Each stage's raw saliency on the canvas of the given slices, windows blended with Gaussian weights.
+    """Each stage's saliency on the canvas of the given slices, windows blended with Gaussian weights.
 
-    Raw means that no window and no slice has been stretched to [0, 1] by itself: their sizes remain comparable, so
-    that a window without blood stays dark beside one that holds it and no seam appears between them.
+    Comparable means that windows and slices can be held against each other. Gradients alone cannot: where the network
+    is sure its logit is saturated and they are small, so that a doubtful slice would outshine a certain one. So each
+    window's saliency is taken in multiples of its own mean, which says how much one place stands out, and times the
+    window's probability: a window without blood stays dark beside one that holds it, and no seam appears between them.
 
     Args:
         stage_maps: images -> hemorrhage logits and raw saliency of each stage.
@@ -131,7 +133,7 @@ def stitch_stage_maps(
         batch_size: windows per pass.
         device: where the network is.
         options: the blending.
-        weigh_by_probability: whether a window's saliency is scaled by the probability it gave.
+        comparable: whether to make windows comparable; else raw.
     """
     height, width = images.shape[-2:]
     weights = blending_weights(fov_px, len(windows), options)
@@ -142,11 +144,13 @@ def stitch_stage_maps(
     canvas: Tensor | None = None
     for batch in _batches(slices, windows, batch_size):
         logits, stages = stage_maps(_cut(images, batch, fov_px).to(device))
-        scale = logits.sigmoid() if weigh_by_probability else torch.ones_like(logits)
         fine = torch.stack(
             [interpolate(s[:, None].float(), size=(fov_px, fov_px), mode="bilinear")[:, 0] for s in stages], dim=1
         )
-        fine = (fine * scale[:, None, None, None]).cpu() * weights
+        if comparable:
+            mean = fine.mean(dim=(2, 3), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+            fine = fine / mean * logits.sigmoid()[:, None, None, None]
+        fine = fine.cpu() * weights
         if canvas is None:
             canvas = torch.zeros(len(slices), len(stages), height, width)
         for (index, (top, left)), patch in zip(batch, fine, strict=True):

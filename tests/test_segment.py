@@ -57,9 +57,7 @@ def test_scores_belong_to_their_slice_and_window_whatever_the_batch(batch_size: 
 def test_no_slices_give_no_scores_and_no_maps() -> None:
     images = torch.zeros(3, 1, 64, 64)
     assert score_windows(lambda x: x.amin(dim=(2, 3)), images, [], [(0, 0)], 64, 4, CPU).shape[0] == 0
-    stages = stitch_stage_maps(
-        pooled_image, images, [], [(0, 0)], 64, 4, CPU, WindowOptions(), weigh_by_probability=True
-    )
+    stages = stitch_stage_maps(pooled_image, images, [], [(0, 0)], 64, 4, CPU, WindowOptions(), comparable=True)
     assert aggregate(stages, torch.zeros(0, 64, 64, dtype=torch.bool), AggregationOptions()).shape == (0, 64, 64)
 
 
@@ -67,9 +65,7 @@ def test_no_slices_give_no_scores_and_no_maps() -> None:
 def test_blended_windows_of_a_constant_are_the_constant(canvas: tuple[int, int]) -> None:
     images = torch.full((2, 1, *canvas), 0.3)
     windows = plan_windows(canvas, 64, WindowOptions())
-    stages = stitch_stage_maps(
-        pooled_image, images, [0, 1], windows, 64, 3, CPU, WindowOptions(), weigh_by_probability=True
-    )
+    stages = stitch_stage_maps(pooled_image, images, [0, 1], windows, 64, 3, CPU, WindowOptions(), comparable=False)
     torch.testing.assert_close(stages, torch.full((2, 1, *canvas), 0.3))
 
 
@@ -77,12 +73,23 @@ def test_stitching_depends_on_no_batch_size() -> None:
     images = torch.rand(3, 1, 80, 96, generator=torch.Generator().manual_seed(0))
     windows = plan_windows((80, 96), 64, WindowOptions())
     one, many = (
-        stitch_stage_maps(
-            pooled_image, images, [0, 2], windows, 64, size, CPU, WindowOptions(), weigh_by_probability=True
-        )
+        stitch_stage_maps(pooled_image, images, [0, 2], windows, 64, size, CPU, WindowOptions(), comparable=True)
         for size in (1, 50)
     )
     torch.testing.assert_close(one, many)
+
+
+def test_a_sure_slice_with_small_gradients_is_as_bright_as_a_doubtful_one() -> None:
+    images = torch.full((2, 1, 64, 64), 0.1)
+    images[:, 0, 30:38, 20:28] = 1.0
+
+    def saturated(batch: Tensor) -> tuple[Tensor, list[Tensor]]:
+        gradient = torch.tensor([1e-3, 1.0])[:, None, None]
+        return torch.tensor([9.0, 0.0]), [avg_pool2d(batch[:, 0], 4) * gradient]
+
+    stages = stitch_stage_maps(saturated, images, [0, 1], [(0, 0)], 64, 2, CPU, WindowOptions(), comparable=True)
+    peaks = aggregate(stages, torch.ones(2, 64, 64, dtype=torch.bool), AggregationOptions()).amax(dim=(1, 2))
+    torch.testing.assert_close(peaks, torch.tensor([1.0, 0.5**0.5]), atol=1e-3, rtol=0.0)
 
 
 def test_a_window_without_blood_adds_no_light_of_its_own() -> None:
@@ -95,9 +102,7 @@ def test_a_window_without_blood_adds_no_light_of_its_own() -> None:
         return 20 * (batch.amax(dim=(1, 2, 3)) - 0.5), [avg_pool2d(batch[:, 0], 4)]
 
     windows = plan_windows((64, 128), 64, WindowOptions(overlap=0.0))
-    stages = stitch_stage_maps(
-        sure_where_bright, images, [0], windows, 64, 2, CPU, WindowOptions(), weigh_by_probability=True
-    )
+    stages = stitch_stage_maps(sure_where_bright, images, [0], windows, 64, 2, CPU, WindowOptions(), comparable=True)
     saliency = aggregate(stages, torch.ones(1, 64, 128, dtype=torch.bool), AggregationOptions())[0]
     assert saliency[34, 24] == 1.0
     assert saliency[:, 64:].max() < 0.02

@@ -104,7 +104,7 @@ def stitched(
     fov_px = segmenter.weights.metadata.architecture.swin.img_size
     stages = stitch_stage_maps(
         stage_maps, head.batch.images, head.slices, head.windows, fov_px, 4, segmenter.device, options,
-        weigh_by_probability=not stretch_windows,
+        comparable=not stretch_windows,
     )  # fmt: skip
     region = head.batch.region[head.slices]
     return aggregate(stages, region, AggregationOptions.model_validate({"normalisation": normalisation}))
