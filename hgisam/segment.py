@@ -41,7 +41,8 @@ class AggregationOptions(BaseModel):
 
     normalisation: Literal["volume", "slice"] = "volume"
     """`volume`: one scale for all windows and slices of the scan, each window in multiples of its own mean and weighted
-    with its probability, and the geometric mean over stages; `slice`: each slice's stages min-maxed and multiplied, as published."""
+    with its probability, and the geometric mean over stages; `slice`: each slice's stages min-maxed and multiplied, as
+    published."""
 
 
 def plan_windows(canvas_px: tuple[int, int], fov_px: int, options: WindowOptions) -> list[Window]:
