@@ -12,6 +12,7 @@ import argparse
 import platform
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from hgisam.attention import lay_on_grid, pair_product, token_map
 from hgisam.model.classifier import ClassifierOptions, HemorrhageClassifier
 from hgisam.model.swin import BlockGrid, SwinOptions, swin_base_patch4_window12_384
 from hgisam.weak import HGI_SAM
+
+T = TypeVar("T")
 
 NETWORKS = {
     "paper": ClassifierOptions(swin=swin_base_patch4_window12_384(), outputs=2),
@@ -84,51 +87,43 @@ def main() -> None:
     model = HemorrhageClassifier(options).to(arguments.device)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
-    print(
-        f"network {arguments.network}: {parameters:.1f} M random parameters, {options.swin.img_size} px"
-    )
+    print(f"network {arguments.network}: {parameters:.1f} M random parameters, {options.swin.img_size} px")
     print("ms per slice, fastest round      forward  plain forward+backward  HGI-SAM  times faster")
     for batch in arguments.batch:
         shape = (batch, options.swin.in_channels, options.swin.img_size, options.swin.img_size)
         images = torch.rand(shape, device=arguments.device)
-        for name, enabled in (("float32", False), ("bfloat16", True)):
-            with torch.autocast(torch.device(arguments.device).type, torch.bfloat16, enabled=enabled):
-                report(model.eval(), images, name, arguments.rounds)
+        for precision in (torch.float32, torch.bfloat16):
+            report(model.eval(), images, precision, arguments.rounds)
 
 
-def report(model: HemorrhageClassifier, images: Tensor, precision: str, rounds: int) -> None:
-    """Check that both ways agree, time them, and print a line."""
-    tolerance = 1e-3 if precision == "float32" else 0.2
-    for expected, got in zip(plain_stage_maps(model, images), HGI_SAM.stage_maps(model, images)[1], strict=True):
+def report(model: HemorrhageClassifier, images: Tensor, precision: torch.dtype, rounds: int) -> None:
+    """Check that both ways agree, time them, and print a line. Each call casts weights for itself."""
+
+    def measured(way: Callable[[], T]) -> Callable[[], T]:
+        def call() -> T:
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
+                result = way()
+            if images.is_cuda:
+                torch.cuda.synchronize()
+            return result
+
+        return call
+
+    forward = measured(torch.inference_mode()(lambda: model(images)))
+    plain = measured(lambda: plain_stage_maps(model, images))
+    streaming = measured(lambda: HGI_SAM.stage_maps(model, images)[1])
+    tolerance = 1e-3 if precision == torch.float32 else 0.2
+    for expected, got in zip(plain(), streaming(), strict=True):
         assert (expected - got).abs().max() <= tolerance * expected.abs().max(), "the two ways disagree"
-
-    def forward() -> None:
-        with torch.inference_mode():
-            model(images)
-            sync(images)
-
-    def plain() -> None:
-        plain_stage_maps(model, images)
-        sync(images)
-
-    def streaming() -> None:
-        HGI_SAM.stage_maps(model, images)
-        sync(images)
 
     seconds = fastest({"forward": forward, "plain": plain, "streaming": streaming}, rounds)
     model.zero_grad(set_to_none=True)
     ms = {name: 1000 * value / len(images) for name, value in seconds.items()}
     print(
-        f"batch {len(images):3d} {precision:>10} {ms['forward']:19.1f} {ms['plain']:23.1f} {ms['streaming']:8.1f}"
-        f" {ms['plain'] / ms['streaming']:13.2f}",
+        f"batch {len(images):3d} {str(precision).removeprefix('torch.'):>10} {ms['forward']:19.1f} {ms['plain']:23.1f}"
+        f" {ms['streaming']:8.1f} {ms['plain'] / ms['streaming']:13.2f}",
         flush=True,
     )
-
-
-def sync(images: Tensor) -> None:
-    """Wait until the device has done what it was told."""
-    if images.is_cuda:
-        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def _paint_white_matter_disease(rng: np.random.Generator, head: Head, brain: Bra
     near = torch.exp(-(((x.abs() - 22.0) / 13.0) ** 2) - ((y + 15.0) / 55.0) ** 2 - ((z - 22.0) / 15.0) ** 2)
     near *= 0.8 + 0.5 * smooth_noise(rng, head.nodes, 2.0)[0]
     patches = head.grid.refine(near[None])[0].clamp_(0.0, 1.3)
-    hu -= float(rng.uniform(2.0, 10.0)) * patches * brain.white * (1.0 - brain.csf)
+    hu -= float(rng.uniform(2.0, 10.0)) * patches * brain.white * (1.0 - brain.csf) * brain.inside
 
 
 def _paint_infarct(rng: np.random.Generator, head: Head, brain: Brain, hu: HU) -> None:

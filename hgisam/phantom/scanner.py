@@ -71,6 +71,18 @@ def kernel_response(frequency_per_mm: Tensor, blur_mm: float) -> Tensor:
     return torch.exp(-2.0 * (np.pi * blur_mm * frequency_per_mm) ** 2)
 
 
+def blur(
+    hu: Float[Tensor, "depth height width"], pixel_mm: float, blur_mm: float
+) -> Float[Tensor, "depth height width"]:
+    """Apply the kernel to each slice; what lies at one border does not leak to the other."""
+    margin = int(4.0 * blur_mm / pixel_mm) + 1
+    padded = functional.pad(hu[None], [margin] * 4, mode="replicate")[0]
+    height, width = padded.shape[1:]
+    response = kernel_response(_frequencies(height, width, pixel_mm), blur_mm)
+    blurred: Tensor = torch.fft.irfft2(torch.fft.rfft2(padded) * response, s=(height, width))
+    return blurred[:, margin:-margin, margin:-margin]
+
+
 def noise_texture(
     rng: np.random.Generator, shape: tuple[int, int, int], pixel_mm: float, grain_mm: float
 ) -> Float[Tensor, "depth height width"]:
@@ -150,7 +162,7 @@ def motion_streaks(
 def scan(
     rng: np.random.Generator,
     protocol: Protocol,
-    planes_hu: Float[Tensor, "fine height width"],
+    planes_hu: Float[Tensor, "planes rows columns"],
     grid: FineGrid,
     *,
     per_slice: int,
@@ -177,8 +189,7 @@ def scan(
     hu = hu + change * soft
     if protocol.motion_hu > 0.0:
         hu = hu + protocol.motion_hu * motion_streaks(rng, hu.shape, pixel_mm) * soft
-    response = kernel_response(_frequencies(height, width, pixel_mm), protocol.blur_mm)
-    hu = torch.fft.irfft2(torch.fft.rfft2(hu) * response, s=(height, width))
+    hu = blur(hu, pixel_mm, protocol.blur_mm)
 
     coarse = functional.avg_pool2d((hu > -300.0).float()[:, None], 8, ceil_mode=True, count_include_pad=False)
     coarse = functional.avg_pool2d(coarse, 5, stride=1, padding=2)

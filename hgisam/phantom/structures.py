@@ -61,7 +61,8 @@ class Space:
         offsets = (x - centre[0], self.y - centre[1], self.z - centre[2])
         k0 = np.sqrt(sum((o / r) ** 2 for o, r in zip(offsets, radii, strict=True)))
         k1 = np.sqrt(sum((o / r**2) ** 2 for o, r in zip(offsets, radii, strict=True)))
-        return np.asarray(k0 * (1.0 - k0) / np.maximum(k1, 1e-6), dtype=np.float32)
+        per_k0 = np.divide(k0, k1, out=np.full_like(k1, min(radii)), where=k1 > 1e-6)  # 0 / 0 in the very centre
+        return np.asarray((1.0 - k0) * per_k0, dtype=np.float32)
 
     def tube(self, path: Tube, *, paired: bool = True) -> Array:
         """Field of a tube (and of its mirror image), its radius running linearly from point to point."""

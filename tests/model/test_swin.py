@@ -186,10 +186,10 @@ def test_bfloat16_autocast_stays_near_float32(stem: str) -> None:
 
 
 def test_an_image_is_classified_alike_alone_and_in_a_batch() -> None:
-    model = small_network(stem="deep").eval()
-    images = torch.rand(5, 3, 64, 64)
+    model = small_network(stem="deep").eval().double()
+    images = torch.rand(5, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
-        torch.testing.assert_close(model(images)[2:3], model(images[2:3]), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model(images)[2:3], model(images[2:3]), atol=1e-6, rtol=1e-6)
 
 
 def test_conv_and_norm_are_one_convolution_outside_training() -> None:

@@ -36,9 +36,9 @@ def head(name: str, sides_px: list[int], *, bled: bool = True) -> PreparedScan:
     return PreparedScan(name, relative, 30.0, region, blood, list(range(len(sides_px))))
 
 
-def source(scans: list[PreparedScan], twins: list[PreparedScan], **changed: object) -> BatchSource:
+def source(scans: list[PreparedScan], before: list[PreparedScan], **changed: object) -> BatchSource:
     sampling = SamplingOptions.model_validate({"positive": 4, "negative": 2, "twins": 0, **changed})
-    return BatchSource(scans, twins, SEEN, sampling, STILL, 0)
+    return BatchSource(scans, before, SEEN, sampling, STILL, 0)
 
 
 def test_slices_with_a_trace_of_blood_are_never_shown() -> None:
