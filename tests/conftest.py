@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 install_import_hook("hgisam", "runtime_types.checked")  # before anything imports hgisam
@@ -12,6 +13,10 @@ install_import_hook("hgisam", "runtime_types.checked")  # before anything import
 import torch  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+settings.register_profile("hgisam", deadline=None, print_blob=True)
+settings.load_profile("hgisam")  # no test is timed: a busy machine must not fail one
 
 
 def pytest_configure() -> None:

@@ -61,7 +61,7 @@ def test_an_index_goes_to_the_scan_and_back_unchanged(
         homogeneous = torch.cat([sampling, torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64)])
         native = homogeneous @ indices
         torch.testing.assert_close(torch.linalg.inv(homogeneous) @ native, indices, atol=1e-6, rtol=0)
-        steps_mm = homogeneous[:2, :2] * torch.tensor(volume.spacing_mm[1:])[:, None]
+        steps_mm = homogeneous[:2, :2] * torch.tensor(volume.spacing_mm[1:], dtype=torch.float64)[:, None]
         torch.testing.assert_close(steps_mm.T @ steps_mm, canvas_mm**2 * torch.eye(2, dtype=torch.float64))
 
 
