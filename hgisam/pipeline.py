@@ -313,9 +313,8 @@ class Segmenter:
     def _map(self, look: _Look) -> tuple[Bool[Tensor, " depth"], Float[Tensor, "depth height width"]]:
         """Which slices pass the gate, and the saliency of the scan on its own grid."""
         gated = torch.zeros(len(look.ct.hu), dtype=torch.bool)
-        saliency = torch.zeros(look.ct.hu.shape)
         if look.batch is None:
-            return gated, saliency
+            return gated, torch.zeros(look.ct.hu.shape)
         gated[look.slices] = True
         if self.options.gate:
             gated &= look.probabilities >= self.operating_point
@@ -335,7 +334,7 @@ class Segmenter:
             canvas = torch.zeros(look.batch.region.shape)
             canvas[chosen] = aggregate(stages, look.batch.region[chosen], self.options.aggregation)
         with look.timings.of("restore"):
-            saliency = look.batch.to_native(canvas).clamp_(0.0, 1.0) * look.region
+            saliency = look.batch.to_native(canvas).clamp_(0.0, 1.0).mul_(look.region)
         return gated, saliency
 
     def _stage_maps(self, images: Float[Tensor, "batch channels fov fov"]) -> tuple[Tensor, list[Tensor]]:
@@ -403,7 +402,7 @@ def _open(scan: Scan, hu_offset: float) -> tuple[CTVolume, NiftiGrid]:
         ct, grid = ct_from_array(np.asarray(scan[0]), np.asarray(scan[1], dtype=np.float64), "array")
     else:
         ct, grid = ct_from_image(scan, "image")
-    return replace(ct, hu=ct.hu + hu_offset), grid
+    return (replace(ct, hu=ct.hu + hu_offset) if hu_offset else ct), grid
 
 
 def _in_file_order(values: Tensor, grid: NiftiGrid) -> Tensor:

@@ -183,7 +183,7 @@ class MaskVolume:
     @property
     def volume_ml(self) -> float:
         """Voxel count x |det(affine)| in mL; 0.0 where the mask is empty."""
-        return int(self.voxels.sum()) * self.voxel_ml
+        return int(torch.count_nonzero(self.voxels)) * self.voxel_ml
 
 
 def voxel_volume_ml(affine: Float[Tensor, "4 4"]) -> float:
