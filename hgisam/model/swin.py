@@ -19,6 +19,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from torch.nn import functional
 
 MASKED_SCORE = -100.0
@@ -194,11 +195,11 @@ def fused_attention(
 ) -> Float[Tensor, "batch windows heads tokens channels"]:
     """Attention that nobody reads, the fastest way: torch's fused kernels, which never store the weights.
 
-    torch's CPU kernels lose against `plain_attention` for small windows, and have no gradient of the bias.
+    On a CPU these lose against `plain_attention` for small windows and in backward passes.
     """
     batch, windows, _, tokens, _ = query.shape
-    trains_bias = torch.is_grad_enabled() and bias.requires_grad
-    if query.device.type == "cpu" and (trains_bias or tokens <= PLAIN_WINDOW_TOKENS):
+    differentiates = torch.is_grad_enabled() and (query.requires_grad or bias.requires_grad)
+    if query.device.type == "cpu" and (differentiates or tokens <= PLAIN_WINDOW_TOKENS):
         return plain_attention(query, key, value, bias, grid)
     if len(bias) > 1:
         bias = bias.repeat(batch, 1, 1, 1)
@@ -212,12 +213,12 @@ class _Permute(torch.autograd.Function):
     """Reorder the token axis. The gradient is the inverse permutation: a gather, many times faster than index_add."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, tokens: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, tokens: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
         ctx.save_for_backward(inverse)
         return tokens.index_select(1, order)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None]:
         (inverse,) = ctx.saved_tensors  # type: ignore[attr-defined]
         return grads[0].index_select(1, inverse), None, None
 
@@ -228,6 +229,48 @@ def permute_tokens(
     """Token i of the result is token order[i] of the input; `inverse` undoes `order`."""
     permuted: Tensor = _Permute.apply(tokens, order, inverse)  # type: ignore[no-untyped-call]
     return permuted
+
+
+class Linear(nn.Linear):
+    """nn.Linear, a tenth faster in float32 on a CPU while its weights are frozen: through oneDNN, in both directions.
+
+    torch itself takes oneDNN for smaller types only. Measured on AMD EPYC with AVX-512, one and two threads.
+    """
+
+    def forward(self, tokens: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
+        """tokens weight^T + bias."""
+        trains = torch.is_grad_enabled() and self.weight.requires_grad
+        if trains or not _serves_onednn(tokens, self.weight):
+            return super().forward(tokens)
+        out: Tensor = _FrozenLinear.apply(tokens, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        return out
+
+
+def _serves_onednn(tokens: Tensor, weight: Tensor) -> bool:
+    return (
+        tokens.device.type == "cpu"
+        and tokens.dtype == weight.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+
+
+class _FrozenLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, tokens: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return _onednn_linear(tokens, weight, bias)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return _onednn_linear(grads[0], weight.T, None), None, None
+
+
+def _onednn_linear(tokens: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The operator that torch.compile puts in place of frozen linear layers."""
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(tokens, weight, bias, "none", [], "")
+    return out
 
 
 def drop_path(branch: Float[Tensor, "batch ..."], probability: float) -> Float[Tensor, "batch ..."]:
@@ -311,7 +354,7 @@ class PatchMerging(nn.Module):
         super().__init__()
         self.grid_side = grid_side
         self.norm = nn.LayerNorm(4 * channels, eps=norm_eps)
-        self.reduction = nn.Linear(4 * channels, 2 * channels, bias=False)
+        self.reduction = Linear(4 * channels, 2 * channels, bias=False)
 
     def forward(self, tokens: Float[Tensor, "batch tokens channels"]) -> Float[Tensor, "batch fewer more"]:
         """Tokens of the stage before (raster order) to the tokens of the next."""
@@ -330,8 +373,8 @@ class WindowAttention(nn.Module):
         self.heads = heads
         self.window_tokens = window * window
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
-        self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
-        self.proj = nn.Linear(channels, channels)
+        self.qkv = Linear(channels, 3 * channels, bias=qkv_bias)
+        self.proj = Linear(channels, channels)
         self.register_buffer("relative_position_index", relative_position_index(window).flatten(), persistent=False)
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
@@ -373,8 +416,8 @@ class Mlp(nn.Module):
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(channels, hidden)
-        self.fc2 = nn.Linear(hidden, channels)
+        self.fc1 = Linear(channels, hidden)
+        self.fc2 = Linear(hidden, channels)
 
     def forward(self, tokens: Float[Tensor, "batch tokens channels"]) -> Float[Tensor, "batch tokens channels"]:
         """Each token by itself."""

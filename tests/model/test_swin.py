@@ -13,6 +13,7 @@ from hgisam.model.swin import (
     MASKED_SCORE,
     BlockGrid,
     ConvNorm,
+    Linear,
     SwinOptions,
     SwinTransformer,
     drop_path,
@@ -159,6 +160,25 @@ def test_the_bias_learns_through_fused_attention() -> None:
     grid = BlockGrid(stage=1, block=0, rows=9, cols=9, window=9, shift=0)
     fused_attention(query, key, value, bias, grid).square().sum().backward()
     assert bias.grad is not None and bias.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_frozen_linear_layer_is_a_linear_layer(bias: bool) -> None:
+    torch.manual_seed(0)
+    layer = Linear(7, 5, bias=bias).requires_grad_(False)
+    tokens = torch.randn(2, 3, 7, requires_grad=True)
+    pull = torch.randn(2, 3, 5)
+    out = layer(tokens)
+    torch.testing.assert_close(out, torch.nn.functional.linear(tokens, layer.weight, layer.bias))
+    (gradient,) = torch.autograd.grad(out, tokens, pull)
+    torch.testing.assert_close(gradient, pull @ layer.weight)
+
+
+def test_a_linear_layer_that_learns_gets_its_gradients() -> None:
+    torch.manual_seed(0)
+    layer = Linear(7, 5)
+    layer(torch.ones(2, 7)).sum().backward()
+    assert layer.weight.grad.tolist() == [[2.0] * 7] * 5 and layer.bias.grad.tolist() == [2.0] * 5
 
 
 def test_softmax_runs_in_float32_under_autocast() -> None:
