@@ -328,9 +328,10 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
         (struct.pack("<i", 348) + bytes(600), "expected a NIfTI file"),  # Analyze 7.5: left and right unknown
         (struct.pack("<i", 348) + bytes(340) + b"ni1\0" + bytes(300), "half of a .hdr/.img pair"),
         (image().to_bytes()[:300], "expected a NIfTI file"),
-        (gzip.compress(b"text"), "expected a NIfTI file"),
+        (gzip.compress(b"text", mtime=0), "expected a NIfTI file"),
         (b"\x1f\x8b" + bytes(600), "expected a readable, whole file"),
     ],
+    ids=["empty", "png", "dicom", "analyze", "half_a_pair", "cut_in_the_header", "gzip_of_text", "broken_gzip"],
 )
 def test_what_is_no_nifti_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "scan.nii.gz"
