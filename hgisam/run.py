@@ -107,9 +107,7 @@ def segment_cases(
     return run.over_all(analyse, show_progress=show_progress)
 
 
-def classify_cases(
-    model: ScanModel, cases: Sequence[Case], folder: Path, *, show_progress: bool = False
-) -> RunReport:
+def classify_cases(model: ScanModel, cases: Sequence[Case], folder: Path, *, show_progress: bool = False) -> RunReport:
     """Classify every case: `CASE_slices.csv`, `CASE.json`, and `summary.csv`, `run.json` over all.
 
     Arguments, errors and what becomes of a refused case are those of `segment_cases`.

@@ -1,6 +1,6 @@
 """Make the README's figure: the four slices of a sample volume in which most blood was found, small enough for a page.
 
-    python tools/make_figure.py                    # writes docs/figure.png
+python tools/make_figure.py                    # writes docs/figure.png
 """
 
 import argparse

@@ -1,9 +1,12 @@
 """Train the weights that come with hgisam: phantoms in, one safetensors file out. No mask of a patient is used.
 
-    python tools/train_shipped_weights.py --config configs/phantoms.yaml -o runs/phantoms
+    torchrun --nproc-per-node 2 tools/train_shipped_weights.py --config configs/phantoms.yaml -o runs/phantoms
     cp runs/phantoms/hgisam-phantoms.safetensors* hgisam/weights/
 
-1. Trains on phantoms; each head also comes as its twin before it bled. Prepared phantoms are kept in OUT/cache.
+One process per CPU core, one thread each, learns nearly twice as fast as one process with two threads; `python` in
+place of `torchrun --nproc-per-node 2` trains in one process, on half the slices per step.
+
+1. Trains on phantoms; some heads also come as their twins before they bled. Prepared phantoms are kept in OUT/cache.
 2. On tuning phantoms of later seeds, with the whole pipeline: temperature, operating point, saliency threshold.
 3. Writes OUT/hgisam-phantoms.safetensors with all of it in the header, and its .sha256 beside it.
 """
@@ -11,15 +14,17 @@
 import argparse
 import logging
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from hgisam import Segmenter, __version__
 from hgisam.config import load_settings
 from hgisam.evaluate.overlap import overlap
 from hgisam.model.checkpoint import WeightsMetadata, load_weights, save_weights
+from hgisam.model.classifier import HemorrhageClassifier
 from hgisam.phantom import Phantom, make_phantom
 from hgisam.pipeline import SegmentationResult, SegmentOptions, pick_device
 from hgisam.refine import RefineOptions, refine
@@ -49,14 +54,28 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     given.output.mkdir(parents=True, exist_ok=True)
     options = load_settings(given.config).train
-    command = f"python tools/train_shipped_weights.py --config {given.config} -o {given.output}"
+    path = given.output / NAME
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    start = f"torchrun --nproc-per-node {processes}" if processes > 1 else "python"
+    metadata = describe(options, f"{start} tools/train_shipped_weights.py --config {given.config} -o {given.output}")
 
     if given.calibrate:
         model = load_weights(given.calibrate).model
     else:
-        model = train_on_phantoms(options, given.output / "cache", given.workers, pick_device(given.device))
-    path = given.output / NAME
-    metadata = describe(options, command)
+        if processes > 1:
+            dist.init_process_group("gloo", timeout=timedelta(hours=3))
+
+        def keep(averaged: HemorrhageClassifier, step: int) -> None:
+            save_weights(given.output / f"step_{step}.safetensors", averaged, metadata, half=True)
+
+        device = pick_device(given.device)
+        model = train_on_phantoms(options, given.output / "cache", given.workers, device, keep)
+        if processes > 1:
+            rank = dist.get_rank()
+            dist.destroy_process_group()
+            if rank:
+                return
+            torch.set_num_threads(given.workers)
     save_weights(path, model, metadata, half=True)
 
     phantoms = [make_phantom(seed, options.phantom) for seed in options.tuning_seeds]

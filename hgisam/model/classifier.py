@@ -1,5 +1,6 @@
 """The slice classifier: a Swin Transformer, its pooled features, one linear head."""
 
+import math
 from typing import Literal
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from hgisam.labels import Subtype
 from hgisam.model.swin import Attend, SwinOptions, SwinTransformer, fused_attention
 
-TOKEN_STAGES = (1, 2, 3)
+TOKEN_STAGES = (1, 2, 3, 4)
 """Stages (1-based) that carry a linear token head in training: those whose attention makes the saliency map."""
 
 
@@ -21,6 +22,9 @@ class ClassifierOptions(BaseModel):
 
     swin: SwinOptions = SwinOptions()
     """Geometry of the Swin Transformer."""
+    pooling: Literal["mean", "log_sum_exp"] = "mean"
+    """How the last stage's tokens become one answer. mean: of their features, as in Swin. log_sum_exp: of their logits,
+    a smooth maximum, so that blood under one token of many is not averaged away."""
     outputs: Literal[1, 2, 6] = 1
     """Logits per image. 1: any hemorrhage (sigmoid). 2: none against any (softmax, as HGI-SAM). 6: subtypes and any,
     each by itself (sigmoid), in the order of `Subtype`."""
@@ -72,12 +76,16 @@ class HemorrhageClassifier(nn.Module):
             images: values in [0, 1].
             attend: the attention of every block.
         """
-        return self.classify(self.swin(images, attend))
+        *_, last = self.swin.stages(images, attend)
+        return self._answer(last)
 
-    def classify(self, features: Float[Tensor, "batch channels"]) -> Float[Tensor, "batch outputs"]:
-        """Logits of pooled features, in float32."""
-        logits: Tensor = self.head(features)
-        return logits.float()
+    def _answer(self, tokens: Float[Tensor, "batch tokens channels"]) -> Float[Tensor, "batch outputs"]:
+        """Logits of an image, in float32, from the tokens of the last stage."""
+        if self.options.pooling == "mean":
+            logits: Tensor = self.head(self.swin.pool(tokens))
+            return logits.float()
+        per_token: Tensor = self.head(self.swin.norm(tokens)).float()
+        return per_token.logsumexp(dim=1) - math.log(tokens.shape[1])
 
     def forward_with_tokens(
         self, images: Float[Tensor, "batch channels height width"]
@@ -96,7 +104,7 @@ class HemorrhageClassifier(nn.Module):
                 side = self.options.swin.grid_side(stage)
                 per_token = self.token_heads[TOKEN_STAGES.index(stage)](tokens)
                 token_logits.append(per_token.float().view(-1, side, side))
-        return self.classify(self.swin.pool(tokens)), token_logits
+        return self._answer(tokens), token_logits
 
     def hemorrhage_logit(
         self, logits: Float[Tensor, "batch outputs"], target: Subtype = Subtype.ANY

@@ -71,16 +71,13 @@ class Density:
     edema_hu: float
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, subtype: Subtype, brain_hu: float) -> "Density":
-        """Mostly acute clot; some faint (8 to 15 HU over brain), few subacute (near the brain's own HU)."""
-        kind = rng.random()
-        subacute = 0.07 if subtype in (Subtype.SUBDURAL, Subtype.INTRAPARENCHYMAL) else 0.0
-        if kind < subacute:
-            mean = brain_hu + float(rng.uniform(3.0, 8.0))
-        elif kind < 0.22:
-            mean = brain_hu + float(rng.uniform(8.0, 15.0))
-        else:
-            mean = float(np.clip(rng.normal(64.0, 7.0), 50.0, 86.0))
+    def draw(
+        cls, rng: np.random.Generator, subtype: Subtype, brain_hu: float, faint_probability: float = 0.0
+    ) -> "Density":
+        """Acute clot; now and then, where asked for, blood that is only 5 to 15 HU over the brain."""
+        clot = float(np.clip(rng.normal(64.0, 7.0), 50.0, 86.0))
+        faint = brain_hu + float(rng.uniform(5.0, 15.0))
+        mean = faint if rng.random() < faint_probability else clot
         if subtype is Subtype.SUBARACHNOID:  # mixed with CSF: less dense than clot; fainter would pass for brain
             mean = float(np.clip(mean, brain_hu + 14.0, 72.0))
         settling = float(rng.uniform(6.0, 22.0)) if rng.random() < 0.18 else 0.0

@@ -68,6 +68,8 @@ class PhantomOptions(BaseModel):
     """The bleeds that every head has, in order; empty: drawn at random."""
     volumes_ml: tuple[float, ...] = ()
     """The volume of each of `kinds` in mL; empty: drawn at random (log-normal around 6, 0.1 to 90)."""
+    faint_probability: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of bleeds that are subacute or of an anemic patient: 5 to 15 HU over the brain instead of 50 to 90 HU."""
     calcifications: bool = False
     """Give every head a calcified pineal, choroid plexus, falx and basal ganglia."""
 
@@ -161,7 +163,7 @@ def _make_phantom(seed: int, options: PhantomOptions) -> Phantom:
     records = []
     for plan, requested in zip(plans, volumes, strict=True):
         blood = plan.fraction(head, brain) * (1.0 - taken)
-        density = Density.draw(disease, plan.subtype, brain_hu)
+        density = Density.draw(disease, plan.subtype, brain_hu, options.faint_probability)
         paint_bleed(disease, head, brain, density, blood, plan.rim_mm, hu)
         taken = taken + blood
         fractions[plan.subtype] = fractions[plan.subtype] + blood if plan.subtype in fractions else blood

@@ -10,6 +10,10 @@ from torch.nn import functional
 
 from hgisam.phantom.anatomy import AIR_HU, FineGrid
 
+BONE_STREAK_MM = 5.0
+"""Distance between light and dark within the band that bones throw between them."""
+SHADING_MM = 45.0
+"""Distance over which slow shading changes."""
 STREAK_MM, STREAK_COUNT = 2.5, 80
 """Width of motion streaks, and how many lie on each side of the middle."""
 CUPPING_REACH_MM = 12.0
@@ -25,7 +29,9 @@ class Protocol:
         blur_mm: sigma of the in-plane point spread.
         noise_grain_mm: sigma of the noise's own correlation; near blur_mm, smaller for a sharper kernel.
         cupping_hu: how much brighter the brain is next to bone.
-        streak_hu: how dark the band between the petrous bones is.
+        streak_hu: how dark the band between the petrous bones is, and how uneven.
+        slice_tail: share of a slice's signal that comes from each of its neighbours: slice profiles have tails.
+        shading_hu: standard deviation of slow shading.
         head_rest_hu: of the rest's shell; None where it is out of the field of view.
         motion_hu: standard deviation of streaks across some slices, as by motion or metal; 0 for none.
         clip_radius_mm: of a field of view that cuts the head; None where it holds all of it.
@@ -37,6 +43,8 @@ class Protocol:
     noise_grain_mm: float
     cupping_hu: float
     streak_hu: float
+    slice_tail: float
+    shading_hu: float
     offset_hu: float
     gain: float
     head_rest_hu: float | None
@@ -48,10 +56,12 @@ class Protocol:
         """A random protocol: noise 2 to 6 HU, soft to sharp brain kernels."""
         return cls(
             noise_hu=float(np.clip(rng.lognormal(np.log(3.2), 0.3), 1.8, 6.5)),
-            blur_mm=float(rng.uniform(0.5, 1.0)),
+            blur_mm=float(rng.uniform(0.6, 1.3)),
             noise_grain_mm=float(rng.uniform(0.45, 0.85)),
             cupping_hu=float(rng.uniform(8.0, 30.0)),
             streak_hu=float(rng.uniform(3.0, 16.0)),
+            slice_tail=float(rng.uniform(0.0, 0.02)),
+            shading_hu=float(rng.uniform(0.0, 2.5)),
             offset_hu=float(rng.normal(0.0, 2.0)),
             gain=float(rng.normal(1.0, 0.01)),
             head_rest_hu=float(rng.uniform(-200.0, 150.0)) if rng.random() < 0.6 else None,
@@ -116,8 +126,28 @@ def to_pixels(
     return canvas
 
 
+def with_tails(slices: Float[Tensor, "depth height width"], slice_tail: float) -> Float[Tensor, "depth height width"]:
+    """Slices that take a share of their signal from each neighbour; the outermost have one neighbour, twice."""
+    if len(slices) < 2:
+        return slices
+    above, below = torch.cat([slices[1:], slices[-2:-1]]), torch.cat([slices[1:2], slices[:-1]])
+    return (1.0 - 2.0 * slice_tail) * slices + slice_tail * (above + below)
+
+
+def slow_shading(rng: np.random.Generator, shape: tuple[int, int, int], pixel_mm: float) -> Tensor:
+    """Unit-variance shading that changes over SHADING_MM in a slice, each slice by itself."""
+    depth, height, width = shape
+    nodes = [max(2, round(size * pixel_mm / SHADING_MM)) for size in (height, width)]
+    coarse = torch.from_numpy(rng.standard_normal((depth, 1, *nodes), dtype=np.float32))
+    return functional.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=False)[:, 0]
+
+
 def beam_hardening(
-    hu: Float[Tensor, "depth height width"], pixel_mm: float, cupping_hu: float, streak_hu: float
+    rng: np.random.Generator,
+    hu: Float[Tensor, "depth height width"],
+    pixel_mm: float,
+    cupping_hu: float,
+    streak_hu: float,
 ) -> Float[Tensor, "depth height width"]:
     """HU to add: bright next to bone (scatter and cupping), dark between two dense bones (streaks), per slice.
 
@@ -136,7 +166,10 @@ def beam_hardening(
     right = (small.flip(3).cumsum(dim=3).flip(3) - small) * (step / 30.0)
     dark = 4.0 * left * right / (1.0 + left + right)
     base = (dark - 0.55).clamp_min(0.0)
-    change = cupping_hu * 2.0 * cupping - streak_hu * base
+    nodes = max(2, round(small.shape[2] * step / BONE_STREAK_MM))
+    rows = torch.from_numpy(rng.standard_normal((len(small), 1, nodes, 1), dtype=np.float32))
+    uneven = functional.interpolate(rows, size=(small.shape[2], 1), mode="bicubic", align_corners=False)
+    change = cupping_hu * 2.0 * cupping - streak_hu * base * (1.0 + uneven)
     return functional.interpolate(change, size=hu.shape[1:], mode="bilinear", align_corners=False)[:, 0]
 
 
@@ -172,7 +205,8 @@ def scan(
     pixel_mm: float,
 ) -> Float[Tensor, "depth height width"]:
     """Scan a head: slice averaging, kernel, beam hardening, noise, head rest, clipping, calibration, whole HU."""
-    hu = to_pixels(average_slices(planes_hu, per_slice), zoom, first_px, size_px, AIR_HU)
+    slices = with_tails(average_slices(planes_hu, per_slice), protocol.slice_tail)
+    hu = to_pixels(slices, zoom, first_px, size_px, AIR_HU)
     depth, height, width = hu.shape
     rows = torch.arange(height, dtype=torch.float32)[:, None]
     columns = torch.arange(width, dtype=torch.float32)[None]
@@ -184,7 +218,8 @@ def scan(
             rows > bottom - 45.0 / pixel_mm
         )
         hu = torch.where(hu < -900.0, torch.maximum(hu, AIR_HU + (protocol.head_rest_hu - AIR_HU) * shell), hu)
-    change = beam_hardening(hu, pixel_mm, protocol.cupping_hu, protocol.streak_hu)
+    change = beam_hardening(rng, hu, pixel_mm, protocol.cupping_hu, protocol.streak_hu)
+    change = change + protocol.shading_hu * slow_shading(rng, (depth, height, width), pixel_mm)
     soft = (hu > -300.0) & (hu < 200.0)
     hu = hu + change * soft
     if protocol.motion_hu > 0.0:

@@ -22,6 +22,8 @@ from hgisam.phantom.structures import Point, Structure
 Fraction = Float[Tensor, "depth height width"]
 Lattice = Float[Tensor, "3 d h w"]
 
+DURA_MM = 0.8
+"""Blood under the skull begins this far inside the inner table: the dura, or what the bone outshines."""
 SHEET_MOST_ML = 20.0
 """A subdural along falx or tentorium holds no more than this."""
 
@@ -194,7 +196,7 @@ def plan_subdural(rng: np.random.Generator, head: Head, volume_ml: float) -> Pla
 def _plan_crescent(rng: np.random.Generator, head: Head, volume_ml: float) -> Plan:
     """Subdural blood of the convexity: crosses sutures, never the midline."""
     side = _side(rng)
-    thickness = float(rng.uniform(2.0, 5.0) + 1.2 * volume_ml ** (1.0 / 3.0))
+    thickness = float(rng.uniform(3.0, 6.0) + 1.2 * volume_ml ** (1.0 / 3.0))
     radius = np.sqrt(volume_ml * 1000.0 / (0.6 * np.pi * thickness))
     elongation = float(rng.uniform(1.1, 1.9))
     across_limit, up_limit = float(radius * elongation / 90.0), float(radius / elongation / 90.0)
@@ -243,7 +245,7 @@ def _plan_collection(
 
     def fraction(head: Head, brain: Brain) -> Fraction:
         shape = profile(head.skull_points, head.grid.refine(noise[None])[0])
-        inside = brain.inside * (shape > 0.02)
+        inside = brain.inside * (shape > 0.02) * soft_step(head.depth_mm - DURA_MM, head.edge_mm)
         usable = (inside > 0.0) & (head.depth_mm < 1.3 * most_mm)
         shape_at, depth_at, inside_at = shape[usable], head.depth_mm[usable], inside[usable]
 

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, binary_cross_entropy_with_logits
+from torch.nn.parallel import DistributedDataParallel
 
 from hgisam.model.classifier import HemorrhageClassifier
 
@@ -66,6 +68,9 @@ def train(
 ) -> HemorrhageClassifier:
     """Train a network and return the running average of its parameters.
 
+    Where a process group of torch.distributed is there, gradients are averaged over its processes: each gives batches
+    of its own, all must start from equal parameters, and all return the same average.
+
     Args:
         model: one output for `any`; trained in place.
         batches: an endless source.
@@ -77,6 +82,9 @@ def train(
     torch.manual_seed(options.seed)
     model.to(device).train()
     averaged = deepcopy(model).eval()
+    trained: nn.Module = _WithTokens(model)
+    if dist.is_initialized():
+        trained = DistributedDataParallel(trained)
     optimizer = torch.optim.AdamW(_groups(model, options.weight_decay), lr=options.learning_rate)
     started = time.monotonic()
     smoothed_loss = 0.0
@@ -85,9 +93,9 @@ def train(
             group["lr"] = options.learning_rate * _schedule(step, options)
         batch = next(batches)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=options.bfloat16):
-            logits, tokens = model.forward_with_tokens(batch.images.to(device))
+            logits, tokens = trained(batch.images.to(device))
         loss = slice_loss(logits[:, 0].float(), batch.labels.to(device), options.label_smoothing)
-        if options.token_weight:
+        if tokens:
             loss = loss + options.token_weight * token_loss(tokens, batch.blood.to(device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -102,6 +110,19 @@ def train(
         if evaluate and ((step + 1) % evaluate_every == 0 or step + 1 == options.steps):
             evaluate(averaged, step + 1)
     return averaged
+
+
+class _WithTokens(nn.Module):
+    """Logits of images and, where the classifier has token heads, of tokens, as the forward of a module."""
+
+    def __init__(self, model: HemorrhageClassifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        if self.model.token_heads is None:
+            return self.model(images), []
+        return self.model.forward_with_tokens(images)
 
 
 def slice_loss(logits: Float[Tensor, " batch"], labels: Bool[Tensor, " batch"], smoothing: float) -> Tensor:

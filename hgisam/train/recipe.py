@@ -1,9 +1,11 @@
 """A whole training in one set of options: phantoms in, a classifier out."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field
 
 from hgisam.brain import BrainOptions
@@ -28,9 +30,11 @@ class TrainOptions(BaseModel):
     """How the intracranial region is found."""
     preprocess: PreprocessOptions = PreprocessOptions()
     """What the network sees."""
-    classifier: ClassifierOptions = ClassifierOptions(swin=SwinOptions(in_channels=2, stem="deep", drop_path=0.1))
+    classifier: ClassifierOptions = ClassifierOptions(
+        swin=SwinOptions(in_channels=2, stem="deep", drop_path=0.1), pooling="log_sum_exp"
+    )
     """The network."""
-    phantom: PhantomOptions = PhantomOptions(bleed_probability=0.85)
+    phantom: PhantomOptions = PhantomOptions(bleed_probability=0.85, faint_probability=0.1)
     """The heads it learns from."""
     n_phantoms: int = Field(default=320, ge=2)
     """Training heads, seeds 0 and up."""
@@ -51,28 +55,48 @@ class TrainOptions(BaseModel):
         return range(self.n_phantoms, self.n_phantoms + self.n_tuning)
 
 
-def train_on_phantoms(options: TrainOptions, cache: Path, workers: int, device: torch.device) -> HemorrhageClassifier:
+def train_on_phantoms(
+    options: TrainOptions,
+    cache: Path,
+    workers: int,
+    device: torch.device,
+    keep: Callable[[HemorrhageClassifier, int], None] | None = None,
+) -> HemorrhageClassifier:
     """Train a classifier on phantoms.
+
+    Where a process group of torch.distributed is there, its first process makes the phantoms and all train together:
+    a step then learns from as many batches as there are processes.
 
     Args:
         options: the recipe.
         cache: where prepared phantoms are kept from one run to the next.
         workers: processes that make phantoms.
         device: where to train.
+        keep: given the averaged network and the step, now and then.
     """
 
     def prepared(seeds: range, phantom: PhantomOptions) -> list[PreparedScan]:
         return prepare_phantoms(seeds, phantom, options.brain, options.preprocess, cache, workers)
 
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    if rank:
+        dist.barrier()
     unbled = options.phantom.model_copy(update={"bleed_probability": 0.0})
     heads = prepared(range(options.n_phantoms), options.phantom)
     twins = prepared(range(min(options.n_twins, options.n_phantoms)), unbled)
     tuning = prepared(options.tuning_seeds, options.phantom)
-    source = BatchSource(heads, twins, options.preprocess, options.sampling, options.augmentation, options.loop.seed)
+    if dist.is_initialized() and not rank:
+        dist.barrier()
+    seed = options.loop.seed + rank
+    source = BatchSource(heads, twins, options.preprocess, options.sampling, options.augmentation, seed)
     log.info("%d positive and %d negative slices", len(source.positive), len(source.negative))
 
     def report(model: HemorrhageClassifier, step: int) -> None:
+        if rank:
+            return
         log.info("step %d  AUC on tuning slices %.4f", step, tuning_auc(model, tuning, options, device))
+        if keep:
+            keep(model, step)
 
     torch.manual_seed(options.loop.seed)
     model = HemorrhageClassifier(options.classifier, token_heads=options.loop.token_weight > 0)

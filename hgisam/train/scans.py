@@ -16,7 +16,6 @@ from jaxtyping import Bool, Float, Int16
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from hgisam import __version__
 from hgisam.brain import BrainOptions, brain_median_hu, intracranial_region, midsagittal_line
 from hgisam.phantom import PhantomOptions, make_phantom
 from hgisam.preprocess import PreprocessOptions, network_images, preprocess
@@ -122,8 +121,8 @@ def prepare_phantoms(
     cache: Path,
     workers: int,
 ) -> list[PreparedScan]:
-    """Many phantoms, each prepared once and kept in a cache folder that is named after all the settings."""
-    settings = [__version__, *(o.model_dump(mode="json") for o in (phantom, brain, preprocessing))]
+    """Many phantoms, each prepared once and kept in a cache folder named after all the settings and the code."""
+    settings = [_code_hash(), *(o.model_dump(mode="json") for o in (phantom, brain, preprocessing))]
     folder = cache / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     missing = [seed for seed in seeds if not (folder / f"{seed}.npz").is_file()]
@@ -135,6 +134,16 @@ def prepare_phantoms(
             if done % 20 == 0:
                 log.info("prepared %d of %d phantoms", done, len(missing))
     return [_load(folder / f"{seed}.npz") for seed in seeds]
+
+
+def _code_hash() -> str:
+    """Of the modules that decide what a prepared phantom looks like."""
+    package = Path(__file__).resolve().parents[1]
+    files = [*sorted((package / "phantom").glob("*.py")), *sorted((package / "brain").glob("*.py"))]
+    digest = hashlib.sha256()
+    for path in [*files, package / "preprocess.py"]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 class BatchSource:
