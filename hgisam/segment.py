@@ -68,13 +68,18 @@ def plan_windows(canvas_px: tuple[int, int], fov_px: int, options: WindowOptions
 
 
 def blending_weights(fov_px: int, n_windows: int, options: WindowOptions) -> Float[Tensor, "fov fov"]:
-    """How much a window's pixels count where windows overlap: a Gaussian about its centre, ones for a lone window."""
+    """How much a window's pixels count where windows overlap; ones for a lone window.
+
+    A Gaussian about the window's centre, times a raised cosine that all but vanishes at its edges: the Gaussian alone
+    ends in a step, which the roots of `aggregate` would lift to a visible seam.
+    """
     if n_windows == 1:
         return torch.ones(fov_px, fov_px)
     from monai.data.utils import compute_importance_map
 
-    weights: Tensor = compute_importance_map((fov_px, fov_px), mode="gaussian", sigma_scale=options.sigma_scale)
-    return weights.clamp_min(1e-3)
+    gaussian: Tensor = compute_importance_map((fov_px, fov_px), mode="gaussian", sigma_scale=options.sigma_scale)
+    taper = torch.sin(torch.pi * (torch.arange(fov_px) + 0.5) / fov_px).square()
+    return gaussian * taper[:, None] * taper[None, :]
 
 
 def score_windows(
