@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -31,6 +31,7 @@ from hgisam.segment import (
     AggregationOptions,
     WindowOptions,
     aggregate,
+    in_scan_context,
     plan_windows,
     score_windows,
     smooth_over_slices,
@@ -46,6 +47,10 @@ DEFAULT_BATCH_SIZE = {"cpu": 4, "cuda": 64, "mps": 16}
 """Windows per pass by kind of device: on a CPU small batches stay in the cache, on a GPU large ones fill it."""
 
 
+_LEAST = 1e-9
+"""Probabilities are kept this far from 0 and 1 where they become log-odds."""
+
+
 class SegmentOptions(BaseModel):
     """What a user may set for one run. What a network was trained with is stored with its weights instead."""
 
@@ -53,6 +58,8 @@ class SegmentOptions(BaseModel):
 
     gate: bool = True
     """Whether only slices at or above the operating point get a map; without the gate every slice with brain does."""
+    mirrored: bool = True
+    """Whether each slice is scored a second time with left and right exchanged, and the two logits averaged."""
     operating_point: float | None = Field(default=None, ge=0, le=1)
     """Slice probability from which a slice counts as holding blood; None takes the weights' own."""
     threshold: float | None = Field(default=None, gt=0, le=1)
@@ -246,7 +253,7 @@ class Segmenter:
             region=look.region,
             brain_median_hu=look.median_hu if look.slices else None,
             slice_gated=_in_file_order(gated, look.grid).numpy(),
-            volume_reason=None if look.slices else "no brain was found in the scan, so nothing was measured",
+            volume_reason=_why_unmeasured(look.slices, int(gated.sum()), mask),
         )
 
     @property
@@ -293,17 +300,30 @@ class Segmenter:
     def _probabilities(
         self, batch: SliceBatch, slices: list[int]
     ) -> tuple[Float[Tensor, " depth"], dict[str, Float[Tensor, " depth"]]]:
-        """Probability of `any` and of each known subtype: the highest over a slice's windows, smoothed over slices."""
+        """Probability of `any` and of each known subtype.
+
+        The highest over a slice's windows, smoothed over slices; then, as log-odds, seen in the context of the scan and
+        divided by the temperature.
+        """
         windows = self._windows(batch)
-        logits = score_windows(
-            self._model, batch.images, slices, windows, self._preprocess.fov_px, self.batch_size, self.device
-        )
-        by_window = self._model.probabilities(logits.flatten(0, 1) / self.weights.metadata.temperature)
+
+        def score(forward: Callable[[Tensor], Tensor]) -> Tensor:
+            fov_px = self._preprocess.fov_px
+            return score_windows(forward, batch.images, slices, windows, fov_px, self.batch_size, self.device)
+
+        logits = score(self._model)
+        if self.options.mirrored:
+            logits = (logits + score(lambda images: self._model(images.flip(3)))) / 2
+        by_window = self._model.probabilities(logits.flatten(0, 1))
         by_slice = by_window.reshape(len(slices), len(windows), -1).amax(dim=1)
         found: dict[str, Tensor] = {}
         for name, column in zip(self._model.targets, by_slice.unbind(dim=1), strict=True):
             found[name] = torch.zeros(len(batch.images))
-            found[name][slices] = smooth_over_slices(column)
+            log_odds = smooth_over_slices(column).double().clamp(_LEAST, 1.0 - _LEAST).logit()
+            metadata = self.weights.metadata
+            found[name][slices] = (
+                in_scan_context(log_odds, metadata.scan_context).div(metadata.temperature).sigmoid().float()
+            )
         return found.pop(Subtype.ANY), found
 
     def _windows(self, batch: SliceBatch) -> list[tuple[int, int]]:
@@ -380,6 +400,15 @@ def pick_device(name: str) -> torch.device:
     if device.type not in DEFAULT_BATCH_SIZE:
         raise DeviceUnavailable(f"expected cpu, cuda or mps; got {name!r}; try auto")
     return device
+
+
+def _why_unmeasured(slices: list[int], n_gated: int, mask: MaskVolume) -> str | None:
+    """Why an empty mask is no measurement; None where the mask is one."""
+    if not slices:
+        return "no brain was found in the scan, so nothing was measured"
+    if n_gated and not mask.voxels.any():
+        return f"{n_gated} slices may show hemorrhage, but nothing dense enough to be outlined was found in them"
+    return None
 
 
 class _Stopwatch:

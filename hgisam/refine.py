@@ -64,14 +64,15 @@ def refine(
     threshold: float,
     options: RefineOptions,
 ) -> MaskVolume:
-    """The hemorrhage mask of a scan from its saliency map. A map of zeros gives an empty mask.
+    """The hemorrhage mask of a scan from its saliency map. A map of zeros gives an empty mask, and so does one that
+    points at no dense tissue, with `components`.
 
     Args:
         saliency: saliency in [0, 1] on the scan's grid; zero in slices that the gate closed.
         volume: the scan.
         region: the intracranial region.
         median_hu: the scan's brain median.
-        threshold: saliency cut-off in (0, 1]; `components` uses it where no dense component gathers saliency.
+        threshold: saliency cut-off in (0, 1] of the method `threshold`.
         options: how the mask is made.
     """
     voxels = torch.zeros_like(region)
@@ -79,11 +80,10 @@ def refine(
     if bounds is not None:
         near = saliency[bounds]
         inside = region[bounds]
-        chosen = None
         if options.method == "components":
             dense = _dense_tissue(volume.hu[bounds], inside & _slices_with(near), median_hu, volume.spacing_mm, options)
             chosen = choose_components(dense, near, options.min_share)
-        if chosen is None:
+        else:
             chosen = threshold_mask(near, threshold) & inside
         voxels[bounds] = remove_small_components(chosen, volume.affine, options.min_component_mm3)
     return MaskVolume(voxels=voxels, affine=volume.affine, source=volume.source)
@@ -103,7 +103,7 @@ def choose_components(
     candidates: Bool[Tensor, "depth height width"],
     saliency: Float[Tensor, "depth height width"],
     min_share: float,
-) -> Bool[Tensor, "depth height width"] | None:
+) -> Bool[Tensor, "depth height width"]:
     """The connected components of a mask that gather the most saliency, whole.
 
     A sum over a component is sturdier than any threshold on the map, which one hot spot can set.
@@ -114,15 +114,12 @@ def choose_components(
         min_share: a component is kept where its summed saliency is at least this share of the best one's.
 
     Returns:
-        The chosen components, or None where no component gathers any saliency.
+        The chosen components; none where none gathers any saliency.
     """
     labels: NDArray[np.uint32] = cc3d.connected_components(candidates.numpy(), connectivity=CONNECTIVITY)  # type: ignore[call-overload]
     sums = np.bincount(labels.ravel(), weights=saliency.numpy().ravel().astype(np.float64))
     sums[0] = 0.0
-    best = sums.max()
-    if best <= 0:
-        return None
-    kept = (sums >= min_share * best) & (sums > 0)
+    kept = (sums >= min_share * sums.max()) & (sums > 0)
     return torch.from_numpy(kept[labels])
 
 
