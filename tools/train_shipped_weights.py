@@ -7,8 +7,8 @@ One process per CPU core, one thread each, learns nearly twice as fast as one pr
 place of `torchrun --nproc-per-node 2` trains in one process, on half the slices per step.
 
 1. Trains on phantoms; some heads also come as their twins before they bled. Prepared phantoms are kept in OUT/cache.
-2. On tuning phantoms of later seeds, with the whole pipeline: the scan's context, temperature, operating point,
-   saliency threshold.
+2. On tuning phantoms of later seeds, of which as many bleed as by default, with the whole pipeline: the scan's context,
+   temperature, operating point, saliency threshold.
 3. Writes OUT/hgisam-phantoms.safetensors with all of it in the header, and its .sha256 beside it.
 """
 
@@ -27,7 +27,7 @@ from hgisam.config import load_settings
 from hgisam.evaluate.overlap import overlap
 from hgisam.model.checkpoint import WeightsMetadata, load_weights, save_weights
 from hgisam.model.classifier import HemorrhageClassifier
-from hgisam.phantom import Phantom, make_phantom
+from hgisam.phantom import Phantom, PhantomOptions, generate_phantoms
 from hgisam.pipeline import SegmentationResult, SegmentOptions, pick_device
 from hgisam.refine import RefineOptions, refine
 from hgisam.segment import in_scan_context
@@ -82,7 +82,8 @@ def main() -> None:
             torch.set_num_threads(given.workers)
     save_weights(path, model, metadata, half=True)
 
-    phantoms = [make_phantom(seed, options.phantom) for seed in options.tuning_seeds]
+    seeds = options.tuning_seeds
+    phantoms = list(generate_phantoms(len(seeds), seeds[0], PhantomOptions(), workers=given.workers))
     scan_context, temperature = calibrated(tuning_slices(path, phantoms, options))
     metadata = metadata.model_copy(update={"scan_context": scan_context, "temperature": temperature})
     save_weights(path, model, metadata, half=True)
