@@ -19,9 +19,6 @@ CONNECTIVITY = 18
 RING_MM = 1.0
 """Within the rim, tissue is compared at depths that differ by no more than this."""
 
-_MAD_TO_SIGMA = 1.4826
-"""Standard deviation of a normal distribution over its median absolute deviation."""
-
 _LEAST_TOTAL = 0.3
 """Share of the Gaussian that must lie on telling voxels: a straight edge leaves half, the middle of bone nothing."""
 
@@ -29,8 +26,7 @@ _LEAST_TOTAL = 0.3
 class RefineOptions(BaseModel):
     """How a saliency map becomes a mask.
 
-    Source of contrast_hu, rim_mm and min_share: mean volume Dice of tuning phantoms, tools/tune_refinement.py. Of the
-    settings that differ by less than the noise of ten heads (0.03), the one that keeps fewest components.
+    Source of contrast_hu, rim_mm and min_share: best mean volume Dice of ten tuning phantoms, tools/tune_refinement.py.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -47,10 +43,7 @@ class RefineOptions(BaseModel):
     rim_mm: float = Field(default=8.0, ge=0)
     """Reach of the skull's partial volume and scatter: up to this depth below the region's outline, tissue is compared
     with the median of its slice at the same depth, not with the brain's alone. 0 for the brain alone."""
-    spread: float = Field(default=2.0, ge=0)
-    """Within the rim, dense tissue also lies this many standard deviations (from the median absolute deviation at the
-    same depth) over that median: where bone is uneven, its shadow is."""
-    min_share: float = Field(default=0.3, ge=0, le=1)
+    min_share: float = Field(default=0.1, ge=0, le=1)
     """A component is kept where its summed saliency is at least this share of the best component's."""
     min_component_mm3: float = Field(default=50.0, ge=0)
     """Components smaller than this are removed."""
@@ -181,9 +174,7 @@ def _least_dense_hu(
         at = ring == number
         if not at.any():
             continue
-        normal_hu = max(0.0, float(np.median(relative_hu[at])))
-        deviation_hu = _MAD_TO_SIGMA * float(np.median(np.abs(relative_hu[at] - normal_hu)))
-        least[at] = normal_hu + max(options.contrast_hu, options.spread * deviation_hu)
+        least[at] += max(0.0, float(np.median(relative_hu[at])))
     return least
 
 
