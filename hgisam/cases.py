@@ -89,20 +89,19 @@ def safe_name(name: str) -> str:
     return cleaned.encode()[:MAX_NAME_BYTES].decode(errors="ignore").rstrip(".-")
 
 
-def is_own_record(path: Path) -> bool:
-    """Whether a file is a record that hgisam wrote, and no other program's JSON of the same name."""
-    return "hgisam_version" in read_record(path)
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """What a JSON file of ours holds; empty where it is absent, unreadable, no JSON, or anything but an object."""
+def own_record(path: Path) -> dict[str, Any]:
+    """What a JSON record that hgisam wrote holds; empty where the file is absent, unreadable or another program's."""
     try:
         if path.stat().st_size > MAX_RECORD_BYTES:
             return {}
         found = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        return {}
+    versions = found.get("versions")  # a run's record; others state the version themselves
+    ours = "hgisam_version" in found or (isinstance(versions, dict) and "hgisam" in versions)
+    return found if ours else {}
 
 
 def _files_of(given: Path) -> list[Path]:
@@ -125,7 +124,7 @@ def _scans_in(folder: Path) -> list[Path]:
         if path.exists() and not path.is_file():  # a broken link is a scan that cannot be read, and is listed as one
             continue
         own = _OWN_OUTPUT.fullmatch(path.name)
-        if own and is_own_record(folder / f"{own['case']}.json"):
+        if own and own_record(folder / f"{own['case']}.json"):
             log.info("%s: left out; hgisam wrote it", path)
             continue
         scans.append(path)

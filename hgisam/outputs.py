@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hgisam.cases import Case, InputError, read_record
+from hgisam.cases import Case, InputError, own_record
 from hgisam.io.atomic import make_output_folder
 from hgisam.io.errors import OutputError
 
@@ -57,16 +57,13 @@ def refuse_overwriting(
     """
     cases = tuple(cases)
     inputs = {case.path.resolve() for case in cases}
-    run = read_record(folder / RUN_RECORD)
-    versions = run.get("versions")
-    ours = isinstance(versions, dict) and "hgisam" in versions
-    listed = run.get("planned") if ours else None
+    run = own_record(folder / RUN_RECORD)
+    listed = run.get("planned")
     listed = listed if isinstance(listed, list) else []
     for name in (RUN_RECORD, *shared):
-        _refuse_if_lost(folder / name, inputs, ours=ours)
+        _refuse_if_lost(folder / name, inputs, ours=bool(run))
     for case in cases:
-        record = read_record(folder / f"{case.name}.json")
-        own = case.name in listed or ("hgisam_version" in record and record.get("case") == case.name)
+        own = case.name in listed or own_record(folder / f"{case.name}.json").get("case") == case.name
         for suffix in suffixes:
             _refuse_if_lost(folder / f"{case.name}{suffix}", inputs, ours=own)
 

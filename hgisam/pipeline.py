@@ -36,6 +36,7 @@ from hgisam.segment import (
     score_windows,
     smooth_over_slices,
     stitch_stage_maps,
+    to_log_odds,
 )
 from hgisam.volume import CTVolume, MaskVolume
 from hgisam.weak import SelfAttention
@@ -45,10 +46,6 @@ Scan = str | Path | nib.spatialimages.SpatialImage | tuple[ArrayLike, ArrayLike]
 
 DEFAULT_BATCH_SIZE = {"cpu": 4, "cuda": 64, "mps": 16}
 """Windows per pass by kind of device: on a CPU small batches stay in the cache, on a GPU large ones fill it."""
-
-
-_LEAST = 1e-9
-"""Probabilities are kept this far from 0 and 1 where they become log-odds."""
 
 
 class SegmentOptions(BaseModel):
@@ -351,11 +348,8 @@ class Segmenter:
         found: dict[str, Tensor] = {}
         for name, column in zip(self._model.targets, by_slice.unbind(dim=1), strict=True):
             found[name] = torch.zeros(len(batch.images))
-            log_odds = smooth_over_slices(column).double().clamp(_LEAST, 1.0 - _LEAST).logit()
-            metadata = self.weights.metadata
-            found[name][slices] = (
-                in_scan_context(log_odds, metadata.scan_context).div(metadata.temperature).sigmoid().float()
-            )
+            in_context = in_scan_context(to_log_odds(smooth_over_slices(column)), self.weights.metadata.scan_context)
+            found[name][slices] = in_context.div(self.weights.metadata.temperature).sigmoid().float()
         return found.pop(Subtype.ANY), found
 
     def _windows(self, batch: SliceBatch) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from hgisam import NOTICE, __version__
-from hgisam.cases import Case, read_record
+from hgisam.cases import Case, own_record
 from hgisam.exits import ExitCode, Interrupts
 from hgisam.io.errors import OutputError, ScanRefused
 from hgisam.io.nifti import write_map, write_mask
@@ -193,7 +193,7 @@ class _Run:
         What the other command made of the same bytes stays; of other bytes, it goes too.
         """
         sha256 = _sha256(case.path)
-        earlier = read_record(self.folder / f"{case.name}.json").get("input_sha256", sha256)
+        earlier = own_record(self.folder / f"{case.name}.json").get("input_sha256", sha256)
         self._clear(case, self.suffixes if earlier == sha256 else ALL_SUFFIXES)
         header = case_record(self.command, case.name, case.path, sha256)
         try:
@@ -246,7 +246,7 @@ class _Run:
 
     def _warn_of_other_command(self) -> None:
         """Both commands write `CASE.json` and `summary.csv`; where they share a folder, the later one's remain."""
-        earlier = read_record(self.folder / RUN_RECORD).get("command", self.command)
+        earlier = own_record(self.folder / RUN_RECORD).get("command", self.command)
         if earlier != self.command:
             log.warning("%s: summary.csv and records of an earlier %s run are replaced", self.folder, earlier)
 

@@ -26,6 +26,9 @@ StageMaps = Callable[[Float[Tensor, "batch channels fov fov"]], tuple[Tensor, Se
 SCAN_SLICES = 3
 """So many of a scan's highest slices say how likely the scan holds blood at all."""
 
+_LEAST = 1e-9
+"""Probabilities are kept this far from 0 and 1 where they become log-odds."""
+
 
 class WindowOptions(BaseModel):
     """How windows cover a canvas."""
@@ -206,6 +209,11 @@ def smooth_over_slices(values: Float[Tensor, " slices"]) -> Float[Tensor, " slic
         return values.clone()
     padded = torch.cat([values[:1], values, values[-1:]])
     return 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]
+
+
+def to_log_odds(probabilities: Float[Tensor, " slices"]) -> Float[Tensor, " slices"]:
+    """Log-odds in double precision; finite also where a probability is 0 or 1."""
+    return probabilities.double().clamp(_LEAST, 1.0 - _LEAST).logit()
 
 
 def in_scan_context(log_odds: Float[Tensor, " slices"], weight: float) -> Float[Tensor, " slices"]:

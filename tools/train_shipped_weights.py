@@ -30,7 +30,7 @@ from hgisam.model.classifier import HemorrhageClassifier
 from hgisam.phantom import Phantom, PhantomOptions, generate_phantoms
 from hgisam.pipeline import SegmentationResult, SegmentOptions, pick_device
 from hgisam.refine import RefineOptions, refine
-from hgisam.segment import in_scan_context
+from hgisam.segment import in_scan_context, to_log_odds
 from hgisam.train.calibration import auc, fit_temperature, pick_operating_point
 from hgisam.train.recipe import TrainOptions, train_on_phantoms
 
@@ -157,11 +157,9 @@ def calibrated(scored: list[ScoredScan]) -> tuple[float, float]:
         scored: of weights without context, at temperature 1.
     """
     labels = torch.cat([scan.labels[scan.clear] for scan in scored])
-    log_odds = [scan.probabilities.double().clamp(1e-9, 1 - 1e-9).logit() for scan in scored]
 
     def in_context(weight: float) -> torch.Tensor:
-        pairs = zip(log_odds, scored, strict=True)
-        return torch.cat([in_scan_context(values, weight)[scan.clear] for values, scan in pairs])
+        return torch.cat([in_scan_context(to_log_odds(scan.probabilities), weight)[scan.clear] for scan in scored])
 
     found = {weight: auc(in_context(weight), labels) for weight in CONTEXTS}
     log.info("AUC by weight of the scan's context: %s", {weight: round(value, 4) for weight, value in found.items()})

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from hgisam.cases import read_record
+from hgisam.cases import own_record
 from hgisam.evaluate.overlap import Overlap, overlap, overlap_by_slice
 from hgisam.evaluate.pairs import Pair, pair_masks
 from hgisam.evaluate.statistics import MeanInterval, mean_interval
@@ -151,8 +151,8 @@ def score_pair(pair: Pair) -> ScanScore:
 
 
 def _check_measured(pair: Pair) -> None:
-    record = read_record(pair.prediction.with_name(f"{pair.case}.json"))
-    if "hgisam_version" in record and record.get("volume_ml", 0.0) is None:
+    record = own_record(pair.prediction.with_name(f"{pair.case}.json"))
+    if record.get("volume_ml", 0.0) is None:
         raise ScanRefused(f"{pair.case}: expected a mask that was measured; got none: {record.get('volume_reason')}")
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hgisam import NOTICE, __version__
-from hgisam.cases import is_own_record
+from hgisam.cases import own_record
 from hgisam.evaluate.folders import EvaluationReport, ScanScore, Summary
 from hgisam.evaluate.statistics import CONFIDENCE, MeanInterval
 from hgisam.io.atomic import make_output_folder
@@ -55,7 +55,7 @@ def write_report(report: EvaluationReport, folder: Path) -> None:
     """
     make_output_folder(folder)
     for name in (TABLE, RECORD):
-        if (folder / name).exists() and not is_own_record(folder / RECORD):
+        if (folder / name).exists() and not own_record(folder / RECORD):
             raise OutputError(
                 f"{folder / name}: expected a free name; got a file that hgisam has not written; choose another folder"
             )

@@ -2,23 +2,13 @@
 
 import pytest
 import torch
+from still import STILL
 
 from hgisam.brain import BrainOptions
 from hgisam.phantom import PhantomOptions
 from hgisam.preprocess import PreprocessOptions
-from hgisam.train.augment import AugmentOptions
 from hgisam.train.scans import HU_STEP, BatchSource, PreparedScan, SamplingOptions, prepare_phantoms
 
-STILL = AugmentOptions(
-    flip_probability=0.0,
-    rotation_deg=0.0,
-    scale=0.0,
-    shift_mm=(0.0, 0.0),
-    gain=0.0,
-    offset_hu=0.0,
-    noise_hu=0.0,
-    blur_px=0.0,
-)
 SEEN = PreprocessOptions(fov_px=64)
 
 
