@@ -19,9 +19,6 @@ CONNECTIVITY = 18
 RING_MM = 1.0
 """Within the rim, tissue is compared at depths that differ by no more than this."""
 
-_MAD_TO_SIGMA = 1.4826
-"""Standard deviation of a normal distribution over its median absolute deviation."""
-
 _LEAST_TOTAL = 0.3
 """Share of the Gaussian that must lie on telling voxels: a straight edge leaves half, the middle of bone nothing."""
 
@@ -29,8 +26,7 @@ _LEAST_TOTAL = 0.3
 class RefineOptions(BaseModel):
     """How a saliency map becomes a mask.
 
-    Source of contrast_hu, rim_mm and min_share: mean volume Dice of tuning phantoms, tools/tune_refinement.py. Of the
-    settings that differ by less than the noise of ten heads (0.03), the one that keeps fewest components.
+    Source of contrast_hu, rim_mm and min_share: best mean volume Dice of ten tuning phantoms, tools/tune_refinement.py.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -47,10 +43,7 @@ class RefineOptions(BaseModel):
     rim_mm: float = Field(default=8.0, ge=0)
     """Reach of the skull's partial volume and scatter: up to this depth below the region's outline, tissue is compared
     with the median of its slice at the same depth, not with the brain's alone. 0 for the brain alone."""
-    spread: float = Field(default=2.0, ge=0)
-    """Within the rim, dense tissue also lies this many standard deviations (from the median absolute deviation at the
-    same depth) over that median: where bone is uneven, its shadow is."""
-    min_share: float = Field(default=0.3, ge=0, le=1)
+    min_share: float = Field(default=0.1, ge=0, le=1)
     """A component is kept where its summed saliency is at least this share of the best component's."""
     min_component_mm3: float = Field(default=50.0, ge=0)
     """Components smaller than this are removed."""
@@ -64,14 +57,15 @@ def refine(
     threshold: float,
     options: RefineOptions,
 ) -> MaskVolume:
-    """The hemorrhage mask of a scan from its saliency map. A map of zeros gives an empty mask.
+    """The hemorrhage mask of a scan from its saliency map. A map of zeros gives an empty mask, and so does one that
+    points at no dense tissue, with `components`.
 
     Args:
         saliency: saliency in [0, 1] on the scan's grid; zero in slices that the gate closed.
         volume: the scan.
         region: the intracranial region.
         median_hu: the scan's brain median.
-        threshold: saliency cut-off in (0, 1]; `components` uses it where no dense component gathers saliency.
+        threshold: saliency cut-off in (0, 1] of the method `threshold`.
         options: how the mask is made.
     """
     voxels = torch.zeros_like(region)
@@ -79,11 +73,10 @@ def refine(
     if bounds is not None:
         near = saliency[bounds]
         inside = region[bounds]
-        chosen = None
         if options.method == "components":
             dense = _dense_tissue(volume.hu[bounds], inside & _slices_with(near), median_hu, volume.spacing_mm, options)
             chosen = choose_components(dense, near, options.min_share)
-        if chosen is None:
+        else:
             chosen = threshold_mask(near, threshold) & inside
         voxels[bounds] = remove_small_components(chosen, volume.affine, options.min_component_mm3)
     return MaskVolume(voxels=voxels, affine=volume.affine, source=volume.source)
@@ -103,7 +96,7 @@ def choose_components(
     candidates: Bool[Tensor, "depth height width"],
     saliency: Float[Tensor, "depth height width"],
     min_share: float,
-) -> Bool[Tensor, "depth height width"] | None:
+) -> Bool[Tensor, "depth height width"]:
     """The connected components of a mask that gather the most saliency, whole.
 
     A sum over a component is sturdier than any threshold on the map, which one hot spot can set.
@@ -114,15 +107,12 @@ def choose_components(
         min_share: a component is kept where its summed saliency is at least this share of the best one's.
 
     Returns:
-        The chosen components, or None where no component gathers any saliency.
+        The chosen components; none where none gathers any saliency.
     """
     labels: NDArray[np.uint32] = cc3d.connected_components(candidates.numpy(), connectivity=CONNECTIVITY)  # type: ignore[call-overload]
     sums = np.bincount(labels.ravel(), weights=saliency.numpy().ravel().astype(np.float64))
     sums[0] = 0.0
-    best = sums.max()
-    if best <= 0:
-        return None
-    kept = (sums >= min_share * best) & (sums > 0)
+    kept = (sums >= min_share * sums.max()) & (sums > 0)
     return torch.from_numpy(kept[labels])
 
 
@@ -184,9 +174,7 @@ def _least_dense_hu(
         at = ring == number
         if not at.any():
             continue
-        normal_hu = max(0.0, float(np.median(relative_hu[at])))
-        deviation_hu = _MAD_TO_SIGMA * float(np.median(np.abs(relative_hu[at] - normal_hu)))
-        least[at] = normal_hu + max(options.contrast_hu, options.spread * deviation_hu)
+        least[at] += max(0.0, float(np.median(relative_hu[at])))
     return least
 
 

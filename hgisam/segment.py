@@ -23,6 +23,10 @@ StageMaps = Callable[[Float[Tensor, "batch channels fov fov"]], tuple[Tensor, Se
 """Images -> hemorrhage logits [batch] and raw saliency [batch, rows, cols] of each stage, not yet normalised."""
 
 
+SCAN_SLICES = 3
+"""So many of a scan's highest slices say how likely the scan holds blood at all."""
+
+
 class WindowOptions(BaseModel):
     """How windows cover a canvas."""
 
@@ -202,6 +206,21 @@ def smooth_over_slices(values: Float[Tensor, " slices"]) -> Float[Tensor, " slic
         return values.clone()
     padded = torch.cat([values[:1], values, values[-1:]])
     return 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]
+
+
+def in_scan_context(log_odds: Float[Tensor, " slices"], weight: float) -> Float[Tensor, " slices"]:
+    """Each slice's log-odds averaged with those of the scan: the mean of its three highest slices, weighted.
+
+    A faint finding means more in a scan that surely holds blood elsewhere, and less in one that shows none.
+
+    Args:
+        log_odds: of the slices of one scan; may be empty.
+        weight: of the scan against 1 for the slice itself; 0 leaves slices as they are.
+    """
+    if len(log_odds) == 0:
+        return log_odds.clone()
+    scan = log_odds.topk(min(SCAN_SLICES, len(log_odds))).values.mean()
+    return (log_odds + weight * scan) / (1.0 + weight)
 
 
 def _batches(slices: Sequence[int], windows: Sequence[Window], batch_size: int) -> Iterator[list[tuple[int, Window]]]:

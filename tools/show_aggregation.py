@@ -27,7 +27,7 @@ from hgisam.preprocess import PreprocessOptions, SliceBatch, preprocess
 from hgisam.segment import AggregationOptions, Window, WindowOptions, aggregate, plan_windows, stitch_stage_maps
 from hgisam.volume import CTVolume
 
-ENLARGED = 1.25
+ENLARGED = 1.4
 """The head is taken to be this much larger in-plane, so that it outgrows the field of view."""
 BLEEDS = PhantomOptions(kinds=(Subtype.INTRAPARENCHYMAL, Subtype.INTRAPARENCHYMAL), volumes_ml=(30.0, 2.0))
 
