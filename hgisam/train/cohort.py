@@ -35,6 +35,7 @@ class Trouble(StrEnum):
     UNLABELLED_FILE = "a file without labels: left out"
     UNUSABLE_FILE = "a file that cannot be used: left out"
     MISSING_REFERENCE = "a scan without its reference mask: kept, by its labels"
+    UNUSABLE_REFERENCE = "a reference mask that is damaged or of another grid: ignored, the scan kept by its labels"
     UNLABELLED_SLICE = "a slice without labels: kept, its labels unknown"
     OUTSIDE = "labels of a slice that the file does not have: ignored"
     MALFORMED = "a row that cannot be read: ignored"

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from hgisam.io.errors import ScanRefused
-from hgisam.io.nifti import read_grid
+from hgisam.io.nifti import NiftiGrid, read_grid
 from hgisam.train.cohort import Findings, LabelledScan, NiftiFile, Trouble
 from hgisam.train.layouts.label_table import as_rows
 
@@ -67,7 +67,22 @@ def labelled_nifti(
     if not any(known):
         findings.add(Trouble.UNLABELLED_FILE, path.name)
         return None
+    if reference is not None and not _is_on(grid, reference, findings):
+        reference = None
     rows = as_rows(labels), as_rows(known)
     if grid.orientation.flips[0]:
         rows = torch.flip(rows[0], dims=(0,)), torch.flip(rows[1], dims=(0,))
     return LabelledScan(stem(path.name), patient, NiftiFile(path), *rows, reference=reference)
+
+
+def _is_on(grid: NiftiGrid, reference: Path, findings: Findings) -> bool:
+    """Whether a mask's header says that its voxels are those of the grid, one by one."""
+    try:
+        other = read_grid(reference)
+    except ScanRefused as error:
+        findings.add(Trouble.UNUSABLE_REFERENCE, str(error))
+        return False
+    if (other.shape, other.orientation) == (grid.shape, grid.orientation):
+        return True
+    findings.add(Trouble.UNUSABLE_REFERENCE, f"{reference.name}: {other.shape} or other axes, not {grid.shape}")
+    return False
