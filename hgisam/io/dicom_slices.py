@@ -211,21 +211,23 @@ def _header(dataset: pydicom.Dataset) -> SliceHeader:
         int(dataset.Rows), int(dataset.Columns), (c0, c1, c2, r0, r1, r2), (between_rows, between_columns)
     )
     return SliceHeader(
-        str(dataset.PatientID), str(dataset.SeriesInstanceUID), geometry, (x, y, z), _is_wrapped(dataset)
+        str(dataset.PatientID), str(dataset.SeriesInstanceUID), geometry, (x, y, z), _rescaling(dataset)[2]
     )
 
 
-def _is_wrapped(dataset: pydicom.Dataset) -> bool:
+def _rescaling(dataset: pydicom.Dataset) -> tuple[float, float, bool]:
+    """Slope, intercept, and whether HU below 0 are wrapped. Without the tags there are no HU: that is an error."""
+    slope, intercept = float(dataset.RescaleSlope), float(dataset.RescaleIntercept)
     unsigned_12_bit = dataset.PixelRepresentation == 0 and dataset.BitsStored == 12
-    return bool(unsigned_12_bit and float(dataset.RescaleIntercept) > _WRAPPED_ABOVE_HU)
+    return slope, intercept, bool(unsigned_12_bit and intercept > _WRAPPED_ABOVE_HU)
 
 
 def _hu(dataset: pydicom.Dataset) -> NDArray[np.float32]:
     stored = dataset.pixel_array
     if stored.shape != (dataset.Rows, dataset.Columns):
         raise ValueError(f"expected one slice of grey pixels; got an array of {stored.shape}")
-    slope, intercept = float(dataset.RescaleSlope), float(dataset.RescaleIntercept)
-    return stored_to_hu(stored, slope, intercept, wrapped=_is_wrapped(dataset))
+    slope, intercept, wrapped = _rescaling(dataset)
+    return stored_to_hu(stored, slope, intercept, wrapped=wrapped)
 
 
 def _affine(positions_mm: NDArray[np.float64], geometry: PlaneGeometry) -> NDArray[np.float64]:
