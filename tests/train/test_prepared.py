@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from analytic_head import SKULL_SEMI_AXES_MM, draw_head
+from analytic_head import AIR, SKULL_SEMI_AXES_MM, draw_head
 
 from hgisam.brain import BrainOptions
 from hgisam.io.nifti import new_grid_for, write_ct, write_mask
@@ -17,9 +17,11 @@ from hgisam.train.prepared import HU_STEP, PreparedScans, prepare_cohort, prepar
 BRAIN = BrainOptions()
 CANVAS = PreprocessOptions(spacing_mm=2.0, fov_px=96)
 BLEED_HU = 75.0
+BLED = 7
+"""The slice that bleeds. The lowest two are empty, so that it is not the seventh of those prepared."""
 
 
-def labelled(path: Path, n_slices: int, reference: Path | None = None, positive: int = 5) -> LabelledScan:
+def labelled(path: Path, n_slices: int, reference: Path | None = None, positive: int = BLED) -> LabelledScan:
     labels = torch.zeros(n_slices, len(Subtype), dtype=torch.bool)
     labels[positive, [1, 5]] = True
     return LabelledScan(path.name.split(".")[0], "p", NiftiFile(path), labels, torch.ones_like(labels), reference)
@@ -31,8 +33,9 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     folder = tmp_path_factory.mktemp("heads")
     head = draw_head((10.0, 2.0, 2.0))
     bleed = head.inside & (head.across_mm.abs() < 12) & (head.along_mm.abs() < 12)
-    bleed[:5], bleed[6:] = False, False
+    bleed[:BLED], bleed[BLED + 1 :] = False, False
     ct = head.with_hu(bleed, BLEED_HU)
+    ct.hu[:2] = AIR
     grid = new_grid_for(ct)
     write_ct(folder / "a.nii.gz", ct, grid)
     write_ct(folder / "b.nii.gz", ct, grid)
@@ -70,7 +73,8 @@ def test_what_comes_from_the_cache_is_what_was_prepared(heads: Cohort, prepared:
 
 def test_hu_blood_and_labels_are_of_one_slice(heads: Cohort, prepared: PreparedScans) -> None:
     scan = prepared[0]
-    row = scan.slices.index(5)
+    row = scan.slices.index(BLED)
+    assert row != BLED
     assert scan.blood.any(dim=2).any(dim=1).nonzero().flatten().tolist() == [row]
     in_blood = scan.relative_hu[scan.blood].float().mean() * HU_STEP + scan.median_hu
     assert float(in_blood) == pytest.approx(BLEED_HU, abs=5.0)
@@ -133,9 +137,10 @@ def test_mended_labels_need_no_preparation(
 
 
 def test_positive_slices_without_brain_are_counted(heads: Cohort, cache: Path) -> None:
-    above = Cohort("drawn", (labelled(heads.scans[0].voxels.files[0], 14, heads.scans[0].reference, positive=13),))
-    found = prepare_cohort(above, BRAIN, CANVAS, cache, workers=1)
-    assert 13 not in found[0].slices
+    first = heads.scans[0]
+    empty = Cohort("drawn", (labelled(first.voxels.files[0], first.n_slices, first.reference, positive=0),))
+    found = prepare_cohort(empty, BRAIN, CANVAS, cache, workers=1)
+    assert 0 not in found[0].slices
     assert found.n_positive_left_out == 1
 
 
