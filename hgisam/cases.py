@@ -1,5 +1,6 @@
 """Inputs as typed -> named cases: which files a folder gives, and for each a name that is safe in the output folder."""
 
+import json
 import logging
 import os
 import re
@@ -8,11 +9,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 log = logging.getLogger(__name__)
 
 MAX_NAME_BYTES = 180
 """Longest case name in UTF-8 bytes: leaves room for `_preview.png` below the usual limit of 255."""
+
+MAX_RECORD_BYTES = 50_000_000
+"""No record is as large as this."""
 
 _SUFFIXES = (".nii.gz", ".nii")
 _OWN_OUTPUT = re.compile(r"(?P<case>.+)_(mask|map)\.nii\.gz")
@@ -84,6 +89,22 @@ def safe_name(name: str) -> str:
     return cleaned.encode()[:MAX_NAME_BYTES].decode(errors="ignore").rstrip(".-")
 
 
+def is_own_record(path: Path) -> bool:
+    """Whether a file is a record that hgisam wrote, and no other program's JSON of the same name."""
+    return "hgisam_version" in read_record(path)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What a JSON file of ours holds; empty where it is absent, unreadable, no JSON, or anything but an object."""
+    try:
+        if path.stat().st_size > MAX_RECORD_BYTES:
+            return {}
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _files_of(given: Path) -> list[Path]:
     """The scans that one input stands for: itself, or the files of the folder."""
     try:
@@ -99,10 +120,12 @@ def _files_of(given: Path) -> list[Path]:
 def _scans_in(folder: Path) -> list[Path]:
     scans = []
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.name.lower().endswith(_SUFFIXES) or not path.is_file():
+        if path.name.startswith(".") or not path.name.lower().endswith(_SUFFIXES):
+            continue
+        if path.exists() and not path.is_file():  # a broken link is a scan that cannot be read, and is listed as one
             continue
         own = _OWN_OUTPUT.fullmatch(path.name)
-        if own and (folder / f"{own['case']}.json").is_file():
+        if own and is_own_record(folder / f"{own['case']}.json"):
             log.info("%s: left out; hgisam wrote it", path)
             continue
         scans.append(path)

@@ -20,7 +20,7 @@ from hgisam.io.errors import OutputError, ScanRefused
 from hgisam.io.nifti import write_map, write_mask
 from hgisam.io.tables import write_csv, write_json
 from hgisam.outputs import RUN_RECORD, claimed, refuse_overwriting
-from hgisam.pipeline import ClassificationResult, SegmentationResult
+from hgisam.pipeline import ClassificationResult, ImplausibleScan, SegmentationResult
 from hgisam.preview import write_preview
 from hgisam.progress import case_progress
 from hgisam.records import (
@@ -30,6 +30,7 @@ from hgisam.records import (
     Record,
     case_record,
     classification_record,
+    plausibility_values,
     recorded_path,
     recorded_reason,
     refusal_record,
@@ -41,8 +42,10 @@ from hgisam.records import (
 
 log = logging.getLogger(__name__)
 
-SEGMENT_SUFFIXES = (".json", "_mask.nii.gz", "_preview.png", "_map.nii.gz")
-CLASSIFY_SUFFIXES = (".json", "_slices.csv")
+ALL_SUFFIXES = (".json", "_mask.nii.gz", "_preview.png", "_map.nii.gz", "_slices.csv")
+"""Of every output of a case, by either command: what an earlier run left goes whole, so that no two of them mix."""
+
+SUMMARY = "summary.csv"
 
 
 @runtime_checkable
@@ -103,7 +106,7 @@ def segment_cases(
 
         return segmentation_record(result), write
 
-    run = _Run("segment", model, cases, folder, SEGMENT_SUFFIXES, SEGMENT_SUMMARY)
+    run = _Run("segment", model, cases, folder, SEGMENT_SUMMARY)
     return run.over_all(analyse, show_progress=show_progress)
 
 
@@ -122,7 +125,7 @@ def classify_cases(model: ScanModel, cases: Sequence[Case], folder: Path, *, sho
 
         return classification_record(result), write
 
-    run = _Run("classify", model, cases, folder, CLASSIFY_SUFFIXES, CLASSIFY_SUMMARY)
+    run = _Run("classify", model, cases, folder, CLASSIFY_SUMMARY)
     return run.over_all(analyse, show_progress=show_progress)
 
 
@@ -141,14 +144,13 @@ class _Run:
     model: ScanModel
     cases: Sequence[Case]
     folder: Path
-    suffixes: tuple[str, ...]
     columns: tuple[str, ...]
 
     def over_all(self, analyse: Analyse, *, show_progress: bool) -> RunReport:
         """Every case in turn, then the summary; it is written also where the run is cancelled or the disk is full."""
         started = datetime.now(UTC)
         records: list[Record] = []
-        refuse_overwriting(self.folder, self.cases, self.suffixes)
+        refuse_overwriting(self.folder, self.cases, ALL_SUFFIXES, [SUMMARY])
         with claimed(self.folder), Interrupts() as interrupts:
             self._warn_of_other_command()
             self._write_run_record("running", records, started)
@@ -158,7 +160,7 @@ class _Run:
             rows = tuple(summary_row(record, self.columns) for record in records)
             try:
                 with interrupts.held():
-                    write_csv(self.folder / "summary.csv", rows, self.columns)
+                    write_csv(self.folder / SUMMARY, rows, self.columns)
                     self._write_run_record(_HOW_RUNS_END.get(ended, "done"), records, started)
             except KeyboardInterrupt:
                 ended = ExitCode.CANCELLED
@@ -220,14 +222,17 @@ class _Run:
             status, reason = "failed", valid_text(f"{type(error).__name__}: {error}")
             log.error("failed: %s: %s", valid_text(str(case.path)), reason)
             log.debug("%s: where it failed", valid_text(str(case.path)), exc_info=error)
-        return refusal_record(self.command, status, recorded_reason(reason, case.path))
+        record = refusal_record(self.command, status, recorded_reason(reason, case.path))
+        if isinstance(error, ImplausibleScan):
+            record["plausibility"] = plausibility_values(error.plausibility)
+        return record
 
     def _not_run(self, case: Case, ended: ExitCode) -> Record:
         reason = "the outputs could not be written" if ended is ExitCode.OUTPUT else "the run was cancelled"
         return case_record(self.command, case.name, case.path, None) | refusal_record(self.command, "not run", reason)
 
     def _clear(self, case: Case) -> None:
-        for path in (self.folder / f"{case.name}{suffix}" for suffix in self.suffixes):
+        for path in (self.folder / f"{case.name}{suffix}" for suffix in ALL_SUFFIXES):
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
@@ -259,6 +264,7 @@ class _Run:
                 "weights_sha256": settings.get("weights_sha256"),
                 "settings": settings,
                 "inputs": [recorded_path(case.path) for case in self.cases],
+                "planned": [case.name for case in self.cases],
                 "started_utc": started.isoformat(timespec="seconds"),
                 "seconds": round((datetime.now(UTC) - started).total_seconds(), 2),
                 "cases": [summary_row(record, RUN_COLUMNS) for record in records],

@@ -6,7 +6,7 @@ import math
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -80,12 +80,13 @@ class NiftiGrid:
         return turned.reshape(self.file_shape)
 
 
-def read_ct(path: str | Path, max_voxels: int = MAX_VOXELS) -> tuple[CTVolume, NiftiGrid]:
+def read_ct(path: str | Path, max_voxels: int = MAX_VOXELS, hu_offset: float = 0.0) -> tuple[CTVolume, NiftiGrid]:
     """Read a scan from a .nii or .nii.gz file, to the end of it, so that no damage passes unseen.
 
     Args:
         path: the file; told from gzip by its first bytes, not by its name.
         max_voxels: refuse more, before memory is taken.
+        hu_offset: added to the file's values, before they are held to LOWEST_HU..HIGHEST_HU.
 
     Returns:
         The scan, float32 HU within LOWEST_HU..HIGHEST_HU, and the file's grid with the reader's warnings.
@@ -94,7 +95,7 @@ def read_ct(path: str | Path, max_voxels: int = MAX_VOXELS) -> tuple[CTVolume, N
         ScanRefused: where the file is unreadable, damaged, no single volume, or its geometry is in doubt.
     """
     stored, layout, header, geometry = _read_file(Path(path), max_voxels)
-    return _ct_from_stored(stored, layout, header, geometry, Path(path).name)
+    return _ct_from_stored(stored, _offset(layout, hu_offset), header, geometry, Path(path).name)
 
 
 def read_mask(path: str | Path, max_voxels: int = MAX_VOXELS) -> tuple[MaskVolume, NiftiGrid]:
@@ -141,7 +142,7 @@ def read_grid(path: str | Path, max_voxels: int = MAX_VOXELS) -> NiftiGrid:
 
 
 def ct_from_image(
-    image: nib.spatialimages.SpatialImage, source: str, max_voxels: int = MAX_VOXELS
+    image: nib.spatialimages.SpatialImage, source: str, max_voxels: int = MAX_VOXELS, hu_offset: float = 0.0
 ) -> tuple[CTVolume, NiftiGrid]:
     """A scan from a nibabel image. One loaded lazily is read by nibabel, which checks less: `read_ct` takes the path.
 
@@ -149,6 +150,7 @@ def ct_from_image(
         image: any nibabel image with an affine.
         source: a name for errors.
         max_voxels: refuse more.
+        hu_offset: as for `read_ct`.
 
     Raises:
         ScanRefused: as `read_ct`.
@@ -172,16 +174,19 @@ def ct_from_image(
         stored = data.get_unscaled() if lazy else np.asarray(data)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise _damaged(source, error) from error
-    return _ct_from_stored(stored, layout, header, geometry, source)
+    return _ct_from_stored(stored, _offset(layout, hu_offset), header, geometry, source)
 
 
-def ct_from_array(array: ArrayLike, affine: ArrayLike, source: str) -> tuple[CTVolume, NiftiGrid]:
+def ct_from_array(
+    array: ArrayLike, affine: ArrayLike, source: str, hu_offset: float = 0.0
+) -> tuple[CTVolume, NiftiGrid]:
     """A scan from an array in HU and its affine.
 
     Args:
         array: three axes in any order and direction, integers or floats.
         affine: voxel index -> RAS+ mm, [4, 4].
         source: a name for errors.
+        hu_offset: as for `read_ct`.
 
     Raises:
         ScanRefused: as `read_ct`.
@@ -193,7 +198,7 @@ def ct_from_array(array: ArrayLike, affine: ArrayLike, source: str) -> tuple[CTV
     header = _new_header(stored.shape, stored.dtype, stated, source)
     layout = check_layout(header, source, max_voxels=stored.size)
     geometry = check_geometry(header, layout.shape, source)
-    return _ct_from_stored(stored, layout, header, Geometry(stated, geometry.warnings), source)
+    return _ct_from_stored(stored, _offset(layout, hu_offset), header, Geometry(stated, geometry.warnings), source)
 
 
 def new_grid_for(volume: CTVolume | MaskVolume, axes: str = "LPS") -> NiftiGrid:
@@ -371,6 +376,10 @@ def _fill_with_hu(hu: NDArray[np.float32], stored: NDArray[Any], layout: Layout)
     return non_finite
 
 
+def _offset(layout: Layout, hu_offset: float) -> Layout:
+    return replace(layout, inter=layout.inter + hu_offset) if hu_offset else layout
+
+
 def _check_non_finite(hu: NDArray[np.float32], non_finite: NDArray[np.bool_], source: str) -> str:
     """The warning for voxels that are no numbers, where they are few and do not touch the head."""
     from scipy import ndimage
@@ -441,6 +450,8 @@ def _write(path: Path, voxels: Tensor, grid: NiftiGrid, dtype: np.dtype[Any], de
     header["intent_code"], header["intent_name"] = 0, b""
     header["intent_p1"], header["intent_p2"], header["intent_p3"] = 0.0, 0.0, 0.0
     header["descrip"], header["aux_file"] = description.encode(), b""
+    if "data_type" in header:
+        header["data_type"] = b""
     if "db_name" in header:
         header["db_name"] = b""
     array = grid.to_file(voxels)
