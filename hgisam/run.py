@@ -1,7 +1,6 @@
 """Many scans -> files in a folder: each case's outputs with its record last, a summary over all, and how it ended."""
 
 import hashlib
-import json
 import logging
 import platform
 import time
@@ -14,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from hgisam import NOTICE, __version__
-from hgisam.cases import Case
+from hgisam.cases import Case, read_record
 from hgisam.exits import ExitCode, Interrupts
 from hgisam.io.errors import OutputError, ScanRefused
 from hgisam.io.nifti import write_map, write_mask
@@ -42,8 +41,9 @@ from hgisam.records import (
 
 log = logging.getLogger(__name__)
 
-ALL_SUFFIXES = (".json", "_mask.nii.gz", "_preview.png", "_map.nii.gz", "_slices.csv")
-"""Of every output of a case, by either command: what an earlier run left goes whole, so that no two of them mix."""
+SEGMENT_SUFFIXES = (".json", "_mask.nii.gz", "_preview.png", "_map.nii.gz")
+CLASSIFY_SUFFIXES = (".json", "_slices.csv")
+ALL_SUFFIXES = tuple(dict.fromkeys((*SEGMENT_SUFFIXES, *CLASSIFY_SUFFIXES)))
 
 SUMMARY = "summary.csv"
 
@@ -106,7 +106,7 @@ def segment_cases(
 
         return segmentation_record(result), write
 
-    run = _Run("segment", model, cases, folder, SEGMENT_SUMMARY)
+    run = _Run("segment", model, cases, folder, SEGMENT_SUFFIXES, SEGMENT_SUMMARY)
     return run.over_all(analyse, show_progress=show_progress)
 
 
@@ -125,7 +125,7 @@ def classify_cases(model: ScanModel, cases: Sequence[Case], folder: Path, *, sho
 
         return classification_record(result), write
 
-    run = _Run("classify", model, cases, folder, CLASSIFY_SUMMARY)
+    run = _Run("classify", model, cases, folder, CLASSIFY_SUFFIXES, CLASSIFY_SUMMARY)
     return run.over_all(analyse, show_progress=show_progress)
 
 
@@ -144,6 +144,7 @@ class _Run:
     model: ScanModel
     cases: Sequence[Case]
     folder: Path
+    suffixes: tuple[str, ...]
     columns: tuple[str, ...]
 
     def over_all(self, analyse: Analyse, *, show_progress: bool) -> RunReport:
@@ -187,9 +188,14 @@ class _Run:
         return ExitCode.OK
 
     def _one(self, case: Case, analyse: Analyse, records: list[Record], interrupts: Interrupts) -> None:
-        """One case from file to files. What an earlier run left of it goes first: no old mask outlives a refusal."""
-        self._clear(case)
-        header = case_record(self.command, case.name, case.path, _sha256(case.path))
+        """One case from file to files. What an earlier run left of it goes first: no old mask outlives a refusal.
+
+        What the other command made of the same bytes stays; of other bytes, it goes too.
+        """
+        sha256 = _sha256(case.path)
+        earlier = read_record(self.folder / f"{case.name}.json").get("input_sha256", sha256)
+        self._clear(case, self.suffixes if earlier == sha256 else ALL_SUFFIXES)
+        header = case_record(self.command, case.name, case.path, sha256)
         try:
             found, write = analyse(case)
         except Exception as error:  # noqa: BLE001 - one bad case must not end the others
@@ -201,10 +207,10 @@ class _Run:
             try:
                 write()
             except OutputError:
-                self._clear(case)
+                self._clear(case, self.suffixes)
                 raise
             except Exception as error:  # noqa: BLE001
-                self._clear(case)
+                self._clear(case, self.suffixes)
                 found = self._failure(case, error)
             record = header | found
             if record["status"] == "ok":
@@ -231,8 +237,8 @@ class _Run:
         reason = "the outputs could not be written" if ended is ExitCode.OUTPUT else "the run was cancelled"
         return case_record(self.command, case.name, case.path, None) | refusal_record(self.command, "not run", reason)
 
-    def _clear(self, case: Case) -> None:
-        for path in (self.folder / f"{case.name}{suffix}" for suffix in ALL_SUFFIXES):
+    def _clear(self, case: Case, suffixes: Sequence[str]) -> None:
+        for path in (self.folder / f"{case.name}{suffix}" for suffix in suffixes):
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
@@ -240,10 +246,7 @@ class _Run:
 
     def _warn_of_other_command(self) -> None:
         """Both commands write `CASE.json` and `summary.csv`; where they share a folder, the later one's remain."""
-        try:
-            earlier = json.loads((self.folder / RUN_RECORD).read_text())["command"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return
+        earlier = read_record(self.folder / RUN_RECORD).get("command", self.command)
         if earlier != self.command:
             log.warning("%s: summary.csv and records of an earlier %s run are replaced", self.folder, earlier)
 

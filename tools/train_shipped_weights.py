@@ -64,7 +64,9 @@ def main() -> None:
     metadata = describe(options, f"{start} tools/train_shipped_weights.py --config {given.config} -o {given.output}")
 
     if given.calibrate:
-        model = load_weights(given.calibrate).model
+        loaded = load_weights(given.calibrate)
+        model = loaded.model
+        metadata = describe(options, loaded.metadata.command)
     else:
         if processes > 1:
             dist.init_process_group("gloo", timeout=timedelta(hours=3))

@@ -17,9 +17,9 @@ from hgisam.phantom import PhantomOptions, generate_phantoms
 from hgisam.refine import RefineOptions, refine
 
 GRID = {
-    "contrast_hu": (8.0, 10.0, 12.0, 15.0),
-    "rim_mm": (0.0, 4.0, 8.0),
-    "spread": (0.0, 2.0, 3.0),
+    "contrast_hu": (8.0, 10.0, 12.0),
+    "rim_mm": (0.0, 8.0),
+    "spread": (1.0, 2.0, 3.0),
     "min_share": (0.1, 0.3),
 }
 

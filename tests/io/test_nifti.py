@@ -659,3 +659,25 @@ def test_a_label_beyond_the_subtypes_is_refused(tmp_path: Path) -> None:
     write_nifti(tmp_path / "a.nii", [0, 6], dtype="u1")
     with pytest.raises(ScanRefused, match=r"expected labels from 0 to 5"):
         read_labels(tmp_path / "a.nii")
+
+
+def test_an_offset_is_added_before_values_are_held_to_the_range(tmp_path: Path) -> None:
+    array = np.zeros((4, 5, 6), dtype=np.int16)
+    array[0, 0, 0], array[1, 0, 0], array[2, 0, 0] = -2000, 40 - 1024, 3500
+    path = tmp_path / "low.nii"
+    nib.save(nib.Nifti1Image(array, np.diag([1.0, 1.0, 5.0, 1.0])), path)
+    for ct, grid in (read_ct(path, hu_offset=1024.0), ct_from_image(nib.load(path), "image", hu_offset=1024.0)):
+        assert grid.to_file(ct.hu)[:3, 0, 0].tolist() == [-976.0, 40.0, 3071.0]
+    ct, grid = ct_from_array(array, np.diag([1.0, 1.0, 5.0, 1.0]), "array", hu_offset=-500.0)
+    assert grid.to_file(ct.hu)[:3, 0, 0].tolist() == [-1024.0, -1024.0, 3000.0]
+
+
+def test_a_qform_without_its_sign_is_taken_as_the_standard_says(tmp_path: Path) -> None:
+    """NIfTI-1: "if qfac is 0, it is taken as 1"."""
+    stated = patched(tmp_path, edit=setting(sform_code=0)).rename(tmp_path / "stated.nii")
+    header = nib.load(stated).header
+    if float(header["pixdim"][0]) == 1.0:
+        silent = patched(tmp_path, edit=setting(sform_code=0, pixdim=[0, *header["pixdim"][1:].tolist()]))
+        assert np.allclose(read_ct(silent)[0].affine, read_ct(stated)[0].affine)
+    else:
+        pytest.fail("expected the made-up image to have qfac 1")
