@@ -352,6 +352,10 @@ class Segmenter:
             found[name][slices] = in_context.div(self.weights.metadata.temperature).sigmoid().float()
         return found.pop(Subtype.ANY), found
 
+    def _of_scan(self, probabilities: Float[Tensor, " slices"]) -> float:
+        """Probability that the scan holds hemorrhage, from those of its slices."""
+        return float(self.weights.metadata.scan_head(to_log_odds(probabilities)).sigmoid())
+
     def _windows(self, batch: SliceBatch) -> list[tuple[int, int]]:
         height, width = batch.images.shape[-2:]
         return plan_windows((height, width), self._preprocess.fov_px, self.options.windows)
@@ -395,7 +399,7 @@ class Segmenter:
         return {
             "ct": look.ct,
             "grid": look.grid,
-            "probability": float(look.probabilities.max()) if look.slices else None,
+            "probability": self._of_scan(look.probabilities[look.slices]) if look.slices else None,
             "slice_probabilities": _in_file_order(look.probabilities, look.grid).numpy(),
             "subtype_probabilities": {k: _in_file_order(v, look.grid).numpy() for k, v in look.subtypes.items()},
             "slice_has_brain": _in_file_order(has_brain, look.grid).numpy(),

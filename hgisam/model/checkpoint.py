@@ -24,6 +24,7 @@ from safetensors.torch import save as format_tensors
 from torch import Tensor
 
 from hgisam.model.classifier import ClassifierOptions, HemorrhageClassifier
+from hgisam.model.scan_head import ScanHead
 
 METADATA_KEY = "hgisam"
 """Where in a safetensors header the metadata stand, as one JSON string."""
@@ -60,6 +61,8 @@ class WeightsMetadata(BaseModel):
     """Divides the log-odds before they become probabilities."""
     scan_context: float = Field(default=0.0, ge=0)
     """How much the scan's highest slices count in the log-odds of each of its slices."""
+    scan_head: ScanHead = ScanHead()
+    """How the log-odds of the slices become those of the scan."""
     data: str
     """What the network was trained on, in words."""
     command: str

@@ -1,6 +1,7 @@
 """The slice classifier: a Swin Transformer, its pooled features, one linear head."""
 
 import math
+import re
 from typing import Literal
 
 import torch
@@ -78,6 +79,24 @@ class HemorrhageClassifier(nn.Module):
         """What `probabilities` are of, in order."""
         return self.options.targets
 
+    @property
+    def token_sides(self) -> list[int]:
+        """Tokens along a side of each stage's grid."""
+        return [self.options.swin.grid_side(stage) for stage in range(1, self.swin.n_stages + 1)]
+
+    def layers_above(self, name: str) -> int:
+        """How many layers lie between a parameter and the answer: 0 for the heads, the stem the most.
+
+        Args:
+            name: of one of the parameters. A merging of patches belongs to the block after it.
+        """
+        depths = self.options.swin.depths
+        within = re.match(r"swin\.layers\.(\d+)\.(?:blocks\.(\d+)|downsample)", name)
+        if within:
+            stage, block = int(within[1]), int(within[2] or 0)
+            return sum(depths[stage:]) - block
+        return 0 if name.startswith(("head.", "token_heads.", "swin.norm.")) else sum(depths) + 1
+
     def forward(
         self, images: Float[Tensor, "batch channels height width"], attend: Attend = fused_attention
     ) -> Float[Tensor, "batch outputs"]:
@@ -137,6 +156,14 @@ class HemorrhageClassifier(nn.Module):
         """
         logit = self.hemorrhage_logit(logits, target)
         return logit - logits[:, 0] if self.options.outputs == 2 else logit
+
+    def target_log_odds(self, logits: Float[Tensor, "batch outputs"]) -> Float[Tensor, "batch targets"]:
+        """Log-odds of each of `targets`.
+
+        Args:
+            logits: of this classifier.
+        """
+        return torch.stack([self.log_odds(logits, target) for target in self.targets], dim=1)
 
     def probabilities(self, logits: Float[Tensor, "batch outputs"]) -> Float[Tensor, "batch targets"]:
         """Probability in [0, 1] of each of `targets`.

@@ -1,10 +1,28 @@
-"""What a scan might have looked like: random changes of prepared slices, on whole batches of tensors."""
+"""What a slice might have looked like: random changes of one prepared slice, by MONAI's transforms."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from monai.data import get_track_meta, set_track_meta
+from monai.transforms import (
+    Compose,
+    RandAffine,
+    RandCoarseDropout,
+    RandFlip,
+    RandGaussianNoise,
+    RandGaussianSmooth,
+    RandScaleIntensity,
+    RandShiftIntensity,
+)
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from torch.nn.functional import affine_grid, conv2d, grid_sample, pad
+
+_SEEDS = 2**32
+"""MONAI's transforms take seeds below this."""
 
 
 class AugmentOptions(BaseModel):
@@ -25,63 +43,86 @@ class AugmentOptions(BaseModel):
     offset_hu: float = Field(default=3.0, ge=0)
     """Largest shift of HU."""
     noise_hu: float = Field(default=4.0, ge=0)
-    """Largest standard deviation of added noise."""
+    """Largest standard deviation of added noise; it comes before the blur, so that it has the scanner's grain."""
     blur_px: float = Field(default=1.0, ge=0)
-    """Largest standard deviation of a Gaussian blur; noise is blurred with its own, so that it has a grain."""
+    """Largest standard deviation of a Gaussian blur."""
+    thickness: float = Field(default=0.0, ge=0, lt=1)
+    """Largest share of a slice that its neighbours above and below make up, as in thicker slices; only where both are
+    labelled alike."""
+    dropout_holes: int = Field(default=0, ge=0)
+    """One to so many square holes of brain median are cut, each of dropout_mm; 0 for none."""
+    dropout_mm: float = Field(default=12.0, gt=0)
+    """Side of a hole."""
 
 
-def augment(
-    relative_hu: Float[Tensor, "batch height width"],
-    region: Bool[Tensor, "batch height width"],
-    blood: Bool[Tensor, "batch height width"],
-    spacing_mm: float,
-    options: AugmentOptions,
-    generator: torch.Generator,
-) -> tuple[Float[Tensor, "batch height width"], Bool[Tensor, "batch height width"], Bool[Tensor, "batch height width"]]:
-    """Changed copies of slices, their intracranial regions and their blood; geometry changes all three alike.
+class SliceChanger:
+    """Changes one slice at a time; the same seed changes any two slices alike."""
 
-    Args:
-        relative_hu: HU minus the scan's brain median.
-        region: the intracranial region.
-        blood: where there is blood.
-        spacing_mm: side of a pixel.
-        options: how far to go.
-        generator: the source of all chance.
-    """
-    n, height, width = relative_hu.shape
+    def __init__(self, options: AugmentOptions, spacing_mm: float) -> None:
+        self._options, self._spacing_mm = options, spacing_mm
 
-    def uniform(low: float, high: float) -> Tensor:
-        return torch.rand(n, generator=generator) * (high - low) + low
+    def __call__(
+        self,
+        relative_hu: Float[Tensor, "height width"],
+        region: Bool[Tensor, "height width"],
+        blood: Bool[Tensor, "height width"],
+        seed: int,
+    ) -> tuple[Float[Tensor, "height width"], Bool[Tensor, "height width"], Bool[Tensor, "height width"]]:
+        """A changed copy of a slice, its intracranial region and its blood; geometry changes all three alike.
 
-    angle = torch.deg2rad(uniform(-options.rotation_deg, options.rotation_deg))
-    mirror = torch.where(torch.rand(n, generator=generator) < options.flip_probability, -1.0, 1.0)
-    row_scale, column_scale = (1.0 / (1.0 + uniform(-options.scale, options.scale)) for _ in range(2))
-    rows_mm, columns_mm = (uniform(-limit, limit) for limit in options.shift_mm)
-    to_source = [
-        [mirror * column_scale * angle.cos(), -row_scale * angle.sin(), 2 * columns_mm / spacing_mm / width],
-        [mirror * column_scale * angle.sin(), row_scale * angle.cos(), 2 * rows_mm / spacing_mm / height],
-    ]
-    theta = torch.stack([torch.stack(row, dim=1) for row in to_source], dim=1)
-    grid = affine_grid(theta, [n, 1, height, width], align_corners=False)
-    moved_hu = grid_sample(relative_hu[:, None], grid, padding_mode="border", align_corners=False)
-    masks = torch.stack([region, blood], dim=1).float()
-    moved_masks = grid_sample(masks, grid, padding_mode="zeros", align_corners=False) >= 0.5
+        Args:
+            relative_hu: HU minus the scan's brain median.
+            region: the intracranial region.
+            blood: where there is blood.
+            seed: the source of all chance.
+        """
+        shape, look = self._transforms
+        shape.set_random_state(seed % _SEEDS)
+        look.set_random_state((seed + 1) % _SEEDS)
+        with _without_metadata():
+            moved = torch.as_tensor(shape(torch.stack([relative_hu, region.float(), blood.float()])))
+            changed_hu = torch.as_tensor(look(moved[:1]))[0]
+        return changed_hu, moved[1] >= 0.5, moved[2] >= 0.5
 
-    gain = (1.0 + uniform(-options.gain, options.gain))[:, None, None, None]
-    moved_hu = moved_hu * gain + uniform(-options.offset_hu, options.offset_hu)[:, None, None, None]
-    moved_hu = _blur(moved_hu, uniform(0.0, options.blur_px))
-    noise = _blur(torch.randn(moved_hu.shape, generator=generator), uniform(0.3, 1.0))
-    noise = noise / noise.std(dim=(1, 2, 3), keepdim=True)
-    moved_hu = moved_hu + noise * uniform(0.0, options.noise_hu)[:, None, None, None]
-    return moved_hu[:, 0], moved_masks[:, 0], moved_masks[:, 1]
+    @cached_property
+    def _transforms(self) -> tuple[Compose, Compose]:
+        """What moves pixels, and what changes their values."""
+        o = self._options
+        angle = float(np.deg2rad(o.rotation_deg))
+        shift_px = [limit / self._spacing_mm for limit in o.shift_mm]
+        shape: list[Callable[..., object]] = [
+            RandFlip(prob=o.flip_probability, spatial_axis=1),
+            RandAffine(
+                prob=1.0 if angle or o.scale or any(shift_px) else 0.0,
+                rotate_range=angle,
+                scale_range=(o.scale, o.scale),
+                translate_range=shift_px,
+                mode="bilinear",
+                padding_mode="border",
+            ),
+        ]
+        look: list[Callable[..., object]] = [
+            RandScaleIntensity(factors=o.gain, prob=1.0 if o.gain else 0.0),
+            RandShiftIntensity(offsets=o.offset_hu, prob=1.0 if o.offset_hu else 0.0),
+            RandGaussianNoise(prob=1.0 if o.noise_hu else 0.0, std=o.noise_hu),
+            RandGaussianSmooth(
+                sigma_x=(0.0, o.blur_px), sigma_y=(0.0, o.blur_px), prob=1.0 if o.blur_px else 0.0, approx="erf"
+            ),
+        ]
+        if o.dropout_holes:
+            side_px = max(1, round(o.dropout_mm / self._spacing_mm))
+            look.append(
+                RandCoarseDropout(holes=1, max_holes=o.dropout_holes, spatial_size=side_px, fill_value=0.0, prob=1.0)
+            )
+        return Compose(shape), Compose(look)
 
 
-def _blur(images: Float[Tensor, "batch 1 height width"], sigma_px: Float[Tensor, " batch"]) -> Tensor:
-    """Each image blurred with its own Gaussian of standard deviation sigma_px (up to about 1.3 px)."""
-    taps = torch.arange(-4, 5, dtype=torch.float32)
-    kernel = torch.exp(-0.5 * (taps / sigma_px.clamp_min(1e-2)[:, None]) ** 2)
-    kernel = kernel / kernel.sum(dim=1, keepdim=True)
-    n = len(images)
-    stacked = pad(images.transpose(0, 1), (4, 4, 4, 4), mode="replicate")
-    rows = conv2d(stacked, kernel[:, None, :, None], groups=n)
-    return conv2d(rows, kernel[:, None, None, :], groups=n).transpose(0, 1)
+@contextmanager
+def _without_metadata() -> Iterator[None]:
+    """MONAI carries no affine along while this is entered: it would take as long as the transforms themselves."""
+    before = get_track_meta()
+    set_track_meta(False)
+    try:
+        yield
+    finally:
+        set_track_meta(before)

@@ -1,10 +1,152 @@
-"""From trained logits to honest numbers: a temperature, and the operating point that reaches a sensitivity."""
+"""From trained logits to honest numbers: the scan's context, a temperature, a scan's own probability, and the operating
+point that reaches a sensitivity. Everything is chosen on slice labels of the tuning set; no mask is looked at.
+"""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from scipy.optimize import minimize_scalar
+from numpy.typing import NDArray
+from scipy.optimize import minimize, minimize_scalar
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
+
+from hgisam.model.scan_head import ScanHead, scan_features
+from hgisam.segment import in_scan_context
+
+CONTEXTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+"""Weights of the scan's context to choose from."""
+
+SCAN_HEADS: tuple[tuple[int, ...], ...] = ((0,), (1,), (2,), (0, 1, 2, 3))
+"""Features of `hgisam.model.scan_head` to choose from: the highest slice, the mean of the 3 or 8 highest, or all."""
+
+MIN_SCANS = 3
+"""A scan head is fitted where there are at least so many scans of each kind."""
+
+_RIDGE = 0.02
+"""Penalty on the squared weights of a scan head, so that scans that can be told apart leave them finite."""
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredScan:
+    """What a network says of the slices of one scan, and what is true.
+
+    Attributes:
+        log_odds: not calibrated.
+        labels: which slices are positive; False where unknown.
+        known: of which that is known.
+    """
+
+    log_odds: Float[Tensor, " slices"]
+    labels: Bool[Tensor, " slices"]
+    known: Bool[Tensor, " slices"]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What turns a network's log-odds into probabilities and findings; kept with its weights.
+
+    Attributes:
+        scan_context: how much a scan's highest slices count in each of its slices.
+        temperature: divides the log-odds.
+        scan_head: from the slices' log-odds to the scan's.
+        operating_point: slice probability from which a slice counts as positive.
+    """
+
+    scan_context: float
+    temperature: float
+    scan_head: ScanHead
+    operating_point: float
+
+    def log_odds(self, raw: Float[Tensor, " slices"]) -> Float[Tensor, " slices"]:
+        """Calibrated log-odds of a scan's slices."""
+        return in_scan_context(raw, self.scan_context) / self.temperature
+
+
+def calibrate(scans: Sequence[ScoredScan], sensitivity: float) -> Calibration:
+    """Choose everything on scored scans, one after the other.
+
+    The weight of the scan's context with the best AUC over slices; the temperature that then fits the labels; the scan
+    head; and the operating point that finds a share of the positive slices.
+
+    Args:
+        scans: of the tuning set, one per patient.
+        sensitivity: the share of positive slices to find, in (0, 1].
+
+    Raises:
+        ValueError: where the labels are all alike.
+    """
+    labels = torch.cat([scan.labels[scan.known] for scan in scans])
+
+    def in_context(weight: float) -> Tensor:
+        return torch.cat([in_scan_context(scan.log_odds, weight)[scan.known] for scan in scans])
+
+    found = {weight: auc(in_context(weight), labels) for weight in CONTEXTS}
+    context = max(found, key=lambda weight: found[weight])
+    temperature = fit_temperature(in_context(context), labels)
+    slices = [in_scan_context(scan.log_odds, context) / temperature for scan in scans]
+    head = fit_scan_head(slices, [bool(scan.labels.any()) for scan in scans])
+    point = pick_operating_point((in_context(context) / temperature).sigmoid(), labels, sensitivity)
+    return Calibration(context, temperature, head, point)
+
+
+def slice_auc(scans: Sequence[ScoredScan]) -> float:
+    """AUC over the known slices of scans, as they are scored.
+
+    Raises:
+        ValueError: where the labels are all alike.
+    """
+    log_odds, labels = (torch.cat([getattr(s, name)[s.known] for s in scans]) for name in ("log_odds", "labels"))
+    return auc(log_odds, labels)
+
+
+def fit_scan_head(slices: Sequence[Float[Tensor, " slices"]], bled: Sequence[bool]) -> ScanHead:
+    """The scan head that predicts left-out scans best: logistic regression on some of the features, by log-loss.
+
+    Where there are fewer than MIN_SCANS of a kind nothing is fitted, and the highest slice speaks for its scan.
+
+    Args:
+        slices: calibrated log-odds of each scan's slices; scans without slices are passed over.
+        bled: which scans hold hemorrhage.
+    """
+    kept = [(scan_features(log_odds), was) for log_odds, was in zip(slices, bled, strict=True) if len(log_odds)]
+    wanted = np.array([was for _, was in kept], dtype=np.float64)
+    if min(wanted.sum(), (1 - wanted).sum()) < MIN_SCANS:
+        return ScanHead()
+    features = torch.stack([found for found, _ in kept]).numpy()
+    costs = {}
+    for columns in SCAN_HEADS:
+        cost = 0.0
+        for left_out in range(len(wanted)):
+            others = np.arange(len(wanted)) != left_out
+            weights = _logistic(features[others][:, columns], wanted[others])
+            cost += float(_log_loss(weights, features[[left_out]][:, columns], wanted[[left_out]]))
+        costs[columns] = cost
+    best = min(costs, key=lambda columns: costs[columns])
+    found = _logistic(features[:, best], wanted)
+    weights = np.zeros(features.shape[1])
+    weights[list(best)] = found[1:]
+    first, second, third, last = (round(float(weight), 6) for weight in weights)
+    return ScanHead(weights=(first, second, third, last), bias=round(float(found[0]), 6))
+
+
+def _logistic(features: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Bias and weights of a logistic regression with a small ridge on the weights."""
+
+    def cost(weights: NDArray[np.float64]) -> float:
+        return float(_log_loss(weights, features, wanted) + _RIDGE * (weights[1:] ** 2).sum())
+
+    found: NDArray[np.float64] = minimize(cost, np.zeros(features.shape[1] + 1), method="BFGS").x
+    return found
+
+
+def _log_loss(
+    weights: NDArray[np.float64], features: NDArray[np.float64], wanted: NDArray[np.float64]
+) -> np.floating:
+    log_odds = weights[0] + features @ weights[1:]
+    return np.mean(np.logaddexp(0.0, log_odds) - wanted * log_odds)
 
 
 def fit_temperature(logits: Float[Tensor, " slices"], labels: Bool[Tensor, " slices"]) -> float:

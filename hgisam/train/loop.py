@@ -1,26 +1,26 @@
-"""Training a hemorrhage classifier: batches in, a network whose running average is kept out."""
+"""One step after the other: a network, its optimizer, and the running average that is kept."""
 
-import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.distributed as dist
-from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, binary_cross_entropy_with_logits
 from torch.nn.parallel import DistributedDataParallel
 
 from hgisam.model.classifier import HemorrhageClassifier
-
-log = logging.getLogger(__name__)
+from hgisam.train.batches import TrainingBatch
+from hgisam.train.losses import LossOptions, count_answers, slice_loss, token_loss, wanted
 
 
 class LoopOptions(BaseModel):
-    """The recipe. Source of the defaults: measured on phantoms, see the model card of the shipped weights."""
+    """How the parameters are found."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -28,88 +28,162 @@ class LoopOptions(BaseModel):
     """Updates of the parameters."""
     learning_rate: float = Field(default=6e-4, gt=0)
     """Highest rate of AdamW, reached after the warm-up and left along a cosine."""
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """Each block learns at this times the rate of the next; 1 for one rate."""
     weight_decay: float = Field(default=0.05, ge=0)
     """Of matrices only; biases, norms and bias tables are not decayed."""
     warmup_share: float = Field(default=0.06, ge=0, lt=1)
     """Share of the steps over which the rate rises."""
+    freeze_steps: int = Field(default=0, ge=0)
+    """Steps at the start in which the heads alone learn."""
     clip_norm: float = Field(default=1.0, gt=0)
     """Largest norm of the gradient."""
-    label_smoothing: float = Field(default=0.05, ge=0, lt=0.5)
-    """Labels are this and one minus this."""
-    token_weight: float = Field(default=1.0, ge=0)
-    """Weight of the token loss: what a token covers against the painted blood under it; 0 for none."""
+    accumulate: int = Field(default=1, ge=1)
+    """Parts that a step is cut into, one after the other, where it does not fit the device as a whole."""
     average_decay: float = Field(default=0.995, ge=0, lt=1)
     """Decay of the running average of the parameters, which is what is kept."""
     bfloat16: bool = True
     """Whether forward passes run in bfloat16 where the device gains from it."""
-    seed: int = 0
+    evaluate_every: int = Field(default=250, ge=1)
+    """Steps between two looks at the tuning set."""
+    patience: int | None = Field(default=None, ge=1)
+    """Looks at the tuning set without a better AUC after which training stops; None never stops early."""
+    checkpoint_every: int = Field(default=100, ge=1)
+    """Steps between two checkpoints."""
+    seed: int = Field(default=0, ge=0)
     """Of everything random."""
 
 
-class TrainingBatch:
-    """Images in [0, 1], whether each holds blood, and where."""
+@dataclass(frozen=True)
+class StepReport:
+    """What one step cost.
+
+    Attributes:
+        slice_loss: mean over the labels of this process's slices.
+        token_loss: mean over stages; 0 without token heads.
+        gradient_norm: before clipping.
+        learning_rate: of the heads.
+        seconds: that the step took, without the wait for its batch.
+    """
+
+    slice_loss: float
+    token_loss: float
+    gradient_norm: float
+    learning_rate: float
+    seconds: float
+
+
+class Trainer:
+    """A network in training.
+
+    Where a process group of torch.distributed is there, processes share each step: each gives its part of the batch,
+    all must start from equal parameters, and all end with the same. Batch norms see their process's part alone.
+
+    Attributes:
+        model: in training mode.
+        averaged: the running average of its parameters, in eval mode: what is kept.
+        step: how many steps were made.
+    """
 
     def __init__(
-        self,
-        images: Float[Tensor, "batch channels height width"],
-        labels: Bool[Tensor, " batch"],
-        blood: Bool[Tensor, "batch height width"],
+        self, model: HemorrhageClassifier, options: LoopOptions, loss: LossOptions, device: torch.device
     ) -> None:
-        self.images, self.labels, self.blood = images, labels, blood
+        """Move the network to the device and make its optimizer.
 
+        Args:
+            model: trained in place; with token heads where the loss weighs tokens.
+            options: the recipe.
+            loss: what is made small.
+            device: where to train.
+        """
+        self.model = model.to(device).train()
+        self.averaged = deepcopy(model).eval()
+        self.step = 0
+        self._options, self._loss, self._device = options, loss, device
+        self._passes: nn.Module = _WithTokens(self.model)
+        if dist.is_initialized():
+            self._passes = DistributedDataParallel(self._passes)
+        self._optimizer = torch.optim.AdamW(_groups(model, options), lr=options.learning_rate)
 
-def train(
-    model: HemorrhageClassifier,
-    batches: Iterator[TrainingBatch],
-    options: LoopOptions,
-    device: torch.device,
-    evaluate: Callable[[HemorrhageClassifier, int], None] | None = None,
-    evaluate_every: int = 600,
-) -> HemorrhageClassifier:
-    """Train a network and return the running average of its parameters.
+    def learn(self, batch: TrainingBatch) -> StepReport:
+        """Make one step.
 
-    Where a process group of torch.distributed is there, gradients are averaged over its processes: each gives batches
-    of its own, all must start from equal parameters, and all return the same average.
+        Args:
+            batch: this process's part of it, on the CPU.
+        """
+        started = time.perf_counter()
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        # what is dropped follows from the step, not from the steps before
+        torch.manual_seed(int(np.random.SeedSequence((self._options.seed, self.step, rank)).generate_state(1)[0]))
+        rate = self._options.learning_rate * _schedule(self.step, self._options)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate * group["rate_factor"]
+        self._optimizer.zero_grad(set_to_none=True)
+        moved = _moved(batch, self._device)
+        counts = count_answers(moved, self.model.targets, self._token_sides)
+        processes = dist.get_world_size() if dist.is_initialized() else 1
+        parts = moved.split(self._options.accumulate)
+        sums = torch.zeros(2, device=self._device)
+        for number, part in enumerate(parts):
+            with self._in_step(last=number == len(parts) - 1):
+                with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._options.bfloat16):
+                    logits, tokens = self._passes(part.images)
+                labels, known = wanted(part, self.model.targets)
+                log_odds = self.model.target_log_odds(logits.float())
+                of_slices = slice_loss(log_odds, labels, known, self._loss) / counts.known.clamp_min(1)
+                of_tokens = token_loss(tokens, part, counts) if tokens else torch.zeros_like(of_slices)
+                total = of_slices + self._loss.token_weight * of_tokens
+                (total * processes).backward()  # type: ignore[no-untyped-call]  # DDP takes the mean of what it sums
+            sums += torch.stack([of_slices.detach(), of_tokens.detach()]) * processes
+        if self.step < self._options.freeze_steps:
+            for name, parameter in self.model.named_parameters():
+                if not _is_head(name):
+                    parameter.grad = None
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._options.clip_norm)
+        self._optimizer.step()
+        self.step += 1
+        _average(self.averaged, self.model, min(self._options.average_decay, self.step / (self.step + 9)))
+        of_slices_mean, of_tokens_mean = sums.tolist()
+        return StepReport(of_slices_mean, of_tokens_mean, float(norm), rate, time.perf_counter() - started)
 
-    Args:
-        model: one output for `any`; trained in place.
-        batches: an endless source.
-        options: the recipe.
-        device: where to train.
-        evaluate: called with the averaged network and the step, now and then.
-        evaluate_every: steps between two calls.
-    """
-    torch.manual_seed(options.seed)
-    model.to(device).train()
-    averaged = deepcopy(model).eval()
-    trained: nn.Module = _WithTokens(model)
-    if dist.is_initialized():
-        trained = DistributedDataParallel(trained)
-    optimizer = torch.optim.AdamW(_groups(model, options.weight_decay), lr=options.learning_rate)
-    started = time.monotonic()
-    smoothed_loss = 0.0
-    for step in range(options.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * _schedule(step, options)
-        batch = next(batches)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=options.bfloat16):
-            logits, tokens = trained(batch.images.to(device))
-        loss = slice_loss(logits[:, 0].float(), batch.labels.to(device), options.label_smoothing)
-        if tokens:
-            loss = loss + options.token_weight * token_loss(tokens, batch.blood.to(device))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip_norm)
-        optimizer.step()
-        _average(averaged, model, min(options.average_decay, (step + 1) / (step + 10)))
-        smoothed_loss += (float(loss.detach()) - smoothed_loss) / min(step + 1, 50)
-        if (step + 1) % 50 == 0:
-            pace = (time.monotonic() - started) / (step + 1)
-            left_min = pace * (options.steps - step - 1) / 60
-            log.info("step %d  loss %.4f  %.2f s a step  %.0f min left", step + 1, smoothed_loss, pace, left_min)
-        if evaluate and ((step + 1) % evaluate_every == 0 or step + 1 == options.steps):
-            evaluate(averaged, step + 1)
-    return averaged
+    def tensors(self) -> dict[str, Tensor]:
+        """All that the next step depends on, but for the settings and the number of steps."""
+        found = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        found |= {f"averaged.{name}": value for name, value in self.averaged.state_dict().items()}
+        for name, parameter in self.model.named_parameters():
+            for key, value in self._optimizer.state[parameter].items():
+                found[f"optimizer.{key}.{name}"] = value
+        return {name: value.detach().cpu().contiguous() for name, value in found.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
+        """Go on from what `tensors` gave.
+
+        Raises:
+            KeyError, RuntimeError: where they are of another network.
+        """
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "averaged": {}, "optimizer": {}}
+        for name, value in tensors.items():
+            kind, _, rest = name.partition(".")
+            parts[kind][rest] = value
+        self.model.load_state_dict(parts["model"])
+        self.averaged.load_state_dict(parts["averaged"])
+        for name, parameter in self.model.named_parameters():
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                value = parts["optimizer"].get(f"{key}.{name}")
+                if value is not None:  # a parameter that was frozen so far has none
+                    kept = value.clone() if key == "step" else value.to(parameter.device, copy=True)
+                    self._optimizer.state[parameter][key] = kept
+        self.step = step
+
+    @property
+    def _token_sides(self) -> list[int]:
+        return self.model.token_sides if self.model.token_heads is not None and self._loss.token_weight else []
+
+    def _in_step(self, *, last: bool) -> AbstractContextManager[object]:
+        """Gradients of all parts but the last stay with their process."""
+        if last or not isinstance(self._passes, DistributedDataParallel):
+            return nullcontext()
+        return self._passes.no_sync()
 
 
 class _WithTokens(nn.Module):
@@ -125,24 +199,9 @@ class _WithTokens(nn.Module):
         return self.model.forward_with_tokens(images)
 
 
-def slice_loss(logits: Float[Tensor, " batch"], labels: Bool[Tensor, " batch"], smoothing: float) -> Tensor:
-    """Cross-entropy of one logit against smoothed labels."""
-    return binary_cross_entropy_with_logits(logits, labels.float() * (1 - 2 * smoothing) + smoothing)
-
-
-def token_loss(tokens: list[Float[Tensor, "batch _rows _cols"]], blood: Bool[Tensor, "batch height width"]) -> Tensor:
-    """Cross-entropy of every token's logit against the share of its pixels that hold blood, mean over stages.
-
-    Positive and negative tokens weigh alike in each stage, since blood covers a hundredth of the tokens. The shares
-    come from painted blood only, so no human mask is used.
-    """
-    costs = []
-    for logits in tokens:
-        share = adaptive_avg_pool2d(blood[:, None].float(), (logits.shape[-2], logits.shape[-1]))[:, 0]
-        cost = binary_cross_entropy_with_logits(logits.float(), share, reduction="none")
-        weight = torch.where(share > 0, 0.5 / (share > 0).sum().clamp_min(1), 0.5 / (share <= 0).sum().clamp_min(1))
-        costs.append((cost * weight).sum())
-    return torch.stack(costs).mean()
+def _moved(batch: TrainingBatch, device: torch.device) -> TrainingBatch:
+    fields = (batch.images, batch.labels, batch.known, batch.blood, batch.traced)
+    return TrainingBatch(*(field.to(device, non_blocking=True) for field in fields))
 
 
 def _schedule(step: int, options: LoopOptions) -> float:
@@ -153,15 +212,25 @@ def _schedule(step: int, options: LoopOptions) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def _groups(model: HemorrhageClassifier, weight_decay: float) -> list[dict[str, object]]:
-    decayed = [p for n, p in model.named_parameters() if p.ndim >= 2 and "relative_position_bias_table" not in n]
-    ids = {id(p) for p in decayed}
-    rest = [p for p in model.parameters() if id(p) not in ids]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+def _is_head(name: str) -> bool:
+    return name.startswith(("head.", "token_heads."))
+
+
+def _groups(model: HemorrhageClassifier, options: LoopOptions) -> list[dict[str, object]]:
+    """Parameters by rate and decay. Source of the layer-wise rates: Bao et al. 2021, arXiv 2106.08254 (BEiT)."""
+    grouped: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        decay = options.weight_decay if parameter.ndim >= 2 and "relative_position_bias_table" not in name else 0.0
+        factor = options.layer_decay ** model.layers_above(name)
+        grouped.setdefault((factor, decay), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, "rate_factor": factor}
+        for (factor, decay), parameters in grouped.items()
+    ]
 
 
 @torch.no_grad()
-def _average(averaged: HemorrhageClassifier, model: HemorrhageClassifier, decay: float) -> None:
+def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
     for kept, new in zip(averaged.state_dict().values(), model.state_dict().values(), strict=True):
         if kept.is_floating_point():
             kept.lerp_(new, 1 - decay)

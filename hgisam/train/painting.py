@@ -5,6 +5,7 @@ time, so that no two batches show the same blood.
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ VENTRICLE_DEPTH_MM = 18.0
 """Fluid this deep is taken for ventricle, fluid nearer the skull for sulci, fissures and cisterns."""
 SKULL_HU = 55.0
 """Relative HU above which a pixel is skull, its partial volume or a calcification, and stays as it is."""
+LEAST_DEPTH_MM = 12.0
+"""Brain that is nowhere so deep is too little to paint a distractor into."""
 COVERED = 0.5
 """A pixel is labelled where blood fills at least this share of it."""
 
@@ -57,6 +60,21 @@ class PaintingOptions(BaseModel):
     """A slice in which less blood than this finds room stays as it is."""
 
 
+@dataclass(frozen=True, eq=False)
+class PaintedSlice:
+    """A slice with one bleed painted in.
+
+    Attributes:
+        relative_hu: HU minus the scan's brain median.
+        blood: where the bleed is.
+        subtype: what it is.
+    """
+
+    relative_hu: Float[Tensor, "height width"]
+    blood: Bool[Tensor, "height width"]
+    subtype: Subtype
+
+
 def paint_slice(
     relative_hu: Float[Tensor, "height width"],
     region: Bool[Tensor, "height width"],
@@ -64,8 +82,8 @@ def paint_slice(
     difficulty: float,
     options: PaintingOptions,
     rng: np.random.Generator,
-) -> tuple[Float[Tensor, "height width"], Bool[Tensor, "height width"]] | None:
-    """A slice with one bleed painted in, and where it is; None where the slice has no room for it.
+) -> PaintedSlice | None:
+    """A slice with one bleed painted in; None where the slice has no room for it.
 
     Args:
         relative_hu: HU minus the scan's brain median.
@@ -104,7 +122,74 @@ def paint_slice(
     under = gaussian_filter(painted * tissue, 2.5 / spacing_mm)
     under /= np.maximum(gaussian_filter(tissue.astype(np.float32), 2.5 / spacing_mm), 0.05)
     painted += blood * tissue * np.maximum(contrast_hu * uneven - under, 0.0)
-    return torch.from_numpy(painted.astype(np.float32)), torch.from_numpy(blood >= COVERED) & region
+    return PaintedSlice(
+        torch.from_numpy(painted.astype(np.float32)), torch.from_numpy(blood >= COVERED) & region, kind
+    )
+
+
+def paint_distractor(
+    relative_hu: Float[Tensor, "height width"],
+    region: Bool[Tensor, "height width"],
+    spacing_mm: float,
+    rng: np.random.Generator,
+) -> Float[Tensor, "height width"]:
+    """A slice with something dense painted in that is no blood: what networks without blood to see take for it.
+
+    Calcium in the pineal gland or the choroid plexus, a dense falx, tentorium or sinus, or the skull's partial volume.
+    A slice with hardly any brain comes back as it is.
+
+    Args:
+        relative_hu: HU minus the scan's brain median.
+        region: the intracranial region; its mid-sagittal line is taken to run along the columns.
+        spacing_mm: side of a pixel.
+        rng: the source of all chance.
+    """
+    inside = region.numpy()
+    depth_mm = distance_transform_edt(inside, sampling=spacing_mm).astype(np.float32)
+    if depth_mm.max() < LEAST_DEPTH_MM:
+        return relative_hu
+    rows, columns = np.indices(inside.shape, dtype=np.float32)
+    middle_row, middle_column = np.argwhere(inside).mean(axis=0)
+    along_mm, off_mm = (rows - middle_row) * spacing_mm, (columns - middle_column) * spacing_mm
+    half_length_mm = 0.5 * spacing_mm * float(np.ptp(np.flatnonzero(inside.any(axis=1))))
+    off_mm = off_mm + float(rng.uniform(-1.5, 1.5)) + float(rng.normal(0.0, 0.03)) * along_mm
+    kind = rng.choice(["calcium", "falx", "tentorium", "sinus", "rim"])
+    if kind == "calcium":
+        contrast_hu = float(rng.uniform(30.0, 200.0))
+        share = np.zeros(inside.shape, dtype=np.float32)
+        lateral_mm = float(rng.choice([0.0, 1.0])) * float(rng.uniform(8.0, 30.0))
+        at_mm = float(rng.uniform(-0.1, 0.5)) * half_length_mm
+        for side in (-1.0, 1.0):
+            size_mm = float(rng.uniform(0.8, 3.0))
+            away_mm = np.hypot(along_mm - at_mm + rng.normal(0.0, 2.0), off_mm - side * lateral_mm)
+            share = np.maximum(share, (away_mm < size_mm).astype(np.float32))
+    elif kind == "falx":
+        contrast_hu = float(rng.uniform(8.0, 35.0))
+        start, end = sorted(rng.uniform(-1.0, 1.0, 2))
+        width_mm = float(rng.uniform(0.6, 2.0))
+        share = np.exp(-0.5 * (off_mm / width_mm) ** 2)
+        share *= (along_mm > start * half_length_mm) & (along_mm < end * half_length_mm)
+    elif kind == "tentorium":
+        contrast_hu = float(rng.uniform(8.0, 35.0))
+        slope, at_mm = float(rng.uniform(0.3, 1.5)), float(rng.uniform(0.0, 0.6)) * half_length_mm
+        reach_mm, width_mm = float(rng.uniform(15.0, 50.0)), float(rng.uniform(0.7, 2.2))
+        away_mm = np.abs(along_mm - at_mm - slope * np.abs(off_mm)) / math.hypot(1.0, slope)
+        share = np.exp(-0.5 * (away_mm / width_mm) ** 2) * (np.abs(off_mm) < reach_mm)
+    elif kind == "sinus":
+        contrast_hu = float(rng.uniform(8.0, 30.0))
+        end_mm = half_length_mm * float(rng.choice([-1.0, 1.0], p=[0.2, 0.8])) * float(rng.uniform(0.85, 1.0))
+        share = (np.hypot(along_mm - end_mm, off_mm) < float(rng.uniform(3.0, 7.0))).astype(np.float32)
+    else:
+        contrast_hu = float(rng.uniform(10.0, 50.0))
+        edge = np.argwhere(inside & (depth_mm <= 1.5 * spacing_mm))
+        row, column = edge[int(rng.integers(len(edge)))]
+        away_mm = spacing_mm * np.hypot(rows - row, columns - column)
+        share = np.exp(-depth_mm / float(rng.uniform(0.8, 2.0))) * (away_mm < float(rng.uniform(15.0, 50.0)))
+    hu = relative_hu.numpy()
+    blurred = gaussian_filter(share.astype(np.float32), float(rng.uniform(0.5, 0.9)) / spacing_mm)
+    tissue = inside & (hu < SKULL_HU)
+    painted = hu + blurred * tissue * np.maximum(contrast_hu - gaussian_filter(hu, 1.5 / spacing_mm), 0.0)
+    return torch.from_numpy(painted.astype(np.float32))
 
 
 def _shape(

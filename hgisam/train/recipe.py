@@ -1,25 +1,89 @@
-"""A whole training in one set of options: phantoms in, a classifier out."""
+"""A whole training in one set of options: labelled scans, phantoms, or both in; a calibrated classifier out."""
 
 import logging
-from collections.abc import Callable
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field
+from torch.utils.data import DataLoader
 
+from hgisam import NOTICE, __version__
 from hgisam.brain import BrainOptions
+from hgisam.cases import InputError, own_record
+from hgisam.io.atomic import make_output_folder
+from hgisam.io.tables import write_json
+from hgisam.labels import Subtype
+from hgisam.model.checkpoint import WeightsMetadata, load_weights, save_weights
 from hgisam.model.classifier import ClassifierOptions, HemorrhageClassifier
 from hgisam.model.swin import SwinOptions
 from hgisam.phantom import PhantomOptions
-from hgisam.preprocess import PreprocessOptions, network_images
+from hgisam.preprocess import PreprocessOptions
 from hgisam.train.augment import AugmentOptions
-from hgisam.train.calibration import auc
-from hgisam.train.loop import LoopOptions, train
-from hgisam.train.prepared import PreparedScan, prepare_phantoms
-from hgisam.train.scans import BatchSource, SamplingOptions
+from hgisam.train.batches import PatientSlices, PhantomSlices, SamplingOptions, TrainingBatch, TrainingBatches
+from hgisam.train.calibration import Calibration, ScoredScan, auc, calibrate
+from hgisam.train.checkpoints import latest_checkpoint, save_checkpoint
+from hgisam.train.cohort import Cohort
+from hgisam.train.journal import Journal, journal
+from hgisam.train.layouts import LayoutName, read_cohort
+from hgisam.train.loop import LoopOptions, Trainer
+from hgisam.train.losses import LossOptions
+from hgisam.train.painting import PaintingOptions
+from hgisam.train.prepared import PreparedScan, PreparedScans, prepare_cohort, prepare_phantoms
+from hgisam.train.scoring import score_scans
+from hgisam.train.splits import Fold, Role, load_splits, make_splits
 
 log = logging.getLogger(__name__)
+
+RUN_RECORD = "run.json"
+SPLITS = "splits.csv"
+BEST = "best.safetensors"
+CHECKPOINTS = "checkpoints"
+
+_ANY = list(Subtype).index(Subtype.ANY)
+
+
+class SplitOptions(BaseModel):
+    """Who is learned from, who chooses, who judges. Patients, never slices, are dealt."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    folds: int = Field(default=1, ge=1)
+    """Folds; with one, no patient is tested."""
+    fold: int = Field(default=0, ge=0)
+    """Which of them this training is."""
+    tuning_share: float = Field(default=0.15, ge=0, lt=1)
+    """Share of those not tested that chooses: when to stop, temperature, operating point."""
+    seed: int = Field(default=0, ge=0)
+    """Of the deal."""
+
+
+class PhantomSource(BaseModel):
+    """Synthetic heads to learn from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    heads: PhantomOptions = PhantomOptions(bleed_probability=0.85, faint_probability=0.1)
+    """What they are like."""
+    n: int = Field(default=0, ge=0)
+    """Training heads, seeds 0 and up."""
+    n_twins: int = Field(default=0, ge=0)
+    """Of these heads, the first so many also come as they were before they bled."""
+    n_tuning: int = Field(default=0, ge=0)
+    """Heads, of the seeds after those, that are the tuning set where there are no patients to tune on."""
+
+    @property
+    def tuning_seeds(self) -> range:
+        """Seeds of the tuning heads."""
+        return range(self.n, self.n + self.n_tuning)
 
 
 class TrainOptions(BaseModel):
@@ -35,84 +99,347 @@ class TrainOptions(BaseModel):
         swin=SwinOptions(in_channels=2, stem="deep", drop_path=0.1), pooling="log_sum_exp"
     )
     """The network."""
-    phantom: PhantomOptions = PhantomOptions(bleed_probability=0.85, faint_probability=0.1)
-    """The heads it learns from."""
-    n_phantoms: int = Field(default=320, ge=2)
-    """Training heads, seeds 0 and up."""
-    n_twins: int = Field(default=120, ge=0)
-    """Of these heads, the first so many also come as they were before they bled."""
-    n_tuning: int = Field(default=40, ge=2)
-    """Heads, of the seeds after those, that choose operating point, temperature and threshold."""
-    sampling: SamplingOptions = SamplingOptions()
-    """What a batch is made of."""
+    initial_weights: Literal["none", "package"] | Path = "none"
+    """Where the parameters start: at random, from the weights that come with the package, or from a file."""
+    layout: LayoutName | Literal["auto"] = "auto"
+    """How the data are laid out."""
+    split: SplitOptions = SplitOptions()
+    """Who is learned from."""
+    phantoms: PhantomSource = PhantomSource()
+    """Synthetic heads beside patients, or instead of them."""
+    sampling: SamplingOptions = SamplingOptions(
+        positive=4, painted=4, painted_twins=3, negative=5, start_difficulty=0.0
+    )
+    """What a step learns from."""
+    painting: PaintingOptions = PaintingOptions()
+    """Which bleeds are painted into slices that hold none."""
     augmentation: AugmentOptions = AugmentOptions()
     """How slices are changed."""
+    loss: LossOptions = LossOptions()
+    """What is made small."""
     loop: LoopOptions = LoopOptions()
     """How the parameters are found."""
+    sensitivity: float = Field(default=0.95, gt=0, le=1)
+    """Share of the tuning set's positive slices that the operating point finds."""
+    licence: str = "Apache-2.0"
+    """Of the weights, as an SPDX identifier; what the data demand goes before what one would like."""
 
-    @property
-    def tuning_seeds(self) -> range:
-        """Seeds of the tuning heads."""
-        return range(self.n_phantoms, self.n_phantoms + self.n_tuning)
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """What a training learns from and is judged by.
+
+    Attributes:
+        cohort: the labelled scans; None without data.
+        fold: each patient's role; None likewise.
+        patients: slices of training patients; None where the sampling wants none.
+        phantoms: slices of phantoms; likewise.
+        tuning: scans that choose, with their patients; empty where nobody does.
+        test: scans that judge; likewise.
+    """
+
+    cohort: Cohort | None
+    fold: Fold | None
+    patients: PatientSlices | None
+    phantoms: PhantomSlices | None
+    tuning: Judges
+    test: Judges
 
 
-def train_on_phantoms(
+@dataclass(frozen=True)
+class Kept:
+    """The best network so far.
+
+    Attributes:
+        auc: over the slices of the tuning set; None where nobody chooses.
+        step: at which it was kept.
+        looks_since: looks at the tuning set since then.
+    """
+
+    auc: float | None = None
+    step: int = 0
+    looks_since: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What came of a training.
+
+    Attributes:
+        weights: the file with the kept network and its calibration.
+        kept: when it was kept.
+        calibration: what is stored with the weights.
+        tuning: what the network says of the tuning set.
+        test: likewise of the scans that judge.
+    """
+
+    weights: Path
+    kept: Kept
+    calibration: Calibration
+    tuning: list[ScoredScan]
+    test: list[ScoredScan]
+
+
+def train_classifier(
     options: TrainOptions,
-    cache: Path,
-    workers: int,
-    device: torch.device,
-    keep: Callable[[HemorrhageClassifier, int], None] | None = None,
-) -> HemorrhageClassifier:
-    """Train a classifier on phantoms.
+    data: Path | None,
+    output: Path,
+    *,
+    resume: bool = False,
+    cache: Path | None = None,
+    workers: int = 1,
+    device: torch.device | None = None,
+    command: str = "",
+    show_progress: bool = False,
+) -> Trained | None:
+    """Train a classifier, and leave in `output` its weights, splits, metrics, checkpoints and the record of the run.
 
-    Where a process group of torch.distributed is there, its first process makes the phantoms and all train together:
-    a step then learns from as many batches as there are processes.
+    Under torchrun, processes share every step and the first of them writes. A training that was stopped in any way goes
+    on with `resume`, and ends, on a CPU, with the very numbers of one that was not.
 
     Args:
         options: the recipe.
-        cache: where prepared phantoms are kept from one run to the next.
-        workers: processes that make phantoms.
-        device: where to train.
-        keep: given the averaged network and the step, now and then.
+        data: a folder that `read_cohort` knows; None to learn from phantoms alone.
+        output: the run's folder.
+        resume: go on from the latest checkpoint there, if there is one.
+        cache: where prepared scans are kept; None for a folder in `output`.
+        workers: processes that prepare scans, and that load batches where there is a GPU.
+        device: where to train; None for the CPU.
+        command: that made the weights, for their record.
+        show_progress: draw a bar.
+
+    Returns:
+        What came of it; None in all processes but the first.
+
+    Raises:
+        InputError: where the folder holds another run, or the data are not what the recipe needs.
+        CohortRefused: where the data cannot be trusted.
+        OutputError: where something cannot be written.
+        WeightsError: where the initial weights cannot be used.
     """
-
-    def prepared(seeds: range, phantom: PhantomOptions) -> list[PreparedScan]:
-        return prepare_phantoms(seeds, phantom, options.brain, options.preprocess, cache, workers)
-
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    if rank:
-        dist.barrier()
-    unbled = options.phantom.model_copy(update={"bleed_probability": 0.0})
-    heads = prepared(range(options.n_phantoms), options.phantom)
-    twins = prepared(range(min(options.n_twins, options.n_phantoms)), unbled)
-    tuning = prepared(options.tuning_seeds, options.phantom)
-    if dist.is_initialized() and not rank:
-        dist.barrier()
-    seed = options.loop.seed + rank
-    source = BatchSource(heads, twins, options.preprocess, options.sampling, options.augmentation, seed)
-    log.info("%d positive and %d negative slices", len(source.positive), len(source.negative))
-
-    def report(model: HemorrhageClassifier, step: int) -> None:
+    with _processes(device or torch.device("cpu")):
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        if not rank:
+            make_output_folder(output)
+            _check_folder(output, options, resume=resume)
+        sources = gather(options, data, output, cache or output / "cache", workers)
+        training = _Training(options, sources, output, device or torch.device("cpu"), command)
+        if resume:
+            training.go_back_to_checkpoint()
         if rank:
+            training.run(workers, None)
+            return None
+        training.record("running")
+        with journal(output, options.loop.steps, training.trainer.step, show=show_progress) as told:
+            training.run(workers, told)
+        return training.finish()
+
+
+def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, workers: int) -> Sources:
+    """Read, split and prepare what a training learns from. Where processes share it, the first of them goes ahead.
+
+    Args:
+        options: the recipe.
+        data: a folder that `read_cohort` knows; None for phantoms alone.
+        output: the run's folder; splits that lie there are used again.
+        cache: where prepared scans are kept.
+        workers: processes that prepare.
+
+    Raises:
+        InputError: where the recipe wants patients and there are no data, or wants no one.
+        CohortRefused: where the data cannot be trusted.
+    """
+    sampling = options.sampling
+    if sampling.of_patients() and data is None:
+        raise InputError("expected data, since the recipe learns from patients; got none; name a folder with --data")
+    if sampling.of_phantoms() and not options.phantoms.n:
+        raise InputError("expected train.phantoms.n heads, since the recipe learns from phantoms; got 0")
+    if not options.split.fold < options.split.folds:
+        raise InputError(f"expected a fold below {options.split.folds}; got {options.split.fold}; they count from 0")
+    with _first_process_first():
+        cohort = fold = patients = None
+        tuning, test = Judges(), Judges()
+        if data is not None:
+            cohort = read_cohort(data, options.layout, workers=workers, index=cache / "headers.csv")
+            for line in cohort.summary().splitlines():
+                log.info("%s", line)
+            fold = _fold(options.split, cohort, output)
+            prepared = prepare_cohort(cohort, options.brain, options.preprocess, cache, workers)
+            tuning, test = (Judges.of(prepared, fold.patients(role)) for role in (Role.TUNING, Role.TEST))
+            if sampling.of_patients():
+                patients = PatientSlices(prepared, fold.patients(Role.TRAIN), sampling)
+                log.info("%d positive and %d negative slices", len(patients.positive), len(patients.negative))
+        phantoms = _phantoms(options, cache, workers) if sampling.of_phantoms() else None
+        if data is None and options.phantoms.n_tuning:
+            heads = options.phantoms.heads
+            tuning = Judges(
+                prepare_phantoms(
+                    options.phantoms.tuning_seeds, heads, options.brain, options.preprocess, cache, workers
+                )
+            )
+    return Sources(cohort, fold, patients, phantoms, tuning, test)
+
+
+def _fold(split: SplitOptions, cohort: Cohort, output: Path) -> Fold:
+    """This training's division of the patients: the one that lies in its folder, or a new one that is put there."""
+    path = output / SPLITS
+    if path.is_file():
+        splits = load_splits(path, cohort)
+    else:
+        try:
+            splits = make_splits(cohort, split.folds, split.tuning_share, split.seed)
+        except ValueError as error:
+            raise InputError(f"train.split: {error}") from error
+        if not (dist.is_initialized() and dist.get_rank()):
+            splits.save(path)
+    return splits.folds[split.fold]
+
+
+def _phantoms(options: TrainOptions, cache: Path, workers: int) -> PhantomSlices:
+    source = options.phantoms
+    unbled = source.heads.model_copy(update={"bleed_probability": 0.0})
+    heads, twins = (
+        prepare_phantoms(range(n), look, options.brain, options.preprocess, cache, workers)
+        for n, look in ((source.n, source.heads), (min(source.n_twins, source.n), unbled))
+    )
+    found = PhantomSlices(heads, twins, options.sampling, options.preprocess.spacing_mm)
+    log.info("%d positive and %d negative slices of phantoms", len(found.positive), len(found.negative))
+    return found
+
+
+class _Training:
+    """A training with all that it needs, in one process of perhaps several."""
+
+    def __init__(
+        self, options: TrainOptions, sources: Sources, output: Path, device: torch.device, command: str
+    ) -> None:
+        self._options, self._sources, self._output, self._command = options, sources, output, command
+        self._device = device
+        self._kept = Kept()
+        torch.manual_seed(options.loop.seed)
+        model = HemorrhageClassifier(options.classifier, token_heads=options.loss.token_weight > 0)
+        self._start: WeightsMetadata | None = None
+        if options.initial_weights != "none":
+            path = default_weights_path() if options.initial_weights == "package" else Path(options.initial_weights)
+            for line in load_initial_weights(model, path).lines():
+                log.info("initial weights: %s", line)
+            self._start = stored_metadata(path)
+        self.trainer = Trainer(model, options.loop, options.loss, device)
+
+    def go_back_to_checkpoint(self) -> None:
+        """Go on from the latest checkpoint, where there is one."""
+        found = latest_checkpoint(self._output / CHECKPOINTS)
+        if found is None:
+            log.warning("no checkpoint: the training begins anew")
             return
-        log.info("step %d  AUC on tuning slices %.4f", step, tuning_auc(model, tuning, options, device))
-        if keep:
-            keep(model, step)
+        self.trainer.restore(found.tensors, found.step)
+        self._kept = Kept(**found.facts)
+        log.info("goes on from step %d", found.step)
 
-    torch.manual_seed(options.loop.seed)
-    model = HemorrhageClassifier(options.classifier, token_heads=options.loop.token_weight > 0)
-    return train(model, source, options.loop, device, evaluate=report)
+    def run(self, workers: int, told: Journal | None) -> None:
+        """Step after step, with a look at the tuning set and a checkpoint now and then.
 
+        Args:
+            workers: processes that load batches where there is a GPU.
+            told: the journal; None in all processes but the first.
+        """
+        options, loop, trainer = self._options, self._options.loop, self.trainer
+        rank, n_processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        batches = TrainingBatches(
+            self._sources.patients,
+            self._sources.phantoms,
+            options.preprocess,
+            options.sampling,
+            options.augmentation,
+            options.painting,
+            loop.seed,
+            rank=rank,
+            n_processes=n_processes,
+        )
+        on_gpu = self._device.type == "cuda"
+        loader = DataLoader(
+            batches,
+            batch_size=None,
+            sampler=range(trainer.step, loop.steps),
+            num_workers=workers if on_gpu else 0,
+            prefetch_factor=4 if on_gpu and workers else None,
+            pin_memory=on_gpu,
+        )
+        asked = time.perf_counter()
+        for batch in loader:
+            wait_s = time.perf_counter() - asked
+            report = trainer.learn(batch)
+            last = trainer.step == loop.steps
+            if told:
+                told.note(trainer.step, report, wait_s)
+            if trainer.step % loop.evaluate_every == 0 or last:
+                self._look(told)
+            enough = loop.patience is not None and self._kept.looks_since >= loop.patience
+            if told and (trainer.step % loop.checkpoint_every == 0 or last or enough):
+                save_checkpoint(self._output / CHECKPOINTS, trainer.step, asdict(self._kept), trainer.tensors())
+            if enough:
+                log.info("step %d  no better AUC in %d looks: enough", trainer.step, self._kept.looks_since)
+                break
+            asked = time.perf_counter()
 
-def tuning_auc(
-    model: HemorrhageClassifier, scans: list[PreparedScan], options: TrainOptions, device: torch.device
-) -> float:
-    """AUC of the unsmoothed slice logits on prepared scans; slices with a trace of blood are left out."""
-    source = BatchSource(scans, [], options.preprocess, options.sampling, options.augmentation, 0)
-    shown = source.positive + source.negative
-    logits = []
-    with torch.inference_mode():
-        for start in range(0, len(shown), 16):
-            hu, region, median_hu = source.stacked([(scans[i], row) for i, row in shown[start : start + 16]])
-            logits.append(model(network_images(hu, region, median_hu, options.preprocess).to(device))[:, -1].cpu())
-    return auc(torch.cat(logits), torch.arange(len(shown)) < len(source.positive))
+    def _look(self, told: Journal | None) -> None:
+        """Score the tuning set, and keep the averaged network where it is the best so far, or where nobody chooses."""
+        step, found = self.trainer.step, None
+        if self._sources.tuning.scans:
+            scored = self._scored(self.trainer.averaged, self._sources.tuning)
+            found = auc(torch.cat([s.log_odds for s in scored]), torch.cat([s.labels for s in scored]))
+            log.info("step %d  AUC on tuning slices %.4f", step, found)
+        if told and found is not None:
+            told.write({"step": step, "tuning_auc": found})
+        if found is not None and self._kept.auc is not None and found <= self._kept.auc:
+            self._kept = replace(self._kept, looks_since=self._kept.looks_since + 1)
+            return
+        self._kept = Kept(found, step)
+        if told:
+            save_weights(self._output / BEST, self.trainer.averaged, self._metadata(None), half=True)
+
+    def finish(self) -> Trained:
+        """Calibrate the kept network on the tuning set, score those that judge, and draw what there is to see."""
+        path = self._output / BEST
+        model = load_weights(path).model.to(self._device)
+        tuning, test = (self._scored(model, judges, alone=True) for judges in (self._sources.tuning, self._sources.test))
+        calibration = calibrate(tuning, self._options.sensitivity) if tuning else None
+        if calibration is None:
+            log.warning("no tuning set: probabilities and operating point are those of the initial weights, if any")
+        metadata = self._metadata(calibration)
+        save_weights(path, model, metadata, half=True)
+        used = Calibration(
+            metadata.scan_context, metadata.temperature, metadata.scan_head, metadata.operating_point
+        )
+        title = f"{self._options.classifier.swin.img_size} px classifier, step {self._kept.step}"
+        write_learning_curves(self._output / "curves.png", read_rows(self._output), title)
+        report = {
+            name: write_judgement(self._output, name, scored, used)
+            for name, scored in (("tuning", tuning), ("test", test))
+            if scored
+        }
+        self.record("finished", kept=asdict(self._kept), calibration=metadata.calibration(), report=report)
+        return Trained(path, self._kept, used, tuning, test)
+
+    def record(self, state: str, **more: object) -> None:
+        """Write the record of the run."""
+        cohort = self._sources.cohort
+        values = {
+            "versions": {"hgisam": __version__, "torch": torch.__version__},
+            "notice": NOTICE,
+            "command": self._command,
+            "state": state,
+            "settings": self._options.model_dump(mode="json"),
+            "cohort_sha256": None if cohort is None else cohort.sha256,
+            "findings": [] if cohort is None else [str(finding) for finding in cohort.findings],
+        }
+        write_json(self._output / RUN_RECORD, values | more)
+
+    def _scored(self, model: HemorrhageClassifier, judges: Judges, *, alone: bool = False) -> list[ScoredScan]:
+        """What a network says of scans; `alone`: this process scores all of them by itself."""
+        score = score_scans if alone else score_scans_together
+        scores = score(model, judges.scans, self._options.preprocess, bfloat16=self._options.loop.bfloat16)
+        return [
+            ScoredScan(patient, scan.name, scan.slices, found, scan.labels, scan.known)
+            for patient, scan, found in zip(judges.patients, judges.scans, scores, strict=True)
+        ]
