@@ -45,21 +45,6 @@ def pick_operating_point(
     return float(positive[needed - 1])
 
 
-def auc(scores: Float[Tensor, " slices"], labels: Bool[Tensor, " slices"]) -> float:
-    """Area under the ROC curve: the chance that a positive scores above a negative, ties counting half.
-
-    Raises:
-        ValueError: where the labels are all alike.
-    """
-    _check_both_kinds(labels)
-    _, inverse, counts = torch.unique(scores, return_inverse=True, return_counts=True)
-    mean_rank = counts.cumsum(0).double() - (counts.double() - 1) / 2
-    n_positive = int(labels.sum())
-    n_negative = len(labels) - n_positive
-    rank_sum = mean_rank[inverse][labels].sum()
-    return float((rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
-
-
 def _check_both_kinds(labels: Tensor) -> None:
     if not labels.any() or labels.all():
         raise ValueError(f"expected positive and negative slices; got {int(labels.sum())} positive of {len(labels)}")

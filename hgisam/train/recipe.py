@@ -9,12 +9,12 @@ import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field
 
 from hgisam.brain import BrainOptions
+from hgisam.evaluate.detection import auc
 from hgisam.model.classifier import ClassifierOptions, HemorrhageClassifier
 from hgisam.model.swin import SwinOptions
 from hgisam.phantom import PhantomOptions
 from hgisam.preprocess import PreprocessOptions, network_images
 from hgisam.train.augment import AugmentOptions
-from hgisam.train.calibration import auc
 from hgisam.train.loop import LoopOptions, train
 from hgisam.train.prepared import PreparedScan, prepare_phantoms
 from hgisam.train.scans import BatchSource, SamplingOptions
