@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from hgisam import Segmenter
+from hgisam.evaluate.detection import auc
 from hgisam.evaluate.statistics import figure_interval
 from hgisam.io.tables import read_slice_labels
-from hgisam.train.calibration import auc
 
 
 @dataclass(frozen=True, eq=False)

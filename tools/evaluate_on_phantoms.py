@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 
 from hgisam import Segmenter
+from hgisam.evaluate.detection import auc
 from hgisam.evaluate.overlap import Overlap, overlap
 from hgisam.evaluate.statistics import figure_interval, mean_interval
 from hgisam.phantom import Phantom, PhantomOptions, generate_phantoms
 from hgisam.phantom.generate import POSITIVE_SLICE_MM2
 from hgisam.pipeline import SegmentationResult, SegmentOptions
 from hgisam.refine import RefineOptions, refine
-from hgisam.train.calibration import auc
 
 LARGE_MM2 = 100.0
 """A second figure leaves slices with less blood than this aside, which a reader misses too."""

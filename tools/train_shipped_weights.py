@@ -24,6 +24,7 @@ import torch.distributed as dist
 
 from hgisam import Segmenter, __version__
 from hgisam.config import load_settings
+from hgisam.evaluate.detection import auc
 from hgisam.evaluate.overlap import overlap
 from hgisam.model.checkpoint import WeightsMetadata, load_weights, save_weights
 from hgisam.model.classifier import HemorrhageClassifier
@@ -31,7 +32,7 @@ from hgisam.phantom import Phantom, PhantomOptions, generate_phantoms
 from hgisam.pipeline import SegmentationResult, SegmentOptions, pick_device
 from hgisam.refine import RefineOptions, refine
 from hgisam.segment import in_scan_context, to_log_odds
-from hgisam.train.calibration import auc, fit_temperature, pick_operating_point
+from hgisam.train.calibration import fit_temperature, pick_operating_point
 from hgisam.train.recipe import TrainOptions, train_on_phantoms
 
 log = logging.getLogger("train_shipped_weights")

@@ -1,1 +1,1 @@
-"""Predicted masks against reference masks: pure measures, their summary, and the tables that show both."""
+"""Masks against reference masks, probabilities against labels: pure measures, their summaries, tables and figures."""

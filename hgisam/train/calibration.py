@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 from scipy.optimize import minimize, minimize_scalar
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from hgisam.evaluate.detection import auc
 from hgisam.model.scan_head import ScanHead, scan_features
 from hgisam.segment import in_scan_context
 
@@ -44,21 +46,19 @@ class ScoredScan:
     known: Bool[Tensor, " slices"]
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """What turns a network's log-odds into probabilities and findings; kept with its weights.
+class Calibration(BaseModel):
+    """What turns a network's log-odds into probabilities and findings; kept with its weights. The default: nothing."""
 
-    Attributes:
-        scan_context: how much a scan's highest slices count in each of its slices.
-        temperature: divides the log-odds.
-        scan_head: from the slices' log-odds to the scan's.
-        operating_point: slice probability from which a slice counts as positive.
-    """
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    scan_context: float
-    temperature: float
-    scan_head: ScanHead
-    operating_point: float
+    scan_context: float = Field(default=0.0, ge=0)
+    """How much a scan's highest slices count in each of its slices."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Divides the log-odds."""
+    scan_head: ScanHead = ScanHead()
+    """From the slices' log-odds to the scan's."""
+    operating_point: float = Field(default=0.5, ge=0, le=1)
+    """Slice probability from which a slice counts as positive."""
 
     def log_odds(self, raw: Float[Tensor, " slices"]) -> Float[Tensor, " slices"]:
         """Calibrated log-odds of a scan's slices."""
@@ -89,7 +89,7 @@ def calibrate(scans: Sequence[ScoredScan], sensitivity: float) -> Calibration:
     slices = [in_scan_context(scan.log_odds, context) / temperature for scan in scans]
     head = fit_scan_head(slices, [bool(scan.labels.any()) for scan in scans])
     point = pick_operating_point((in_context(context) / temperature).sigmoid(), labels, sensitivity)
-    return Calibration(context, temperature, head, point)
+    return Calibration(scan_context=context, temperature=temperature, scan_head=head, operating_point=point)
 
 
 def slice_auc(scans: Sequence[ScoredScan]) -> float:
@@ -185,21 +185,6 @@ def pick_operating_point(
     positive = probabilities[labels].sort(descending=True).values
     needed = int(torch.tensor(sensitivity * len(positive)).sub(1e-6).ceil().clamp_min(1))
     return float(positive[needed - 1])
-
-
-def auc(scores: Float[Tensor, " slices"], labels: Bool[Tensor, " slices"]) -> float:
-    """Area under the ROC curve: the chance that a positive scores above a negative, ties counting half.
-
-    Raises:
-        ValueError: where the labels are all alike.
-    """
-    _check_both_kinds(labels)
-    _, inverse, counts = torch.unique(scores, return_inverse=True, return_counts=True)
-    mean_rank = counts.cumsum(0).double() - (counts.double() - 1) / 2
-    n_positive = int(labels.sum())
-    n_negative = len(labels) - n_positive
-    rank_sum = mean_rank[inverse][labels].sum()
-    return float((rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
 
 
 def _check_both_kinds(labels: Tensor) -> None:

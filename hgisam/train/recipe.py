@@ -3,13 +3,12 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -19,26 +18,34 @@ from torch.utils.data import DataLoader
 from hgisam import NOTICE, __version__
 from hgisam.brain import BrainOptions
 from hgisam.cases import InputError, own_record
+from hgisam.evaluate.detection import detection_curves, reliability
+from hgisam.evaluate.figures import write_learning_curves, write_reliability, write_roc_and_precision_recall
+from hgisam.evaluate.scored import ScoredSlices, describe_slices
 from hgisam.io.atomic import make_output_folder
 from hgisam.io.tables import write_json
-from hgisam.labels import Subtype
-from hgisam.model.checkpoint import WeightsMetadata, load_weights, save_weights
+from hgisam.model.checkpoint import (
+    WeightsMetadata,
+    default_weights_path,
+    load_weights,
+    save_weights,
+)
 from hgisam.model.classifier import ClassifierOptions, HemorrhageClassifier
+from hgisam.model.initial import load_initial_weights
 from hgisam.model.swin import SwinOptions
 from hgisam.phantom import PhantomOptions
 from hgisam.preprocess import PreprocessOptions
 from hgisam.train.augment import AugmentOptions
-from hgisam.train.batches import PatientSlices, PhantomSlices, SamplingOptions, TrainingBatch, TrainingBatches
-from hgisam.train.calibration import Calibration, ScoredScan, auc, calibrate
+from hgisam.train.batches import PatientSlices, PhantomSlices, SamplingOptions, TrainingBatches
+from hgisam.train.calibration import Calibration, ScoredScan, calibrate, slice_auc
 from hgisam.train.checkpoints import latest_checkpoint, save_checkpoint
 from hgisam.train.cohort import Cohort
-from hgisam.train.journal import Journal, journal
+from hgisam.train.journal import Journal, journal, read_rows
 from hgisam.train.layouts import LayoutName, read_cohort
 from hgisam.train.loop import LoopOptions, Trainer
 from hgisam.train.losses import LossOptions
 from hgisam.train.painting import PaintingOptions
-from hgisam.train.prepared import PreparedScan, PreparedScans, prepare_cohort, prepare_phantoms
-from hgisam.train.scoring import score_scans
+from hgisam.train.prepared import prepare_cohort, prepare_phantoms
+from hgisam.train.scoring import Judge, judges_of, phantom_judges, score_judges, scored_slices
 from hgisam.train.splits import Fold, Role, load_splits, make_splits
 
 log = logging.getLogger(__name__)
@@ -47,8 +54,6 @@ RUN_RECORD = "run.json"
 SPLITS = "splits.csv"
 BEST = "best.safetensors"
 CHECKPOINTS = "checkpoints"
-
-_ANY = list(Subtype).index(Subtype.ANY)
 
 
 class SplitOptions(BaseModel):
@@ -134,7 +139,7 @@ class Sources:
         fold: each patient's role; None likewise.
         patients: slices of training patients; None where the sampling wants none.
         phantoms: slices of phantoms; likewise.
-        tuning: scans that choose, with their patients; empty where nobody does.
+        tuning: scans that choose; empty where nobody does.
         test: scans that judge; likewise.
     """
 
@@ -142,8 +147,8 @@ class Sources:
     fold: Fold | None
     patients: PatientSlices | None
     phantoms: PhantomSlices | None
-    tuning: Judges
-    test: Judges
+    tuning: list[Judge]
+    test: list[Judge]
 
 
 @dataclass(frozen=True)
@@ -258,24 +263,23 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
         raise InputError(f"expected a fold below {options.split.folds}; got {options.split.fold}; they count from 0")
     with _first_process_first():
         cohort = fold = patients = None
-        tuning, test = Judges(), Judges()
+        tuning: list[Judge] = []
+        test: list[Judge] = []
         if data is not None:
             cohort = read_cohort(data, options.layout, workers=workers, index=cache / "headers.csv")
             for line in cohort.summary().splitlines():
                 log.info("%s", line)
             fold = _fold(options.split, cohort, output)
             prepared = prepare_cohort(cohort, options.brain, options.preprocess, cache, workers)
-            tuning, test = (Judges.of(prepared, fold.patients(role)) for role in (Role.TUNING, Role.TEST))
+            tuning, test = (judges_of(prepared, fold.patients(role)) for role in (Role.TUNING, Role.TEST))
             if sampling.of_patients():
                 patients = PatientSlices(prepared, fold.patients(Role.TRAIN), sampling)
                 log.info("%d positive and %d negative slices", len(patients.positive), len(patients.negative))
         phantoms = _phantoms(options, cache, workers) if sampling.of_phantoms() else None
         if data is None and options.phantoms.n_tuning:
-            heads = options.phantoms.heads
-            tuning = Judges(
-                prepare_phantoms(
-                    options.phantoms.tuning_seeds, heads, options.brain, options.preprocess, cache, workers
-                )
+            seeds, heads = options.phantoms.tuning_seeds, options.phantoms.heads
+            tuning = phantom_judges(
+                prepare_phantoms(seeds, heads, options.brain, options.preprocess, cache, workers)
             )
     return Sources(cohort, fold, patients, phantoms, tuning, test)
 
@@ -385,9 +389,8 @@ class _Training:
     def _look(self, told: Journal | None) -> None:
         """Score the tuning set, and keep the averaged network where it is the best so far, or where nobody chooses."""
         step, found = self.trainer.step, None
-        if self._sources.tuning.scans:
-            scored = self._scored(self.trainer.averaged, self._sources.tuning)
-            found = auc(torch.cat([s.log_odds for s in scored]), torch.cat([s.labels for s in scored]))
+        if self._sources.tuning:
+            found = slice_auc(self._scored(self.trainer.averaged, self._sources.tuning))
             log.info("step %d  AUC on tuning slices %.4f", step, found)
         if told and found is not None:
             told.write({"step": step, "tuning_auc": found})
@@ -402,24 +405,24 @@ class _Training:
         """Calibrate the kept network on the tuning set, score those that judge, and draw what there is to see."""
         path = self._output / BEST
         model = load_weights(path).model.to(self._device)
-        tuning, test = (self._scored(model, judges, alone=True) for judges in (self._sources.tuning, self._sources.test))
-        calibration = calibrate(tuning, self._options.sensitivity) if tuning else None
-        if calibration is None:
-            log.warning("no tuning set: probabilities and operating point are those of the initial weights, if any")
-        metadata = self._metadata(calibration)
-        save_weights(path, model, metadata, half=True)
-        used = Calibration(
-            metadata.scan_context, metadata.temperature, metadata.scan_head, metadata.operating_point
-        )
-        title = f"{self._options.classifier.swin.img_size} px classifier, step {self._kept.step}"
+        sources = self._sources
+        tuning, test = (self._scored(model, judges) for judges in (sources.tuning, sources.test))
+        calibration = calibrate(tuning, self._options.sensitivity) if tuning else self._start_calibration()
+        save_weights(path, model, self._metadata(calibration), half=True)
+        title = f"hgisam train classifier, step {self._kept.step}"
         write_learning_curves(self._output / "curves.png", read_rows(self._output), title)
-        report = {
-            name: write_judgement(self._output, name, scored, used)
-            for name, scored in (("tuning", tuning), ("test", test))
-            if scored
-        }
-        self.record("finished", kept=asdict(self._kept), calibration=metadata.calibration(), report=report)
-        return Trained(path, self._kept, used, tuning, test)
+        for name, judges, scored in (("tuning", sources.tuning, tuning), ("test", sources.test, test)):
+            if scored:
+                uncalibrated = replace(calibration, temperature=1.0)
+                write_judgement(
+                    self._output,
+                    name,
+                    scored_slices(judges, scored, uncalibrated),
+                    scored_slices(judges, scored, calibration),
+                    calibration.operating_point,
+                )
+        self.record("finished", kept=asdict(self._kept), calibration=self._metadata(calibration).calibration)
+        return Trained(path, self._kept, calibration, tuning, test)
 
     def record(self, state: str, **more: object) -> None:
         """Write the record of the run."""
@@ -435,11 +438,123 @@ class _Training:
         }
         write_json(self._output / RUN_RECORD, values | more)
 
-    def _scored(self, model: HemorrhageClassifier, judges: Judges, *, alone: bool = False) -> list[ScoredScan]:
-        """What a network says of scans; `alone`: this process scores all of them by itself."""
-        score = score_scans if alone else score_scans_together
-        scores = score(model, judges.scans, self._options.preprocess, bfloat16=self._options.loop.bfloat16)
-        return [
-            ScoredScan(patient, scan.name, scan.slices, found, scan.labels, scan.known)
-            for patient, scan, found in zip(judges.patients, judges.scans, scores, strict=True)
-        ]
+    def _scored(self, model: HemorrhageClassifier, judges: Sequence[Judge]) -> list[ScoredScan]:
+        return score_judges(model, judges, self._options.preprocess, bfloat16=self._options.loop.bfloat16)
+
+    def _start_calibration(self) -> Calibration:
+        """Without a tuning set: what the initial weights brought along, or nothing."""
+        log.warning("no tuning set: probabilities and operating point are those of the initial weights, or raw")
+        start = self._start
+        return Calibration() if start is None else Calibration.model_validate(start.calibration)
+
+    def _metadata(self, calibration: Calibration | None) -> WeightsMetadata:
+        """What is stored with the weights; None while they are not calibrated yet."""
+        options, start = self._options, self._start
+        return WeightsMetadata(
+            architecture=options.classifier,
+            brain=options.brain.model_dump(mode="json"),
+            preprocess=options.preprocess.model_dump(mode="json"),
+            threshold=0.5 if start is None else start.threshold,
+            data=self._data(),
+            command=self._command,
+            seed=options.loop.seed,
+            created=datetime.now(UTC).replace(microsecond=0),
+            version=__version__,
+            licence=options.licence,
+            figures={} if self._kept.auc is None else {"tuning_slice_auc": round(self._kept.auc, 4)},
+            **(calibration or Calibration()).model_dump(),
+        )
+
+    def _data(self) -> str:
+        """What was learned from, in words. No name of a patient, file or folder."""
+        parts = []
+        cohort, fold = self._sources.cohort, self._sources.fold
+        if self._sources.patients is not None and cohort is not None and fold is not None:
+            n = len(fold.patients(Role.TRAIN))
+            parts.append(f"slice labels of {n} patients ({cohort.layout}, cohort {cohort.sha256[:12]}); no mask")
+        source = self._options.phantoms
+        if self._sources.phantoms is not None:
+            parts.append(f"{source.n} hgisam phantoms, of which {source.n_twins} also without their blood")
+        if self._start is not None:
+            parts.append(f"initial weights: {self._start.data}")
+        return "; ".join(parts)
+
+
+def write_judgement(
+    folder: Path, name: str, raw: ScoredSlices, scored: ScoredSlices, operating_point: float
+) -> None:
+    """Write what slices and scans say of a network: a table, figures in numbers, and as pictures.
+
+    Args:
+        folder: where to.
+        name: who judged: "tuning" or "test".
+        raw: their slices before temperature scaling.
+        scored: after it.
+        operating_point: slice probability from which a slice counts as positive.
+
+    Raises:
+        OutputError: where something cannot be written.
+    """
+    scored.save(folder / f"{name}.csv")
+    described = describe_slices(scored, operating_point)
+    write_json(folder / f"{name}.json", {"notice": NOTICE, **asdict(described)})
+    known = scored.positive | scored.negative
+    if not scored.positive.any() or not scored.negative.any():
+        log.warning("%s: all slices are labelled alike, so there is no curve to draw", name)
+        return
+    patients = [patient for patient, keep in zip(scored.patients, known.tolist(), strict=True) if keep]
+    probabilities, labels = scored.probabilities[known], scored.positive[known]
+    found = detection(probabilities, labels, patients, operating_point)
+    before = detection(raw.probabilities[known], labels, patients)
+    curves = detection_curves(probabilities, labels, patients)
+    write_roc_and_precision_recall(folder / f"{name}_roc_pr.png", curves, found, f"{name} patients", "slices")
+    sets = {
+        "before temperature": (reliability(raw.probabilities[known], labels, patients), before),
+        "after temperature": (reliability(probabilities, labels, patients), found),
+    }
+    write_reliability(folder / f"{name}_reliability.png", sets, f"{name} patients", "slices")
+
+
+@contextmanager
+def _processes(device: torch.device) -> Iterator[None]:
+    """Join the other processes, where torchrun started several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=3))
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _first_process_first() -> Iterator[None]:
+    """The first process does it alone; then the others, who find it done."""
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    if rank:
+        dist.barrier()
+    yield
+    if dist.is_initialized() and not rank:
+        dist.barrier()
+
+
+def _check_folder(output: Path, options: TrainOptions, *, resume: bool) -> None:
+    """Stop before another run is overwritten, or gone on with under other settings.
+
+    Raises:
+        InputError: naming what is in the way.
+    """
+    before = own_record(output / RUN_RECORD)
+    if not resume:
+        if before or (output / RUN_RECORD).exists() or (output / BEST).exists():
+            raise InputError(f"{output}: expected a folder without a run; got one; add --resume, or name another")
+        return
+    now = options.model_dump(mode="json")
+    then = before.get("settings", now)
+    changed = sorted(key for key in now if not isinstance(then, dict) or then.get(key) != now[key])
+    if changed:
+        raise InputError(
+            f"{output}: expected the settings that the run began with; got others in {', '.join(changed)};"
+            " resume with the same configuration, or name another folder"
+        )
