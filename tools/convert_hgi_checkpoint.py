@@ -55,6 +55,9 @@ READER_S = 900
 WRAPPERS = ("module.", "model.", "net.", "network.", "backbone.")
 """Prefixes that training code puts before every name; `module.` is DataParallel's."""
 
+AVERAGE_COUNT = "n_averaged"
+"""What torch's AveragedModel keeps beside the weights."""
+
 FIELD_OF_VIEW_MM = 250.0
 """Side of the usual picture of a head, 512 pixels of 0.488 mm. The authors resized pictures whatever their mm."""
 
@@ -165,6 +168,8 @@ def state_dict_in(tensors: dict[str, Tensor], key: str | None) -> tuple[str, dic
     if entry:
         print(f"took entry {entry}")
     state = entries[entry]
+    if state.pop(AVERAGE_COUNT, None) is not None:
+        print(f"left out: {AVERAGE_COUNT}")
     while prefix := next((w for w in WRAPPERS if all(name.startswith(w) for name in state)), None):
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return entry, state
