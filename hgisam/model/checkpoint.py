@@ -1,7 +1,7 @@
 """Weights on disk: safetensors with all that is known about them in the header, and the hash of the file beside it.
 
-Nothing here can run code: a weights file is numbers and JSON. Published weights of other projects are renamed by
-`published_state` after their own tools have read them.
+Nothing here can run code: a weights file is numbers and JSON, and a pickle is refused. Published weights of other
+projects are renamed by `published_state`; `tools/convert_hgi_checkpoint.py` reads those that are pickles.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import os
 import re
 import struct
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -31,6 +31,12 @@ METADATA_KEY = "hgisam"
 
 HASH_SUFFIX = ".sha256"
 """Added to a weights file's name: the file that holds its hash, as `sha256sum` writes and checks it."""
+
+PICKLE_SUFFIXES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".tar"}
+"""Names of files that are pickles nearly always: reading one may run what it holds."""
+
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
+"""How files of torch.save begin, of any age."""
 
 TRAINING_ONLY = "token_heads."
 """Prefix of the parameters that only a token loss needs; they are not saved."""
@@ -94,6 +100,21 @@ class LoadedWeights:
     sha256: str
 
 
+@dataclass(frozen=True, eq=False)
+class StoredTensors:
+    """What a safetensors file holds, of whatever network.
+
+    Attributes:
+        tensors: by name.
+        metadata: hgisam's own, as JSON; None in files of others.
+        sha256: of the whole file, in hexadecimal.
+    """
+
+    tensors: dict[str, Tensor]
+    metadata: str | None
+    sha256: str
+
+
 def default_weights_path() -> Path:
     """The weights that come with the package.
 
@@ -118,6 +139,26 @@ def load_weights(path: Path, *, expected_sha256: str | None = None) -> LoadedWei
     Raises:
         WeightsError: the file is missing, is no weights file, has another hash, or does not fit its own metadata.
     """
+    stored = read_tensors(path, expected_sha256=expected_sha256)
+    metadata = _parse_metadata(stored.metadata, path)
+    model = HemorrhageClassifier(metadata.architecture)
+    _check_fit(model.state_dict(), stored.tensors, path)
+    model.load_state_dict(stored.tensors)  # copy_ casts to float32
+    return LoadedWeights(model=model.eval(), metadata=metadata, sha256=stored.sha256)
+
+
+def read_tensors(path: Path, *, expected_sha256: str | None = None) -> StoredTensors:
+    """Read a safetensors file of any network and check its hash.
+
+    Args:
+        path: a .safetensors file.
+        expected_sha256: hash that the file must have; None takes the one from the .sha256 file beside it, if any.
+
+    Raises:
+        WeightsError: the file is missing, a pickle, damaged, or has another hash.
+    """
+    if path.suffix.lower() in PICKLE_SUFFIXES:
+        raise _pickle_refused(path)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -126,11 +167,15 @@ def load_weights(path: Path, *, expected_sha256: str | None = None) -> LoadedWei
     expected = expected_sha256 or _recorded_hash(path)
     if expected is not None and sha256 != expected.lower():
         raise WeightsError(f"{path}: expected sha256 {expected}; got {sha256}; the file was changed, fetch it again")
-    metadata, tensors = _parse(content, path)
-    model = HemorrhageClassifier(metadata.architecture)
-    _check_fit(model.state_dict(), tensors, path)
-    model.load_state_dict(tensors)  # copy_ casts to float32
-    return LoadedWeights(model=model.eval(), metadata=metadata, sha256=sha256)
+    try:
+        tensors: dict[str, Tensor] = parse_tensors(content)
+    except SafetensorError as error:
+        if content.startswith(_PICKLE_STARTS):
+            raise _pickle_refused(path) from error
+        raise WeightsError(f"{path}: expected a safetensors file; got {error}; fetch it again") from error
+    (header_length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + header_length])
+    return StoredTensors(tensors, header.get("__metadata__", {}).get(METADATA_KEY), sha256)
 
 
 def save_weights(path: Path, model: HemorrhageClassifier, metadata: WeightsMetadata, *, half: bool = False) -> str:
@@ -157,7 +202,7 @@ def save_weights(path: Path, model: HemorrhageClassifier, metadata: WeightsMetad
         for name, tensor in model.state_dict().items()
         if not name.startswith(TRAINING_ONLY)
     }
-    _check_finite(tensors, path)
+    check_finite(tensors, path)
     content = format_tensors(tensors, metadata={METADATA_KEY: metadata.model_dump_json()})
     sha256 = hashlib.sha256(content).hexdigest()
     _hash_path(path).unlink(missing_ok=True)  # the old hash must not meet the new file
@@ -167,44 +212,70 @@ def save_weights(path: Path, model: HemorrhageClassifier, metadata: WeightsMetad
 
 
 def published_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the tensors of published Swin weights to those of `HemorrhageClassifier`, for its `load_state_dict`.
+    """The tensors of published Swin weights under the names of `HemorrhageClassifier`, for its `load_state_dict`.
+
+    Args:
+        state: names and tensors, as the other project's state_dict has them; see `published_names`.
+    """
+    return {own: state[name] for name, own in published_names(state).items()}
+
+
+def published_names(names: Iterable[str]) -> dict[str, str]:
+    """For each tensor of published Swin weights that a `HemorrhageClassifier` has too, its name there.
 
     Takes timm's Swin (with any head) and HGI-SAM's classifier, of any age: until timm 0.8 the merging of patches stood
     at the end of a stage, since then at the start of the next. What follows from the geometry (relative_position_index,
     attn_mask) is left out, and so is a head that comes without the `swin.` prefix, since it is ImageNet's.
 
     Args:
-        state: names and tensors, as the other project's state_dict has them.
+        names: as the other project's state_dict has them.
     """
-    has_prefix = any(name.startswith("swin.") for name in state)
-    merging_at_end = any(re.match(r"(swin\.)?layers\.0\.downsample\.", name) for name in state)
-    renamed: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        if name.endswith(("relative_position_index", "attn_mask")) or (not has_prefix and name.startswith("head.")):
+    names = list(names)
+    has_prefix = any(name.startswith("swin.") for name in names)
+    merging_at_end = any(re.match(r"(swin\.)?layers\.0\.downsample\.", name) for name in names)
+    renamed: dict[str, str] = {}
+    for name in names:
+        if follows_from_geometry(name) or (not has_prefix and name.startswith("head.")):
             continue
         own = name if has_prefix else f"swin.{name}"
         if merging_at_end:
             own = re.sub(r"layers\.(\d+)\.downsample\.", lambda m: f"layers.{int(m[1]) + 1}.downsample.", own)
-        renamed[own] = tensor
+        renamed[name] = own
     return renamed
 
 
-def _parse(content: bytes, path: Path) -> tuple[WeightsMetadata, dict[str, Tensor]]:
-    try:
-        tensors: dict[str, Tensor] = parse_tensors(content)
-    except SafetensorError as error:
-        raise WeightsError(f"{path}: expected a safetensors file; got {error}; fetch it again") from error
-    (header_length,) = struct.unpack("<Q", content[:8])
-    text = json.loads(content[8 : 8 + header_length]).get("__metadata__", {}).get(METADATA_KEY)
+def follows_from_geometry(name: str) -> bool:
+    """Whether a tensor of published Swin weights is computed, not learned."""
+    return name.endswith(("relative_position_index", "attn_mask"))
+
+
+def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights that are no numbers.
+
+    Raises:
+        WeightsError: where a tensor holds NaN or infinity.
+    """
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise WeightsError(f"{path}: {name}: expected finite values; got NaN or infinity; train again")
+
+
+def _parse_metadata(text: str | None, path: Path) -> WeightsMetadata:
     if text is None:
         raise WeightsError(f"{path}: expected hgisam's metadata in the header; got none; not weights of hgisam")
     try:
-        metadata = WeightsMetadata.model_validate_json(text)
+        return WeightsMetadata.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise WeightsError(f"{path}: metadata {where}: {first['msg']}; use the hgisam that wrote it") from error
-    return metadata, tensors
+
+
+def _pickle_refused(path: Path) -> WeightsError:
+    return WeightsError(
+        f"{path}: expected a safetensors file; got a pickle, which may run code when it is read; convert it with "
+        "tools/convert_hgi_checkpoint.py"
+    )
 
 
 def _check_fit(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], path: Path) -> None:
@@ -215,13 +286,7 @@ def _check_fit(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], path: 
     for name, tensor in got.items():
         if tensor.shape != expected[name].shape:
             raise WeightsError(f"{path}: {name}: expected shape {[*expected[name].shape]}; got {[*tensor.shape]}")
-    _check_finite(got, path)
-
-
-def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise WeightsError(f"{path}: {name}: expected finite values; got NaN or infinity; train again")
+    check_finite(got, path)
 
 
 def _hash_path(path: Path) -> Path:
