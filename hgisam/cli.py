@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hgisam")
 app = typer.Typer(name="hgisam", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+train_app = typer.Typer(no_args_is_help=True, help="Train networks on slice labels, phantoms, or both.")
+app.add_typer(train_app, name="train")
 
 Inputs = Annotated[
     list[Path],
@@ -184,6 +186,58 @@ def evaluate(
         raise typer.Exit(ExitCode.OK if report.complete else ExitCode.SOME_FAILED)
 
 
+@train_app.command()
+def classifier(
+    config: Annotated[Path, typer.Option(metavar="YAML", help="A recipe such as configs/ct_ich.yaml.")],
+    output: Output,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Labelled scans: slice_labels.csv with NIfTI, RSNA, PhysioNet, BHSD."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint in the folder.")] = False,
+    fold: Annotated[
+        int | None, typer.Option(min=0, metavar="K", help="Which fold of the split.", show_default="the recipe's")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Of everything random.", show_default="the recipe's")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Prepared scans.", show_default="in the output folder")
+    ] = None,
+    device: Device = "auto",
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Processes that prepare.", show_default="one per CPU")
+    ] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Learn which slices hold blood; under torchrun, several processes share each step."""
+    from hgisam.outputs import claimed
+
+    first = os.environ.get("RANK", "0") == "0"
+    with _session(quiet=quiet or not first, verbose=verbose), claimed(output) if first else nullcontext():
+        from hgisam.config import load_settings
+        from hgisam.pipeline import pick_device
+        from hgisam.train.recipe import train_classifier
+
+        flags = {"split": {"fold": fold}, "loop": {"seed": seed}}
+        if not quiet and first:
+            log.setLevel(min(log.level, logging.INFO))
+        train_classifier(
+            load_settings(config, {"train": flags}).train,
+            data,
+            output,
+            resume=resume,
+            cache=cache,
+            workers=workers or _n_cpus(),
+            device=pick_device(_own_device(device)),
+            command=_train_command(config, data, fold, seed),
+            show_progress=_on_terminal() and not quiet and first,
+        )
+        if first and not quiet:
+            typer.echo(f"Written to {output}. {NOTICE}")
+
+
 @app.command()
 def info(
     weights: Weights = None,
@@ -207,6 +261,28 @@ def info(
 def main() -> None:
     """The `hgisam` command."""
     app()
+
+
+def _own_device(name: str) -> str:
+    """Of several processes on one machine with GPUs, each has its own."""
+    return f"cuda:{os.environ['LOCAL_RANK']}" if name in {"auto", "cuda"} and _has_own_gpu() else name
+
+
+def _has_own_gpu() -> bool:
+    import torch
+
+    return "LOCAL_RANK" in os.environ and torch.cuda.device_count() > int(os.environ["LOCAL_RANK"])
+
+
+def _train_command(config: Path, data: Path | None, fold: int | None, seed: int | None) -> str:
+    """The command as records state it: files by name, no folder of this machine."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    words = [f"torchrun --nproc-per-node {processes} -m hgisam" if processes > 1 else "hgisam", "train classifier"]
+    words.append(f"--config {config.name}")
+    if data is not None:
+        words.append(f"--data {data.name}")
+    words += [f"--{name} {value}" for name, value in (("fold", fold), ("seed", seed)) if value is not None]
+    return " ".join(words)
 
 
 def _load(

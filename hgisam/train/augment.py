@@ -7,17 +7,16 @@ from functools import cached_property
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from monai.data import get_track_meta, set_track_meta
-from monai.transforms import (
-    Compose,
-    RandAffine,
+from monai.data.meta_obj import get_track_meta, set_track_meta
+from monai.transforms.compose import Compose
+from monai.transforms.intensity.array import (
     RandCoarseDropout,
-    RandFlip,
     RandGaussianNoise,
     RandGaussianSmooth,
     RandScaleIntensity,
     RandShiftIntensity,
 )
+from monai.transforms.spatial.array import RandAffine, RandFlip
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 

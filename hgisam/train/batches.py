@@ -111,7 +111,7 @@ class TrainingBatch:
         """At most so many smaller batches that together are this one."""
         size = math.ceil(len(self.images) / parts)
         fields = (self.images, self.labels, self.known, self.blood, self.traced)
-        return [TrainingBatch(*cut) for cut in zip(*(field.split(size) for field in fields), strict=True)]
+        return [TrainingBatch(*cut) for cut in zip(*(torch.split(field, size) for field in fields), strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,9 +270,7 @@ class _PatientDraws:
     def _painted(self, position: int, difficulty: float, random: np.random.Generator) -> list[DrawnSlice]:
         plain = self._without_blood(self._decks["painted"][position], random)
         for _ in range(MAX_TRIES):
-            found = paint_slice(
-                plain.relative_hu, plain.region, self._spacing_mm, difficulty, self._painting, random
-            )
+            found = paint_slice(plain.relative_hu, plain.region, self._spacing_mm, difficulty, self._painting, random)
             if found is not None:
                 shown = torch.tensor([subtype in {found.subtype, Subtype.ANY} for subtype in Subtype])
                 return [replace(plain, relative_hu=found.relative_hu, blood=found.blood, labels=shown), plain]

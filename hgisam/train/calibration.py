@@ -122,7 +122,7 @@ def fit_scan_head(slices: Sequence[Float[Tensor, " slices"]], bled: Sequence[boo
         for left_out in range(len(wanted)):
             others = np.arange(len(wanted)) != left_out
             weights = _logistic(features[others][:, columns], wanted[others])
-            cost += float(_log_loss(weights, features[[left_out]][:, columns], wanted[[left_out]]))
+            cost += _log_loss(weights, features[[left_out]][:, columns], wanted[[left_out]])
         costs[columns] = cost
     best = min(costs, key=lambda columns: costs[columns])
     found = _logistic(features[:, best], wanted)
@@ -142,11 +142,9 @@ def _logistic(features: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDA
     return found
 
 
-def _log_loss(
-    weights: NDArray[np.float64], features: NDArray[np.float64], wanted: NDArray[np.float64]
-) -> np.floating:
+def _log_loss(weights: NDArray[np.float64], features: NDArray[np.float64], wanted: NDArray[np.float64]) -> float:
     log_odds = weights[0] + features @ weights[1:]
-    return np.mean(np.logaddexp(0.0, log_odds) - wanted * log_odds)
+    return float(np.mean(np.logaddexp(0.0, log_odds) - wanted * log_odds))
 
 
 def fit_temperature(logits: Float[Tensor, " slices"], labels: Bool[Tensor, " slices"]) -> float:

@@ -32,7 +32,7 @@ class Deck:
 
     def __len__(self) -> int:
         """Cards in one pass."""
-        return self._expected.size
+        return len(self._expected)
 
     def __getitem__(self, position: int) -> int:
         """The item at a position, from 0."""

@@ -91,7 +91,7 @@ def journal(folder: Path, steps: int, start: int, *, show: bool) -> Iterator[Jou
     rows = [row for row in read_rows(folder) if row["step"] <= start]
     with atomic_write(folder / ROWS) as file:
         file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
-    board = SummaryWriter(str(folder / BOARD), purge_step=start + 1 if start else None)  # type: ignore[no-untyped-call]
+    board = SummaryWriter(str(folder / BOARD), purge_step=start + 1 if start else None)
     try:
         if show:
             from rich.console import Console
@@ -103,7 +103,7 @@ def journal(folder: Path, steps: int, start: int, *, show: bool) -> Iterator[Jou
         else:
             yield Journal(folder, steps, board, None)
     finally:
-        board.close()  # type: ignore[no-untyped-call]
+        board.close()
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:

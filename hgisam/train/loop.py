@@ -169,10 +169,10 @@ class Trainer:
         self.averaged.load_state_dict(parts["averaged"])
         for name, parameter in self.model.named_parameters():
             for key in ("step", "exp_avg", "exp_avg_sq"):
-                value = parts["optimizer"].get(f"{key}.{name}")
-                if value is not None:  # a parameter that was frozen so far has none
-                    kept = value.clone() if key == "step" else value.to(parameter.device, copy=True)
-                    self._optimizer.state[parameter][key] = kept
+                stored = parts["optimizer"].get(f"{key}.{name}")
+                if stored is not None:  # a parameter that was frozen so far has none
+                    device = "cpu" if key == "step" else parameter.device
+                    self._optimizer.state[parameter][key] = stored.to(device, copy=True)
         self.step = step
 
     @property

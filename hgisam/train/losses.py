@@ -60,7 +60,7 @@ def count_answers(batch: TrainingBatch, targets: Sequence[Subtype], token_sides:
     found = torch.stack(counts)
     if dist.is_initialized():
         dist.all_reduce(found)
-    known, positive, negative = found.split([1, len(shares), len(shares)])
+    known, positive, negative = torch.split(found, [1, len(shares), len(shares)])
     return Counts(known[0], positive, negative)
 
 

@@ -122,9 +122,7 @@ def paint_slice(
     under = gaussian_filter(painted * tissue, 2.5 / spacing_mm)
     under /= np.maximum(gaussian_filter(tissue.astype(np.float32), 2.5 / spacing_mm), 0.05)
     painted += blood * tissue * np.maximum(contrast_hu * uneven - under, 0.0)
-    return PaintedSlice(
-        torch.from_numpy(painted.astype(np.float32)), torch.from_numpy(blood >= COVERED) & region, kind
-    )
+    return PaintedSlice(torch.from_numpy(painted.astype(np.float32)), torch.from_numpy(blood >= COVERED) & region, kind)
 
 
 def paint_distractor(

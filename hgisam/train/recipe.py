@@ -18,15 +18,16 @@ from torch.utils.data import DataLoader
 from hgisam import NOTICE, __version__
 from hgisam.brain import BrainOptions
 from hgisam.cases import InputError, own_record
-from hgisam.evaluate.detection import detection_curves, reliability
+from hgisam.evaluate.detection import detection, detection_curves, reliability
 from hgisam.evaluate.figures import write_learning_curves, write_reliability, write_roc_and_precision_recall
-from hgisam.evaluate.scored import ScoredSlices, describe_slices
+from hgisam.evaluate.scored import ScoredSlices, detection_by_target
 from hgisam.io.atomic import make_output_folder
 from hgisam.io.tables import write_json
 from hgisam.model.checkpoint import (
     WeightsMetadata,
     default_weights_path,
     load_weights,
+    read_tensors,
     save_weights,
 )
 from hgisam.model.classifier import ClassifierOptions, HemorrhageClassifier
@@ -278,9 +279,7 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
         phantoms = _phantoms(options, cache, workers) if sampling.of_phantoms() else None
         if data is None and options.phantoms.n_tuning:
             seeds, heads = options.phantoms.tuning_seeds, options.phantoms.heads
-            tuning = phantom_judges(
-                prepare_phantoms(seeds, heads, options.brain, options.preprocess, cache, workers)
-            )
+            tuning = phantom_judges(prepare_phantoms(seeds, heads, options.brain, options.preprocess, cache, workers))
     return Sources(cohort, fold, patients, phantoms, tuning, test)
 
 
@@ -327,7 +326,8 @@ class _Training:
             path = default_weights_path() if options.initial_weights == "package" else Path(options.initial_weights)
             for line in load_initial_weights(model, path).lines():
                 log.info("initial weights: %s", line)
-            self._start = stored_metadata(path)
+            stored = read_tensors(path).metadata
+            self._start = None if stored is None else WeightsMetadata.model_validate_json(stored)
         self.trainer = Trainer(model, options.loop, options.loss, device)
 
     def go_back_to_checkpoint(self) -> None:
@@ -413,7 +413,7 @@ class _Training:
         write_learning_curves(self._output / "curves.png", read_rows(self._output), title)
         for name, judges, scored in (("tuning", sources.tuning, tuning), ("test", sources.test, test)):
             if scored:
-                uncalibrated = replace(calibration, temperature=1.0)
+                uncalibrated = calibration.model_copy(update={"temperature": 1.0})
                 write_judgement(
                     self._output,
                     name,
@@ -421,7 +421,7 @@ class _Training:
                     scored_slices(judges, scored, calibration),
                     calibration.operating_point,
                 )
-        self.record("finished", kept=asdict(self._kept), calibration=self._metadata(calibration).calibration)
+        self.record("finished", kept=asdict(self._kept), calibration=calibration.model_dump())
         return Trained(path, self._kept, calibration, tuning, test)
 
     def record(self, state: str, **more: object) -> None:
@@ -445,7 +445,14 @@ class _Training:
         """Without a tuning set: what the initial weights brought along, or nothing."""
         log.warning("no tuning set: probabilities and operating point are those of the initial weights, or raw")
         start = self._start
-        return Calibration() if start is None else Calibration.model_validate(start.calibration)
+        if start is None:
+            return Calibration()
+        return Calibration(
+            scan_context=start.scan_context,
+            temperature=start.temperature,
+            scan_head=start.scan_head,
+            operating_point=start.operating_point,
+        )
 
     def _metadata(self, calibration: Calibration | None) -> WeightsMetadata:
         """What is stored with the weights; None while they are not calibrated yet."""
@@ -480,9 +487,7 @@ class _Training:
         return "; ".join(parts)
 
 
-def write_judgement(
-    folder: Path, name: str, raw: ScoredSlices, scored: ScoredSlices, operating_point: float
-) -> None:
+def write_judgement(folder: Path, name: str, raw: ScoredSlices, scored: ScoredSlices, operating_point: float) -> None:
     """Write what slices and scans say of a network: a table, figures in numbers, and as pictures.
 
     Args:
@@ -496,8 +501,8 @@ def write_judgement(
         OutputError: where something cannot be written.
     """
     scored.save(folder / f"{name}.csv")
-    described = describe_slices(scored, operating_point)
-    write_json(folder / f"{name}.json", {"notice": NOTICE, **asdict(described)})
+    by_target = [asdict(found) for found in detection_by_target(scored, operating_point)]
+    write_json(folder / f"{name}.json", {"notice": NOTICE, "by_target": by_target})
     known = scored.positive | scored.negative
     if not scored.positive.any() or not scored.negative.any():
         log.warning("%s: all slices are labelled alike, so there is no curve to draw", name)

@@ -79,7 +79,7 @@ def score_scan(
     """
     device = next(model.parameters()).device
     found = [torch.zeros(0)]
-    for rows in torch.arange(len(scan.slices)).split(BATCH_SIZE.get(device.type, 4)):
+    for rows in torch.split(torch.arange(len(scan.slices)), BATCH_SIZE.get(device.type, 4)):
         relative = scan.relative_hu[rows].float() * HU_STEP
         median_hu = torch.full((len(rows), 1, 1), scan.median_hu)
         images = network_images(relative + scan.median_hu, scan.region[rows], median_hu, preprocessing).to(device)
@@ -110,9 +110,7 @@ def score_judges(
     return scored
 
 
-def scored_slices(
-    judges: Sequence[Judge], scored: Sequence[ScoredScan], calibration: Calibration
-) -> ScoredSlices:
+def scored_slices(judges: Sequence[Judge], scored: Sequence[ScoredScan], calibration: Calibration) -> ScoredSlices:
     """The slices of judges as a table, with their calibrated probabilities; 0 where a slice shows no brain."""
     patients, names, numbers, has_brain, probabilities = [], [], [], [], []
     for judge, found in zip(judges, scored, strict=True):
