@@ -44,7 +44,7 @@ def save_checkpoint(folder: Path, step: int, facts: Mapping[str, Any], tensors: 
         OutputError: where it cannot be written.
     """
     make_output_folder(folder)
-    content = format_tensors(dict(tensors), metadata={_KEY: json.dumps({"step": step, **facts})})
+    content = format_tensors(dict(tensors), metadata={_KEY: json.dumps({"step": step, "facts": dict(facts)})})
     with atomic_write(folder / f"step_{step:08d}.safetensors") as file:
         file.write(content)
     for old in list(_latest_first(folder))[KEPT:]:
@@ -60,8 +60,8 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
         except SafetensorError:
             continue
         (header_length,) = struct.unpack("<Q", content[:8])
-        facts = json.loads(json.loads(content[8 : 8 + header_length])["__metadata__"][_KEY])
-        return Checkpoint(facts.pop("step"), facts, tensors)
+        found = json.loads(json.loads(content[8 : 8 + header_length])["__metadata__"][_KEY])
+        return Checkpoint(found["step"], found["facts"], tensors)
     return None
 
 
