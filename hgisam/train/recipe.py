@@ -44,6 +44,7 @@ from hgisam.train.journal import Journal, journal, read_rows
 from hgisam.train.layouts import LayoutName, read_cohort
 from hgisam.train.loop import LoopOptions, Trainer
 from hgisam.train.losses import LossOptions
+from hgisam.train.painted_maps import judge_maps
 from hgisam.train.painting import PaintingOptions
 from hgisam.train.prepared import prepare_cohort, prepare_phantoms
 from hgisam.train.scoring import Judge, judges_of, phantom_judges, score_judges, scored_slices
@@ -421,7 +422,13 @@ class _Training:
                     scored_slices(judges, scored, calibration),
                     calibration.operating_point,
                 )
-        self.record("finished", kept=asdict(self._kept), calibration=calibration.model_dump())
+        maps = judge_maps(model, sources.test or sources.tuning, self._options.preprocess, self._options.painting)
+        self.record(
+            "finished",
+            kept=asdict(self._kept),
+            calibration=calibration.model_dump(),
+            maps_on_painted_bleeds=None if maps is None else asdict(maps),
+        )
         return Trained(path, self._kept, calibration, tuning, test)
 
     def record(self, state: str, **more: object) -> None:

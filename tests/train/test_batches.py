@@ -172,7 +172,9 @@ def test_a_slice_of_a_patient_with_many_positive_ones_is_shown_less_often(tmp_pa
     table = folder / "slice_labels.csv"
     kept = [line for line in table.read_text().splitlines() if not line.startswith(("p2.nii.gz,6,", "p2.nii.gz,7,"))]
     rows = [f"p2.nii.gz,{index},0,0,0,0,0,0" for index in (6, 7)]
-    table.write_text("\n".join([line.replace("p2.nii.gz,8,0,1,0,0,0", "p2.nii.gz,8,0,0,0,0,1") for line in kept + rows]))
+    table.write_text(
+        "\n".join([line.replace("p2.nii.gz,8,0,1,0,0,0", "p2.nii.gz,8,0,0,0,0,1") for line in kept + rows])
+    )
     prepared = prepare_cohort(read_cohort(folder), BrainOptions(), CANVAS, tmp_path / "cache", workers=1)
     slices = PatientSlices(prepared, {"p0", "p1", "p2", "p3"}, SamplingOptions())
     assert slices.weights(balance_subtypes=False).tolist() == pytest.approx([3**-0.5] * 3 + [1.0])

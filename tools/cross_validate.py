@@ -1,0 +1,167 @@
+"""What a recipe, and each of its ingredients, is worth: every patient is judged by a network that never saw them.
+
+    python tools/cross_validate.py configs/ct_ich_ablation.yaml --data FOLDER -o runs/ct_ich [--rows final ...]
+
+The YAML names a recipe and, for each row, what differs from it and the seeds. Each row, seed and fold is one training
+in OUTPUT/ROW/seed_S/fold_K; what is finished is not done again, and what was stopped goes on. Then every row's
+out-of-fold probabilities are held against the labels, with 95 % bootstrap intervals by patient: slice AUC, scan AUC by
+the mean of the scan's three highest slices, and the Dice of the map on bleeds painted into the judges' own slices.
+Nothing is chosen on the patients that are tested: steps, and how slices become scans, are fixed beforehand.
+"""
+
+import argparse
+import json
+import logging
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from hgisam.config import load_settings
+from hgisam.evaluate.detection import Estimate
+from hgisam.evaluate.scored import ScoredSlices, detection_by_target, read_scored_slices
+from hgisam.labels import Subtype
+from hgisam.segment import to_log_odds
+from hgisam.train.recipe import RUN_RECORD, train_classifier
+
+FOLDS = 5
+
+
+def main() -> None:
+    """Train what is missing, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, help="YAML with `recipe` and `rows`")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--rows", nargs="*", help="these only, in this order")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time, one thread each")
+    parser.add_argument("--report", action="store_true", help="train nothing, print what is there")
+    given = parser.parse_args()
+    study = yaml.safe_load(given.study.read_text(encoding="utf-8"))
+    rows: dict[str, dict[str, Any]] = study["rows"]
+    chosen = given.rows or list(rows)
+    if not given.report:
+        jobs = [
+            (
+                given.study.parent / study["recipe"],
+                rows[row].get("train", {}),
+                seed,
+                fold,
+                given.data,
+                given.output / row,
+            )
+            for row in chosen
+            for seed in rows[row]["seeds"]
+            for fold in range(FOLDS)
+        ]
+        with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
+            running = [pool.submit(run_fold, *job, given.output / "cache") for job in jobs]
+            for done in running:
+                done.result()
+    print("| row | seed | slices: AUC | scans: AUC | map on painted bleeds: Dice | as published |")
+    print("|---|---|---|---|---|---|")
+    for row in chosen:
+        found = [seed for seed in rows[row]["seeds"] if is_whole(given.output / row / f"seed_{seed}")]
+        for seed in found:
+            print_row(row, str(seed), [given.output / row / f"seed_{seed}"])
+        if len(found) > 1:
+            print_row(row, "mean of seeds", [given.output / row / f"seed_{seed}" for seed in found])
+    for row in chosen:
+        folders = [given.output / row / f"seed_{seed}" for seed in rows[row]["seeds"]]
+        if all(map(is_whole, folders)):
+            print_subtypes(row, averaged(folders))
+    print("\nResearch use only, not a medical device.")
+
+
+def run_fold(
+    recipe: Path, changed: dict[str, Any], seed: int, fold: int, data: Path, output: Path, cache: Path
+) -> None:
+    """One training, unless it is finished."""
+    torch.set_num_threads(1)
+    logging.basicConfig(level=logging.INFO, format=f"{output.name} {seed} {fold}: %(message)s")
+    folder = output / f"seed_{seed}" / f"fold_{fold}"
+    if state(folder) == "finished":
+        return
+    common = {"split": {"folds": FOLDS, "fold": fold, "tuning_share": 0.0}, "loop": {"seed": seed}}
+    options = load_settings(recipe, {"train": merged(changed, common)}).train
+    command = f"tools/cross_validate.py: {output.name}, seed {seed}, fold {fold}"
+    train_classifier(options, data, folder, resume=True, cache=cache, workers=1, command=command)
+
+
+def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings, those above laid over those below."""
+    both = {key: merged(below[key], above[key]) for key in below.keys() & above.keys() if isinstance(above[key], dict)}
+    return below | above | both
+
+
+def state(folder: Path) -> str | None:
+    """How far a training is."""
+    path = folder / RUN_RECORD
+    return json.loads(path.read_text(encoding="utf-8"))["state"] if path.is_file() else None
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether all folds of a seed are finished."""
+    return all(state(folder / f"fold_{fold}") == "finished" for fold in range(FOLDS))
+
+
+def averaged(folders: list[Path]) -> ScoredSlices:
+    """Out-of-fold slices; of several seeds, with the probability whose log-odds are the mean."""
+    tables = [together([read_scored_slices(f / f"fold_{k}" / "test.csv") for k in range(FOLDS)]) for f in folders]
+    first = tables[0]
+    if any((t.scans, t.slices.tolist()) != (first.scans, first.slices.tolist()) for t in tables):
+        raise SystemExit("expected the same slices of every seed; got others; were the splits changed?")
+    mean = torch.stack([to_log_odds(table.probabilities) for table in tables]).mean(dim=0).sigmoid()
+    return replace(first, probabilities=torch.where(first.has_brain, mean, 0.0))
+
+
+def together(tables: list[ScoredSlices]) -> ScoredSlices:
+    """The slices of several tables as one."""
+    order = sorted(tables, key=lambda table: min(table.scans))
+    return ScoredSlices(
+        patients=tuple(patient for table in order for patient in table.patients),
+        scans=tuple(scan for table in order for scan in table.scans),
+        **{
+            name: torch.cat([getattr(table, name) for table in order])
+            for name in ("slices", "has_brain", "labels", "known", "probabilities")
+        },
+    )
+
+
+def print_row(row: str, seed: str, folders: list[Path]) -> None:
+    """One line of the table."""
+    (of_any,) = detection_by_target(averaged(folders), targets=(Subtype.ANY,))
+    records = [json.loads((f / f"fold_{k}" / RUN_RECORD).read_text()) for f in folders for k in range(FOLDS)]
+    maps = [record["maps_on_painted_bleeds"] for record in records]
+    n = sum(found["n"] for found in maps)
+    dice, published = (sum(found[key] * found["n"] for found in maps) / n for key in ("dice", "published_dice"))
+    aucs = f"{shown(of_any.slices.auc)} | {shown(of_any.scans_by_mean.auc)}"
+    print(f"| {row} | {seed} | {aucs} | {dice:.3f} | {published:.3f} |", flush=True)
+
+
+def print_subtypes(row: str, scored: ScoredSlices) -> None:
+    """A row's slices and scans by subtype."""
+    print(
+        f"\n{row}, by subtype:\n\n| subtype | positive slices | patients | slices: AUC | scans: AUC |\n|---|---|---|---|---|"
+    )
+    for found in detection_by_target(scored):
+        n, patients = found.slices.n_positive, found.slices.n_positive_patients
+        aucs = f"{shown(found.slices.auc)} | {shown(found.scans_by_mean.auc)}"
+        print(f"| {found.target} | {n} | {patients} | {aucs} |")
+
+
+def shown(estimate: Estimate) -> str:
+    """A figure and its interval."""
+    if estimate.value is None:
+        return f"none: {estimate.reason}"
+    interval = "no interval" if estimate.low is None else f"{estimate.low:.3f}, {estimate.high:.3f}"
+    return f"{estimate.value:.3f} [{interval}]"
+
+
+if __name__ == "__main__":
+    main()
