@@ -1,6 +1,6 @@
 """What a recipe, and each of its ingredients, is worth: every patient is judged by a network that never saw them.
 
-    python tools/cross_validate.py configs/ct_ich_ablation.yaml --data FOLDER -o runs/ct_ich [--rows final ...]
+    python tools/cross_validate.py tools/ct_ich_ablation.yaml --data FOLDER -o runs/ct_ich [--rows final ...]
 
 The YAML names a recipe and, for each row, what differs from it and the seeds. Each row, seed and fold is one training
 in OUTPUT/ROW/seed_S/fold_K; what is finished is not done again, and what was stopped goes on. Then every row's
@@ -45,6 +45,7 @@ def main() -> None:
     study = yaml.safe_load(given.study.read_text(encoding="utf-8"))
     rows: dict[str, dict[str, Any]] = study["rows"]
     chosen = given.rows or list(rows)
+    recipe = given.study.parent / study["recipe"]
     if not given.report:
         jobs = [
             (
@@ -146,9 +147,8 @@ def print_row(row: str, seed: str, folders: list[Path]) -> None:
 
 def print_subtypes(row: str, scored: ScoredSlices) -> None:
     """A row's slices and scans by subtype."""
-    print(
-        f"\n{row}, by subtype:\n\n| subtype | positive slices | patients | slices: AUC | scans: AUC |\n|---|---|---|---|---|"
-    )
+    print(f"\n{row}, by subtype:\n")
+    print("| subtype | positive slices | patients | slices: AUC | scans: AUC |\n|---|---|---|---|---|")
     for found in detection_by_target(scored):
         n, patients = found.slices.n_positive, found.slices.n_positive_patients
         aucs = f"{shown(found.slices.auc)} | {shown(found.scans_by_mean.auc)}"
