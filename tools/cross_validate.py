@@ -49,7 +49,7 @@ def main() -> None:
     if not given.report:
         jobs = [
             (
-                given.study.parent / study["recipe"],
+                recipe,
                 rows[row].get("train", {}),
                 seed,
                 fold,

@@ -1,76 +1,127 @@
-"""Losses by hand, and a tiny network that learns."""
+"""A tiny network that learns, the same way every time, and goes on where it stopped."""
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
 
+from hgisam.labels import Subtype
 from hgisam.model.classifier import ClassifierOptions, HemorrhageClassifier
 from hgisam.model.swin import SwinOptions
-from hgisam.train.loop import LoopOptions, TrainingBatch, slice_loss, token_loss, train
+from hgisam.train.batches import TrainingBatch
+from hgisam.train.loop import LoopOptions, Trainer
+from hgisam.train.losses import LossOptions
 
-TINY = ClassifierOptions(
-    swin=SwinOptions(img_size=32, window=4, embed_dim=8, depths=(2, 2, 2), heads=(1, 2, 4), in_channels=1)
-)
+SWIN = SwinOptions(img_size=32, window=4, embed_dim=8, depths=(2, 2, 2), heads=(1, 2, 4), in_channels=1)
+ANY = list(Subtype).index(Subtype.ANY)
 
 
-def bright_squares(seed: int) -> Iterator[TrainingBatch]:
+def bright_squares(seed: int) -> TrainingBatch:
+    """Eight images, the first four with a bright square."""
     generator = torch.Generator().manual_seed(seed)
-    while True:
-        images = 0.3 + 0.05 * torch.randn(8, 1, 32, 32, generator=generator)
-        blood = torch.zeros(8, 32, 32, dtype=torch.bool)
-        for index in range(4):
-            top, left = (int(torch.randint(0, 24, (1,), generator=generator)) for _ in range(2))
-            blood[index, top : top + 8, left : left + 8] = True
-        yield TrainingBatch((images + 0.4 * blood[:, None]).clamp(0, 1), torch.arange(8) < 4, blood)
+    images = 0.3 + 0.05 * torch.randn(8, 1, 32, 32, generator=generator)
+    blood = torch.zeros(8, 32, 32, dtype=torch.bool)
+    for index in range(4):
+        top, left = (int(torch.randint(0, 24, (1,), generator=generator)) for _ in range(2))
+        blood[index, top : top + 8, left : left + 8] = True
+    labels = torch.zeros(8, 6, dtype=torch.bool)
+    labels[:4, [1, ANY]] = True
+    known, traced = torch.ones_like(labels), torch.ones(8, dtype=torch.bool)
+    return TrainingBatch((images + 0.4 * blood[:, None]).clamp(0, 1), labels, known, blood, traced)
 
 
-def test_slice_loss_of_an_undecided_network_is_log_two() -> None:
-    assert float(slice_loss(torch.zeros(2), torch.tensor([True, False]), 0.05)) == pytest.approx(math.log(2))
+def trainer(outputs: int = 1, loss: LossOptions | None = None, drop_path: float = 0.0, **loop: object) -> Trainer:
+    torch.manual_seed(0)
+    swin = SWIN.model_copy(update={"drop_path": drop_path})
+    classifier = ClassifierOptions(swin=swin, outputs=outputs, pooling="log_sum_exp")
+    model = HemorrhageClassifier(classifier, token_heads=True)
+    options = LoopOptions.model_validate({"steps": 60, "learning_rate": 3e-3, "bfloat16": False, **loop})
+    return Trainer(model, options, loss or LossOptions(), torch.device("cpu"))
 
 
-def test_label_smoothing_is_least_at_the_smoothed_odds() -> None:
-    label = torch.tensor([True])
-    best = torch.tensor([math.log(0.95 / 0.05)])
-    at_best = float(slice_loss(best, label, 0.05))
-    assert at_best < float(slice_loss(best + 0.5, label, 0.05))
-    assert at_best < float(slice_loss(best - 0.5, label, 0.05))
+def same(a: Trainer, b: Trainer) -> bool:
+    left, right = a.tensors(), b.tensors()
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
-def test_token_loss_weighs_blood_and_the_rest_alike() -> None:
-    blood = torch.zeros(1, 8, 8, dtype=torch.bool)
-    blood[0, :4, :4] = True
-    logits = torch.full((1, 2, 2), -100.0)
-    assert float(token_loss([logits], blood)) == pytest.approx(50.0)
-    logits[0, 0, 0] = 100.0
-    assert float(token_loss([logits], blood)) == pytest.approx(0.0, abs=1e-6)
-
-
-def test_token_loss_without_blood_is_finite() -> None:
-    blood = torch.zeros(2, 8, 8, dtype=torch.bool)
-    assert float(token_loss([torch.zeros(2, 2, 2)], blood)) == pytest.approx(0.5 * math.log(2))
-
-
-def test_a_tiny_network_learns_and_two_runs_of_one_seed_agree() -> None:
-    options = LoopOptions(steps=60, learning_rate=3e-3, average_decay=0.9, bfloat16=False)
-
-    def trained() -> HemorrhageClassifier:
-        torch.manual_seed(0)
-        model = HemorrhageClassifier(TINY, token_heads=True)
-        return train(model, bright_squares(0), options, torch.device("cpu"))
-
-    first, second = trained(), trained()
-    batch = next(bright_squares(99))
+@pytest.mark.parametrize("outputs", [1, 2, 6])
+@pytest.mark.parametrize("kind", ["cross_entropy", "focal"])
+def test_a_tiny_network_learns_whatever_it_is_asked(outputs: int, kind: str) -> None:
+    training = trainer(outputs, LossOptions(kind=kind), average_decay=0.9)
+    for step in range(60):
+        training.learn(bright_squares(step))
     with torch.inference_mode():
-        logits = first(batch.images)[:, 0]
-    assert float(logits[:4].min()) > float(logits[4:].max())
-    assert all(
-        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
-    )
+        images = bright_squares(99).images
+        log_odds = training.averaged.log_odds(training.averaged(images))
+    assert float(log_odds[:4].min()) > float(log_odds[4:].max())
 
 
-def test_the_training_flag_of_the_kept_network_is_off() -> None:
-    model = HemorrhageClassifier(TINY, token_heads=True)
-    kept = train(model, bright_squares(0), LoopOptions(steps=1, bfloat16=False), torch.device("cpu"))
-    assert not kept.training
+def test_two_runs_of_one_seed_agree_to_the_bit() -> None:
+    first, second = trainer(drop_path=0.3), trainer(drop_path=0.3)
+    for step in range(3):
+        first.learn(bright_squares(step))
+        second.learn(bright_squares(step))
+    assert same(first, second)
+
+
+def test_a_training_that_is_restored_goes_on_as_if_it_had_not_stopped() -> None:
+    whole = trainer(drop_path=0.3)
+    for step in range(3):
+        whole.learn(bright_squares(step))
+    tensors = {name: value.clone() for name, value in whole.tensors().items()}
+    torch.rand(7)  # whatever the process drew meanwhile
+    other = trainer(drop_path=0.3)
+    other.restore(tensors, whole.step)
+    for step in range(3, 6):
+        whole.learn(bright_squares(step))
+        other.learn(bright_squares(step))
+    assert same(whole, other)
+
+
+def test_a_step_in_parts_is_the_step_as_a_whole() -> None:
+    whole, in_parts = trainer(steps=3), trainer(steps=3, accumulate=3)
+    for training in (whole, in_parts):
+        report = training.learn(bright_squares(0))
+    assert report.slice_loss > 0
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(in_parts.model.state_dict()[name], value, atol=1e-6, rtol=1e-5)
+
+
+def test_frozen_layers_stay_and_heads_learn() -> None:
+    training = trainer(freeze_steps=2)
+    before = {name: value.clone() for name, value in training.model.state_dict().items()}
+    training.learn(bright_squares(0))
+    changed = {name for name, value in training.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {name for name in before if name.startswith(("head.", "token_heads."))}
+    training.learn(bright_squares(1))
+    training.learn(bright_squares(2))
+    assert not torch.equal(training.model.swin.patch_embed.proj.weight, before["swin.patch_embed.proj.weight"])
+
+
+def first_step(layer_decay: float) -> Callable[[str], float]:
+    training = trainer(layer_decay=layer_decay, weight_decay=0.0, warmup_share=0.0)
+    before = {name: value.clone() for name, value in training.model.named_parameters()}
+    training.learn(bright_squares(0))
+    after = dict(training.model.named_parameters())
+    return lambda name: float((after[name] - before[name]).abs().max())
+
+
+def test_lower_layers_learn_more_slowly_by_the_layer() -> None:
+    moved, evenly = first_step(0.5), first_step(1.0)
+    for name, layers_above in (
+        ("head.weight", 0),
+        ("swin.layers.2.blocks.1.mlp.fc1.weight", 1),
+        ("swin.layers.2.downsample.reduction.weight", 2),
+        ("swin.layers.0.blocks.0.mlp.fc1.weight", 6),
+        ("swin.patch_embed.proj.weight", 7),
+    ):
+        assert moved(name) / evenly(name) == pytest.approx(0.5**layers_above, rel=0.02), name
+
+
+def test_the_kept_network_is_in_eval_mode_and_lags_behind() -> None:
+    training = trainer(average_decay=0.99)
+    for step in range(4):
+        training.learn(bright_squares(step))
+    assert not training.averaged.training
+    assert training.model.training
+    assert not torch.equal(training.averaged.head.weight, training.model.head.weight)
