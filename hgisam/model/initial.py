@@ -164,7 +164,8 @@ def resize_bias_table(table: Float[Tensor, "offsets heads"], window: int) -> Flo
     The farthest offsets of one window become the farthest of the other, and offset 0 stays 0: an attention window keeps
     its part of the picture, as it does where resolution and window grow together.
 
-    Source: arXiv 2103.14030, section 3.2, "Relative position bias": bi-cubic interpolation for another window size.
+    Source: arXiv 2103.14030, section 3.2, "Relative position bias": bi-cubic interpolation for another window size,
+    which made the published networks of 384 px (window 12) out of those of 224 px (window 7).
     Deviation: an interpolating spline, which keeps what is linear linear up to the edge. timm spaces the file's offsets
     geometrically instead (after BEiT), so that near offsets keep their bias and only far ones are stretched.
 
