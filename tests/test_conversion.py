@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -190,13 +191,13 @@ def test_of_a_trainings_checkpoint_the_average_is_taken_or_what_is_named(
 
 
 class Malicious:
-    """Unpickled the ordinary way, it makes a file."""
+    """Unpickled the ordinary way, it makes a folder."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
-        return Path.touch, (self.target,)
+        return os.mkdir, (str(self.target),)
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -214,6 +215,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_none(
     assert tool.main() == ExitCode.WEIGHTS
     refusal = capsys.readouterr().err.strip()
     assert "expected tensors only" in refusal
+    assert re.search(r"; got a pickle that wants \w+\.mkdir; save them", refusal)
     assert "\n" not in refusal
     assert not touched.exists()
     assert not out.exists()
@@ -221,9 +223,12 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_none(
     assert touched.exists()
 
 
-def test_a_tensor_that_claims_more_than_its_file_holds_is_refused(convert: Convert, tmp_path: Path) -> None:
+def test_a_tensor_that_claims_more_than_its_file_holds_is_refused(
+    convert: Convert, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """One number, repeated by strides of 0 to 256 GiB."""
     assert convert(timm_tensors() | {"huge": torch.zeros(1).expand(1 << 36)}, "--timm") == ExitCode.WEIGHTS
+    assert "got tensors far larger than the file" in capsys.readouterr().err
     assert not (tmp_path / "out.safetensors").exists()
 
 
@@ -268,6 +273,12 @@ def test_which_entry_is_meant_must_be_plain(tool: ModuleType) -> None:
         tool.state_dict_in(two, "model")
     with pytest.raises(WeightsError, match=r"got tensors such as conv1\.weight"):
         tool.state_dict_in({"conv1.weight": torch.zeros(1)}, None)
+
+
+def test_what_torch_did_not_save_is_said(tool: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "in.pth").write_bytes(b"junk")
+    with pytest.raises(WeightsError, match=r"expected tensors only.*; got no file of torch\.save \(\w+: .*\); save"):
+        tool.unpickled(tmp_path / "in.pth")
 
 
 def test_a_missing_file_is_said(tool: ModuleType, tmp_path: Path) -> None:

@@ -132,10 +132,10 @@ def unpickled(path: Path) -> tuple[dict[str, Tensor], list[str]]:
                 f"expected a checkpoint; got one that takes over {READER_S} s to read; fetch it again"
             ) from error
         if done.returncode:
-            reason = (done.stderr.strip().splitlines() or [f"the reader ended with {done.returncode}"])[-1]
+            reason = (done.stderr.strip().splitlines() or [f"a reader that ended with {done.returncode}"])[-1]
             raise WeightsError(
-                f"expected tensors only, as torch.save(model.state_dict(), ...) writes them; got: {reason} "
-                "Save them so where the model can be loaded, or take another file"
+                f"expected tensors only, as torch.save(model.state_dict(), ...) writes them; got {reason}; "
+                "save them so where the model can be loaded, or take another file"
             )
         return read_tensors(target).tensors, json.loads(done.stdout)
 

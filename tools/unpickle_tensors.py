@@ -10,9 +10,11 @@ the path of keys that leads to them, joined by slashes; stdout is a JSON list of
 import argparse
 import contextlib
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors.torch import save_file
@@ -23,7 +25,7 @@ MEMORY_BYTES = 16 << 30
 CPU_S = 600
 """Processor time."""
 
-LONGEST_NAME = 300
+LONGEST_TEXT = 300
 
 
 def main() -> None:
@@ -40,8 +42,7 @@ def main() -> None:
         tensors = {name: leaf for name, leaf in found.items() if isinstance(leaf, torch.Tensor) and is_plain(leaf)}
         save_file({name: leaf.detach().clone().contiguous() for name, leaf in tensors.items()}, given.target)
     except Exception as error:  # noqa: BLE001 - whatever a hostile file provokes is a refusal
-        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        sys.exit("".join(c for c in lines[0] if c.isprintable())[:LONGEST_NAME])
+        sys.exit(reason(error))
     print(json.dumps(sorted(found.keys() - tensors.keys())))
 
 
@@ -62,13 +63,24 @@ def limit(file_bytes: int) -> None:
             resource.setrlimit(what, (bound, bound))
 
 
+def reason(error: Exception) -> str:
+    """Why the file is refused, as one line; torch's own advice to read it without weights_only is left out."""
+    text = "".join(c if c.isprintable() else " " for c in str(error))
+    if isinstance(error, UnpicklingError):
+        asked = re.search(r"GLOBAL ([\w.]+)", text)
+        return f"a pickle that wants {asked[1]}" if asked else "a pickle that torch's weights_only reader refuses"
+    if isinstance(error, MemoryError) or "can't allocate memory" in text:
+        return "tensors far larger than the file"
+    return f"no file of torch.save ({type(error).__name__}: {text[:LONGEST_TEXT]})"
+
+
 def leaves(path: str, content: object) -> Iterator[tuple[str, object]]:
     """Whatever lies in nested mappings, under the path of its keys; keys that are no short text are passed over."""
     if not isinstance(content, Mapping):
         yield path, content
         return
     for key, value in content.items():
-        if isinstance(key, str) and key.isprintable() and len(path) + len(key) < LONGEST_NAME:
+        if isinstance(key, str) and key.isprintable() and len(path) + len(key) < LONGEST_TEXT:
             yield from leaves(f"{path}/{key}" if path else key, value)
 
 

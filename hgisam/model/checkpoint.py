@@ -257,7 +257,9 @@ def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
     """
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
-            raise WeightsError(f"{path}: {name}: expected finite values; got NaN or infinity; train again")
+            raise WeightsError(
+                f"{path}: {name}: expected finite values; got NaN or infinity; train again or take another"
+            )
 
 
 def _parse_metadata(text: str | None, path: Path) -> WeightsMetadata:

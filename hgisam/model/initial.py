@@ -82,12 +82,12 @@ def load_initial_weights(model: HemorrhageClassifier, path: Path) -> InitialRepo
         WeightsError: the file is missing, a pickle, damaged, changed, not finite, or of another network.
     """
     stored = read_tensors(path)
+    check_finite({name: t for name, t in stored.tensors.items() if not follows_from_geometry(name)}, path)
     own = model.state_dict()
     try:
         adapted, report = adapt_state(stored.tensors, own)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
-    check_finite(adapted, path)
     model.load_state_dict(own | adapted)  # copy_ casts to the network's own type
     return replace(report, sha256=stored.sha256)
 
@@ -145,7 +145,8 @@ def swin_shape(state: Mapping[str, Tensor]) -> SwinShape:
     stages = sorted({stage for stage, _ in blocks})
     tables = [state.get(f"swin.layers.{stage}.blocks.0{_BIAS_TABLE}") for stage in stages]
     norm = state.get("swin.layers.0.blocks.0.norm1.weight")
-    if norm is None or stages != list(range(len(stages))) or any(table is None or table.dim() != 2 for table in tables):
+    whole = norm is not None and norm.dim() == 1 and stages == list(range(len(stages)))
+    if norm is None or not whole or any(table is None or table.dim() != 2 for table in tables):
         some = ", ".join(sorted(state)[:3]) or "none"
         raise WeightsError(
             f"expected the tensors of a Swin Transformer (version 1); got {some} and others; "
@@ -164,7 +165,8 @@ def resize_bias_table(table: Float[Tensor, "offsets heads"], window: int) -> Flo
     The farthest offsets of one window become the farthest of the other, and offset 0 stays 0: an attention window keeps
     its part of the picture, as it does where resolution and window grow together.
 
-    Source: arXiv 2103.14030, section 3.2, "Relative position bias": bi-cubic interpolation for another window size.
+    Source: arXiv 2103.14030, section 3.2, "Relative position bias": bi-cubic interpolation for another window size,
+    which made the published networks of 384 px (window 12) out of those of 224 px (window 7).
     Deviation: an interpolating spline, which keeps what is linear linear up to the edge. timm spaces the file's offsets
     geometrically instead (after BEiT), so that near offsets keep their bias and only far ones are stretched.
 
@@ -241,8 +243,10 @@ def _fitted(name: str, tensor: Tensor, shape: torch.Size) -> tuple[Tensor, str] 
 
 
 def _fitted_table(table: Tensor, shape: torch.Size) -> tuple[Tensor, str] | None:
+    if table.dim() != 2 or table.shape[1] != shape[1]:
+        return None
     windows = [(math.isqrt(offsets) + 1) // 2 for offsets in (len(table), shape[0])]
-    if table.dim() != 2 or table.shape[1] != shape[1] or (2 * windows[0] - 1) ** 2 != len(table):
+    if (2 * windows[0] - 1) ** 2 != len(table):
         return None
     resized = resize_bias_table(table, windows[1])
     return resized, f"relative position bias of attention window {windows[0]} resized to {windows[1]}"

@@ -199,10 +199,11 @@ def test_only_tables_of_square_windows_can_be_resized() -> None:
         resize_bias_table(torch.zeros(3 * 5, 1), 2)
     state = timm_tensors()
     name = "layers.0.blocks.1.attn.relative_position_bias_table"
-    state[name] = torch.zeros(3 * 5, 1)
-    _, report = adapt_state(state, network().state_dict())
-    assert report.random[f"swin.{name}"] == "expected shape [49, 1]; the file's is [15, 1]"
-    assert name in report.unused
+    for table in (torch.zeros(3 * 5, 1), torch.tensor(1.0)):
+        state[name] = table
+        _, report = adapt_state(state, network().state_dict())
+        assert report.random[f"swin.{name}"] == f"expected shape [49, 1]; the file's is {[*table.shape]}"
+        assert name in report.unused
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])
@@ -259,6 +260,9 @@ def test_what_is_no_swin_is_refused() -> None:
     own = network().state_dict()
     with pytest.raises(WeightsError, match=r"Swin Transformer \(version 1\); got swin\.conv1\.weight"):
         adapt_state({"conv1.weight": torch.zeros(1)}, own)
+    for name in ("norm1.weight", "attn.relative_position_bias_table"):
+        with pytest.raises(WeightsError, match=r"version 1"):
+            adapt_state(timm_tensors() | {f"layers.0.blocks.0.{name}": torch.tensor(1.0)}, own)
     with pytest.raises(WeightsError, match="got none and others"):
         adapt_state({}, own)
     version_2 = {name: tensor for name, tensor in timm_tensors().items() if "bias_table" not in name}
@@ -290,11 +294,12 @@ def test_files_that_are_missing_changed_or_not_finite_are_refused(timm_file: Pat
     before = kept(model)
     with pytest.raises(WeightsError, match="No such file"):
         load_initial_weights(model, tmp_path / "gone.safetensors")
-    tensors = timm_tensors()
-    tensors["norm.bias"][0] = float("nan")
-    save_file(tensors, tmp_path / "nan.safetensors")
-    with pytest.raises(WeightsError, match=r"swin\.norm\.bias: expected finite values"):
-        load_initial_weights(model, tmp_path / "nan.safetensors")
+    for name in ("norm.bias", "layers.0.blocks.0.attn.relative_position_bias_table"):
+        tensors = timm_tensors()
+        tensors[name].flatten()[0] = float("nan")
+        save_file(tensors, tmp_path / "nan.safetensors")
+        with pytest.raises(WeightsError, match=rf"{name}: expected finite values"):
+            load_initial_weights(network(window=8), tmp_path / "nan.safetensors")
     timm_file.with_name(f"{timm_file.name}.sha256").write_text(f"{'0' * 64}  {timm_file.name}\n")
     with pytest.raises(WeightsError, match="expected sha256 00"):
         load_initial_weights(model, timm_file)
