@@ -35,7 +35,7 @@ def trainer(outputs: int = 1, loss: LossOptions | None = None, drop_path: float 
     swin = SWIN.model_copy(update={"drop_path": drop_path})
     classifier = ClassifierOptions(swin=swin, outputs=outputs, pooling="log_sum_exp")
     model = HemorrhageClassifier(classifier, token_heads=True)
-    options = LoopOptions.model_validate({"steps": 60, "learning_rate": 3e-3, "bfloat16": False, **loop})
+    options = LoopOptions.model_validate({"steps": 100, "learning_rate": 6e-3, "bfloat16": False, **loop})
     return Trainer(model, options, loss or LossOptions(), torch.device("cpu"))
 
 
@@ -48,7 +48,7 @@ def same(a: Trainer, b: Trainer) -> bool:
 @pytest.mark.parametrize("kind", ["cross_entropy", "focal"])
 def test_a_tiny_network_learns_whatever_it_is_asked(outputs: int, kind: str) -> None:
     training = trainer(outputs, LossOptions(kind=kind), average_decay=0.9)
-    for step in range(60):
+    for step in range(100):
         training.learn(bright_squares(step))
     with torch.inference_mode():
         images = bright_squares(99).images
@@ -79,12 +79,10 @@ def test_a_training_that_is_restored_goes_on_as_if_it_had_not_stopped() -> None:
 
 
 def test_a_step_in_parts_is_the_step_as_a_whole() -> None:
-    whole, in_parts = trainer(steps=3), trainer(steps=3, accumulate=3)
-    for training in (whole, in_parts):
-        report = training.learn(bright_squares(0))
-    assert report.slice_loss > 0
-    for name, value in whole.model.state_dict().items():
-        torch.testing.assert_close(in_parts.model.state_dict()[name], value, atol=1e-6, rtol=1e-5)
+    whole, in_parts = (trainer(accumulate=parts).learn(bright_squares(0)) for parts in (1, 3))
+    assert in_parts.slice_loss == pytest.approx(whole.slice_loss, rel=1e-6)
+    assert in_parts.token_loss == pytest.approx(whole.token_loss, rel=1e-6)
+    assert in_parts.gradient_norm == pytest.approx(whole.gradient_norm, rel=1e-5)
 
 
 def test_frozen_layers_stay_and_heads_learn() -> None:
@@ -100,10 +98,10 @@ def test_frozen_layers_stay_and_heads_learn() -> None:
 
 def first_step(layer_decay: float) -> Callable[[str], float]:
     training = trainer(layer_decay=layer_decay, weight_decay=0.0, warmup_share=0.0)
-    before = {name: value.clone() for name, value in training.model.named_parameters()}
+    before = {name: value.detach().clone() for name, value in training.model.named_parameters()}
     training.learn(bright_squares(0))
     after = dict(training.model.named_parameters())
-    return lambda name: float((after[name] - before[name]).abs().max())
+    return lambda name: float((after[name].detach() - before[name]).abs().max())
 
 
 def test_lower_layers_learn_more_slowly_by_the_layer() -> None:

@@ -1,0 +1,161 @@
+"""A whole training: from a folder of labelled scans to weights that segment, whatever happens on the way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from drawn_cohort import write_drawn_cohort
+from safetensors.torch import load_file
+from tiny_training import write_tiny_recipe
+from typer.testing import CliRunner
+
+from hgisam import Segmenter
+from hgisam.cli import app
+from hgisam.config import load_settings
+from hgisam.model.checkpoint import load_weights
+from hgisam.train.layouts import read_cohort
+from hgisam.train.recipe import BEST, CHECKPOINTS, RUN_RECORD, SPLITS, train_classifier
+from hgisam.train.splits import Role, load_splits
+
+RUN = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_drawn_cohort(tmp_path_factory.mktemp("heads"), 12)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, data: Path, cache: Path) -> Path:
+    """A training by the command, from its start to its end."""
+    folder = tmp_path_factory.mktemp("runs")
+    recipe = write_tiny_recipe(folder / "tiny.yaml")
+    done = RUN.invoke(app, [*arguments(recipe, folder / "a"), "--data", str(data), "--cache", str(cache)])
+    assert done.exit_code == 0, done.output
+    return folder / "a"
+
+
+def arguments(recipe: Path, output: Path) -> list[str]:
+    return ["train", "classifier", "--config", str(recipe), "-o", str(output), "--device", "cpu", "--workers", "1"]
+
+
+def test_what_a_training_leaves_behind(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert names >= {BEST, f"{BEST}.sha256", SPLITS, RUN_RECORD, CHECKPOINTS, "metrics.jsonl", "tensorboard"}
+    assert names >= {"curves.png", "tuning.csv", "tuning.json", "tuning_roc_pr.png", "tuning_reliability.png"}
+    assert names >= {"test.csv", "test.json", "test_roc_pr.png", "test_reliability.png"}
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "tuning_auc" in row] == [4, 8]
+    assert rows[-2]["slice_loss"] > 0
+    record = json.loads((finished / RUN_RECORD).read_text())
+    assert record["state"] == "finished"
+    assert record["settings"]["loop"]["steps"] == 8
+    assert 0 <= record["maps_on_painted_bleeds"]["dice"] <= 1
+
+
+def test_no_patient_is_on_two_sides(finished: Path, data: Path) -> None:
+    cohort = read_cohort(data)
+    fold = load_splits(finished / SPLITS, cohort).folds[0]
+    sides = [fold.patients(role) for role in Role]
+    assert sum(map(len, sides)) == len(cohort.patients) == len(frozenset().union(*sides))
+    judged = {line.split(",")[0] for line in (finished / "test.csv").read_text().splitlines()[1:]}
+    assert judged == fold.patients(Role.TEST)
+
+
+def test_records_name_no_folder_of_the_machine(finished: Path, data: Path) -> None:
+    stored = load_weights(finished / BEST).metadata.model_dump_json()
+    for text in (stored, (finished / RUN_RECORD).read_text()):
+        assert str(finished.parent) not in text
+        assert str(data.parent) not in text
+
+
+def test_the_weights_find_the_operating_point_s_share_and_segment(finished: Path, data: Path) -> None:
+    segmenter = Segmenter(finished / BEST, device="cpu")
+    result = segmenter.segment(data / "p0.nii.gz")
+    assert result.mask.shape == (110, 110, 14) or result.mask.size == result.ct.hu.numel()
+    assert "12-bit" not in " ".join(result.warnings)
+    tuning = json.loads((finished / "tuning.json").read_text())["by_target"][-1]
+    assert tuning["target"] == "any"
+    assert tuning["slices"]["sensitivity"]["value"] >= 0.95
+
+
+def test_the_pipeline_says_of_a_scan_what_the_training_said(finished: Path, data: Path) -> None:
+    said = {}
+    for line in (finished / "test.csv").read_text().splitlines()[1:]:
+        cells = line.split(",")
+        said[cells[1], int(cells[2])] = float(cells[-1])
+    segmenter = Segmenter(finished / BEST, device="cpu")
+    for name in {scan for scan, _ in said}:
+        found = segmenter.classify(data / f"{name}.nii.gz").slice_probabilities
+        expected = [said[name, index] for index in range(len(found))]
+        torch.testing.assert_close(torch.from_numpy(found).double(), torch.tensor(expected).double(), atol=2e-3, rtol=0)
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(max((folder / CHECKPOINTS).glob("*.safetensors")))
+
+
+def test_a_training_killed_in_mid_step_and_resumed_ends_to_the_bit_like_one_never_killed(
+    finished: Path, data: Path, cache: Path, tmp_path: Path
+) -> None:
+    recipe, output = write_tiny_recipe(tmp_path / "tiny.yaml"), tmp_path / "b"
+    command = [sys.executable, "-m", "hgisam", *arguments(recipe, output), "--data", str(data), "--cache", str(cache)]
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    started = subprocess.Popen(command, env=os.environ | threads, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    for _ in range(6000):
+        if list(output.glob(f"{CHECKPOINTS}/*.safetensors")) or started.poll() is not None:
+            break
+        time.sleep(0.01)
+    started.send_signal(signal.SIGKILL)
+    started.wait()
+    assert started.returncode == -signal.SIGKILL
+    assert not (output / "curves.png").exists()
+    resumed = subprocess.run([*command, "--resume"], env=os.environ | threads, capture_output=True, check=False)
+    assert resumed.returncode == 0, resumed.stderr
+    whole, mended = weights_of(finished), weights_of(output)
+    assert whole.keys() == mended.keys()
+    assert all(torch.equal(whole[name], mended[name]) for name in whole)
+    kept, kept_again = (load_weights(folder / BEST).model.state_dict() for folder in (finished, output))
+    assert all(torch.equal(kept[name], kept_again[name]) for name in kept)
+    steps = [json.loads(line)["step"] for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+    assert steps.count(4) == 1
+
+
+def test_a_folder_with_a_run_is_not_overwritten(finished: Path, data: Path) -> None:
+    before = (finished / BEST).read_bytes()
+    recipe = write_tiny_recipe(finished.parent / "again.yaml")
+    done = RUN.invoke(app, [*arguments(recipe, finished), "--data", str(data)])
+    assert done.exit_code == 2
+    assert (finished / BEST).read_bytes() == before
+
+
+def test_other_settings_are_no_resumption(finished: Path, data: Path) -> None:
+    recipe = write_tiny_recipe(finished.parent / "other.yaml", learning_rate=1e-4)
+    done = RUN.invoke(app, [*arguments(recipe, finished), "--data", str(data), "--resume"])
+    assert done.exit_code == 2
+
+
+def test_a_recipe_that_learns_from_patients_needs_them(tmp_path: Path) -> None:
+    recipe = write_tiny_recipe(tmp_path / "tiny.yaml")
+    assert RUN.invoke(app, arguments(recipe, tmp_path / "out")).exit_code == 2
+
+
+def test_training_stops_when_the_tuning_set_says_enough(data: Path, cache: Path, tmp_path: Path) -> None:
+    recipe = write_tiny_recipe(tmp_path / "tiny.yaml", steps=40, evaluate_every=1, patience=1, learning_rate=1e-9)
+    options = load_settings(recipe).train
+    trained = train_classifier(options, data, tmp_path / "out", cache=cache, workers=1)
+    assert trained is not None
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert max(row["step"] for row in rows) < 40
