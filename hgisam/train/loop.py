@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, binary_cross_entropy_with_logits
 from torch.nn.parallel import DistributedDataParallel
 
-from hgisam.model.classifier import HemorrhageClassifier
+from hgisam.model.slice_classifier import SliceClassifier
 
 log = logging.getLogger(__name__)
 
@@ -59,13 +59,13 @@ class TrainingBatch:
 
 
 def train(
-    model: HemorrhageClassifier,
+    model: SliceClassifier,
     batches: Iterator[TrainingBatch],
     options: LoopOptions,
     device: torch.device,
-    evaluate: Callable[[HemorrhageClassifier, int], None] | None = None,
+    evaluate: Callable[[SliceClassifier, int], None] | None = None,
     evaluate_every: int = 600,
-) -> HemorrhageClassifier:
+) -> SliceClassifier:
     """Train a network and return the running average of its parameters.
 
     Where a process group of torch.distributed is there, gradients are averaged over its processes: each gives batches
@@ -115,7 +115,7 @@ def train(
 class _WithTokens(nn.Module):
     """Logits of images and, where the classifier has token heads, of tokens, as the forward of a module."""
 
-    def __init__(self, model: HemorrhageClassifier) -> None:
+    def __init__(self, model: SliceClassifier) -> None:
         super().__init__()
         self.model = model
 
@@ -153,7 +153,7 @@ def _schedule(step: int, options: LoopOptions) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def _groups(model: HemorrhageClassifier, weight_decay: float) -> list[dict[str, object]]:
+def _groups(model: SliceClassifier, weight_decay: float) -> list[dict[str, object]]:
     decayed = [p for n, p in model.named_parameters() if p.ndim >= 2 and "relative_position_bias_table" not in n]
     ids = {id(p) for p in decayed}
     rest = [p for p in model.parameters() if id(p) not in ids]
@@ -161,7 +161,7 @@ def _groups(model: HemorrhageClassifier, weight_decay: float) -> list[dict[str, 
 
 
 @torch.no_grad()
-def _average(averaged: HemorrhageClassifier, model: HemorrhageClassifier, decay: float) -> None:
+def _average(averaged: SliceClassifier, model: SliceClassifier, decay: float) -> None:
     for kept, new in zip(averaged.state_dict().values(), model.state_dict().values(), strict=True):
         if kept.is_floating_point():
             kept.lerp_(new, 1 - decay)

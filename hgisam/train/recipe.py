@@ -3,13 +3,16 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 import torch
 import torch.distributed as dist
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hgisam.brain import BrainOptions
-from hgisam.model.classifier import ClassifierOptions, HemorrhageClassifier
+from hgisam.model.architecture import Architecture, build_classifier
+from hgisam.model.classifier import ClassifierOptions
+from hgisam.model.slice_classifier import SliceClassifier
 from hgisam.model.swin import SwinOptions
 from hgisam.phantom import PhantomOptions
 from hgisam.preprocess import PreprocessOptions, network_images
@@ -31,7 +34,7 @@ class TrainOptions(BaseModel):
     """How the intracranial region is found."""
     preprocess: PreprocessOptions = PreprocessOptions()
     """What the network sees."""
-    classifier: ClassifierOptions = ClassifierOptions(
+    classifier: Architecture = ClassifierOptions(
         swin=SwinOptions(in_channels=2, stem="deep", drop_path=0.1), pooling="log_sum_exp"
     )
     """The network."""
@@ -50,6 +53,20 @@ class TrainOptions(BaseModel):
     loop: LoopOptions = LoopOptions()
     """How the parameters are found."""
 
+    @model_validator(mode="after")
+    def _network_fits(self) -> Self:
+        if self.classifier.in_channels != self.preprocess.n_channels:
+            raise ValueError(
+                f"expected a network for the {self.preprocess.n_channels} channels that preprocess makes; got one for "
+                f"{self.classifier.in_channels}; set its in_channels"
+            )
+        if self.loop.token_weight > 0 and not isinstance(self.classifier, ClassifierOptions):
+            raise ValueError(
+                f"expected loop.token_weight 0 with {self.classifier.kind}, which has no tokens; got "
+                f"{self.loop.token_weight}"
+            )
+        return self
+
     @property
     def tuning_seeds(self) -> range:
         """Seeds of the tuning heads."""
@@ -61,8 +78,8 @@ def train_on_phantoms(
     cache: Path,
     workers: int,
     device: torch.device,
-    keep: Callable[[HemorrhageClassifier, int], None] | None = None,
-) -> HemorrhageClassifier:
+    keep: Callable[[SliceClassifier, int], None] | None = None,
+) -> SliceClassifier:
     """Train a classifier on phantoms.
 
     Where a process group of torch.distributed is there, its first process makes the phantoms and all train together:
@@ -92,7 +109,7 @@ def train_on_phantoms(
     source = BatchSource(heads, twins, options.preprocess, options.sampling, options.augmentation, seed)
     log.info("%d positive and %d negative slices", len(source.positive), len(source.negative))
 
-    def report(model: HemorrhageClassifier, step: int) -> None:
+    def report(model: SliceClassifier, step: int) -> None:
         if rank:
             return
         log.info("step %d  AUC on tuning slices %.4f", step, tuning_auc(model, tuning, options, device))
@@ -100,13 +117,11 @@ def train_on_phantoms(
             keep(model, step)
 
     torch.manual_seed(options.loop.seed)
-    model = HemorrhageClassifier(options.classifier, token_heads=options.loop.token_weight > 0)
+    model = build_classifier(options.classifier, token_heads=options.loop.token_weight > 0)
     return train(model, source, options.loop, device, evaluate=report)
 
 
-def tuning_auc(
-    model: HemorrhageClassifier, scans: list[PreparedScan], options: TrainOptions, device: torch.device
-) -> float:
+def tuning_auc(model: SliceClassifier, scans: list[PreparedScan], options: TrainOptions, device: torch.device) -> float:
     """AUC of the unsmoothed slice logits on prepared scans; slices with a trace of blood are left out."""
     source = BatchSource(scans, [], options.preprocess, options.sampling, options.augmentation, 0)
     shown = source.positive + source.negative

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from hgisam.model.architecture import build_classifier
 from hgisam.model.classifier import ClassifierOptions, HemorrhageClassifier
+from hgisam.model.cnn import CnnOptions
+from hgisam.model.slice_classifier import SliceClassifier
 from hgisam.model.swin import SwinOptions
 from hgisam.train.loop import LoopOptions, TrainingBatch, slice_loss, token_loss, train
 
@@ -55,7 +58,7 @@ def test_token_loss_without_blood_is_finite() -> None:
 def test_a_tiny_network_learns_and_two_runs_of_one_seed_agree() -> None:
     options = LoopOptions(steps=60, learning_rate=3e-3, average_decay=0.9, bfloat16=False)
 
-    def trained() -> HemorrhageClassifier:
+    def trained() -> SliceClassifier:
         torch.manual_seed(0)
         model = HemorrhageClassifier(TINY, token_heads=True)
         return train(model, bright_squares(0), options, torch.device("cpu"))
@@ -74,3 +77,13 @@ def test_the_training_flag_of_the_kept_network_is_off() -> None:
     model = HemorrhageClassifier(TINY, token_heads=True)
     kept = train(model, bright_squares(0), LoopOptions(steps=1, bfloat16=False), torch.device("cpu"))
     assert not kept.training
+
+
+def test_a_cnn_learns_in_the_same_loop() -> None:
+    torch.manual_seed(0)
+    model = build_classifier(CnnOptions(in_channels=1, width=8))
+    options = LoopOptions(steps=60, learning_rate=3e-3, average_decay=0.9, token_weight=0.0, bfloat16=False)
+    kept = train(model, bright_squares(0), options, torch.device("cpu"))
+    with torch.inference_mode():
+        logits = kept(next(bright_squares(99)).images)[:, 0]
+    assert float(logits[:4].min()) > float(logits[4:].max())
