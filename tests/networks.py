@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hgisam.model.checkpoint import published_state
 from hgisam.model.classifier import ClassifierOptions, HemorrhageClassifier
+from hgisam.model.cnn import CnnClassifier, CnnOptions
 from hgisam.model.swin import SwinOptions
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
@@ -71,4 +72,18 @@ def small_network(seed: int = 0, *, outputs: int = 1, spread: float = 3.0, **swi
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(spread / parameter.std().clamp_min(1e-6) / parameter.shape[1] ** 0.5)
+    return model
+
+
+def small_cnn(seed: int = 0, *, outputs: int = 1, **options: object) -> CnnClassifier:
+    """A thin ResNet-18 with random weights and lively running statistics, for three channels."""
+    torch.manual_seed(seed)
+    geometry = {"in_channels": 3, "width": 4, "outputs": outputs} | options
+    model = CnnClassifier(CnnOptions.model_validate(geometry))
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if name.endswith("running_mean"):
+                tensor.normal_(0.0, 0.3)
+            elif name.endswith("running_var"):
+                tensor.uniform_(0.5, 2.0)
     return model

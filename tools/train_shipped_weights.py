@@ -27,7 +27,7 @@ from hgisam.config import load_settings
 from hgisam.evaluate.detection import auc
 from hgisam.evaluate.overlap import overlap
 from hgisam.model.checkpoint import WeightsMetadata, load_weights, save_weights
-from hgisam.model.classifier import HemorrhageClassifier
+from hgisam.model.slice_classifier import SliceClassifier
 from hgisam.phantom import Phantom, PhantomOptions, generate_phantoms
 from hgisam.pipeline import SegmentationResult, SegmentOptions, pick_device
 from hgisam.refine import RefineOptions, refine
@@ -72,7 +72,7 @@ def main() -> None:
         if processes > 1:
             dist.init_process_group("gloo", timeout=timedelta(hours=3))
 
-        def keep(averaged: HemorrhageClassifier, step: int) -> None:
+        def keep(averaged: SliceClassifier, step: int) -> None:
             save_weights(given.output / f"step_{step}.safetensors", averaged, metadata, half=True)
 
         device = pick_device(given.device)

@@ -23,8 +23,9 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as format_tensors
 from torch import Tensor
 
-from hgisam.model.classifier import ClassifierOptions, HemorrhageClassifier
+from hgisam.model.architecture import Architecture, build_classifier
 from hgisam.model.scan_head import ScanHead
+from hgisam.model.slice_classifier import SliceClassifier
 
 METADATA_KEY = "hgisam"
 """Where in a safetensors header the metadata stand, as one JSON string."""
@@ -53,8 +54,8 @@ class WeightsMetadata(BaseModel):
 
     format_version: Literal[1] = 1
     """Of these metadata; a reader refuses one that it does not know."""
-    architecture: ClassifierOptions
-    """The network."""
+    architecture: Architecture
+    """The network. Without a `kind` it is a Swin Transformer."""
     brain: dict[str, Any] = Field(default_factory=dict)
     """Settings of the intracranial region in training; the caller validates them."""
     preprocess: dict[str, Any] = Field(default_factory=dict)
@@ -95,7 +96,7 @@ class LoadedWeights:
         sha256: of the whole file, in hexadecimal.
     """
 
-    model: HemorrhageClassifier
+    model: SliceClassifier
     metadata: WeightsMetadata
     sha256: str
 
@@ -141,7 +142,7 @@ def load_weights(path: Path, *, expected_sha256: str | None = None) -> LoadedWei
     """
     stored = read_tensors(path, expected_sha256=expected_sha256)
     metadata = _parse_metadata(stored.metadata, path)
-    model = HemorrhageClassifier(metadata.architecture)
+    model = build_classifier(metadata.architecture)
     _check_fit(model.state_dict(), stored.tensors, path)
     model.load_state_dict(stored.tensors)  # copy_ casts to float32
     return LoadedWeights(model=model.eval(), metadata=metadata, sha256=stored.sha256)
@@ -178,7 +179,7 @@ def read_tensors(path: Path, *, expected_sha256: str | None = None) -> StoredTen
     return StoredTensors(tensors, header.get("__metadata__", {}).get(METADATA_KEY), sha256)
 
 
-def save_weights(path: Path, model: HemorrhageClassifier, metadata: WeightsMetadata, *, half: bool = False) -> str:
+def save_weights(path: Path, model: SliceClassifier, metadata: WeightsMetadata, *, half: bool = False) -> str:
     """Write a network and its metadata, and the file's hash beside it. A reader never sees half a file.
 
     Args:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hgisam.model.checkpoint import WeightsError, check_finite, follows_from_geometry, published_names, read_tensors
-from hgisam.model.classifier import HemorrhageClassifier
+from hgisam.model.slice_classifier import SliceClassifier
 
 _BIAS_TABLE = ".attn.relative_position_bias_table"
 _PATCH_KERNEL = "swin.patch_embed.proj.weight"
@@ -68,7 +68,7 @@ class SwinShape:
     heads: tuple[int, ...]
 
 
-def load_initial_weights(model: HemorrhageClassifier, path: Path) -> InitialReport:
+def load_initial_weights(model: SliceClassifier, path: Path) -> InitialReport:
     """Let a network begin with the weights of a file; what the file cannot give stays as it is.
 
     Args:
@@ -135,7 +135,7 @@ def swin_shape(state: Mapping[str, Tensor]) -> SwinShape:
     """Embedding, depths and heads of the Swin Transformer that some tensors are of.
 
     Args:
-        state: under the names of `HemorrhageClassifier`.
+        state: under the names of `SliceClassifier`.
 
     Raises:
         WeightsError: where a stage's first block is not that of a Swin Transformer, as in Swin V2.

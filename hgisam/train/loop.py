@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hgisam.model.classifier import HemorrhageClassifier
+from hgisam.model.slice_classifier import SliceClassifier
 from hgisam.train.batches import TrainingBatch
 from hgisam.train.losses import LossOptions, count_answers, slice_loss, token_loss, wanted
 
@@ -85,9 +85,7 @@ class Trainer:
         step: how many steps were made.
     """
 
-    def __init__(
-        self, model: HemorrhageClassifier, options: LoopOptions, loss: LossOptions, device: torch.device
-    ) -> None:
+    def __init__(self, model: SliceClassifier, options: LoopOptions, loss: LossOptions, device: torch.device) -> None:
         """Move the network to the device and make its optimizer.
 
         Args:
@@ -177,7 +175,7 @@ class Trainer:
 
     @property
     def _token_sides(self) -> list[int]:
-        return self.model.token_sides if self.model.token_heads is not None and self._loss.token_weight else []
+        return self.model.token_sides if self._loss.token_weight else []
 
     def _in_step(self, *, last: bool) -> AbstractContextManager[object]:
         """Gradients of all parts but the last stay with their process."""
@@ -189,7 +187,7 @@ class Trainer:
 class _WithTokens(nn.Module):
     """Logits of images and, where the classifier has token heads, of tokens, as the forward of a module."""
 
-    def __init__(self, model: HemorrhageClassifier) -> None:
+    def __init__(self, model: SliceClassifier) -> None:
         super().__init__()
         self.model = model
 
@@ -216,7 +214,7 @@ def _is_head(name: str) -> bool:
     return name.startswith(("head.", "token_heads."))
 
 
-def _groups(model: HemorrhageClassifier, options: LoopOptions) -> list[dict[str, object]]:
+def _groups(model: SliceClassifier, options: LoopOptions) -> list[dict[str, object]]:
     """Parameters by rate and decay. Source of the layer-wise rates: Bao et al. 2021, arXiv 2106.08254 (BEiT)."""
     grouped: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 
 from hgisam.evaluate.overlap import overlap
 from hgisam.labels import Subtype
-from hgisam.model.classifier import HemorrhageClassifier
+from hgisam.model.slice_classifier import SliceClassifier
 from hgisam.preprocess import PreprocessOptions, network_images
 from hgisam.segment import AggregationOptions, aggregate
 from hgisam.train.painting import PaintedSlice, PaintingOptions, paint_slice
@@ -44,7 +44,7 @@ class MapQuality:
 
 
 def judge_maps(
-    model: HemorrhageClassifier,
+    model: SliceClassifier,
     judges: Sequence[Judge],
     preprocessing: PreprocessOptions,
     painting: PaintingOptions,
@@ -97,7 +97,7 @@ def judge_maps(
 
 
 def _stage_maps(
-    model: HemorrhageClassifier, painted: PaintedSlice, judge: Judge, row: int, preprocessing: PreprocessOptions
+    model: SliceClassifier, painted: PaintedSlice, judge: Judge, row: int, preprocessing: PreprocessOptions
 ) -> Float[Tensor, "1 stages height width"]:
     """Raw maps of one painted slice, each stage at full size."""
     region, median_hu = judge.scan.region[row : row + 1], judge.scan.median_hu

@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 import torch.distributed as dist
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch.utils.data import DataLoader
 
 from hgisam import NOTICE, __version__
@@ -23,6 +23,7 @@ from hgisam.evaluate.figures import write_learning_curves, write_reliability, wr
 from hgisam.evaluate.scored import ScoredSlices, detection_by_target
 from hgisam.io.atomic import make_output_folder
 from hgisam.io.tables import write_json
+from hgisam.model.architecture import Architecture, build_classifier
 from hgisam.model.checkpoint import (
     WeightsMetadata,
     default_weights_path,
@@ -30,8 +31,9 @@ from hgisam.model.checkpoint import (
     read_tensors,
     save_weights,
 )
-from hgisam.model.classifier import ClassifierOptions, HemorrhageClassifier
+from hgisam.model.classifier import ClassifierOptions
 from hgisam.model.initial import load_initial_weights
+from hgisam.model.slice_classifier import SliceClassifier
 from hgisam.model.swin import SwinOptions
 from hgisam.phantom import PhantomOptions
 from hgisam.preprocess import PreprocessOptions
@@ -102,7 +104,7 @@ class TrainOptions(BaseModel):
     """How the intracranial region is found."""
     preprocess: PreprocessOptions = PreprocessOptions()
     """What the network sees."""
-    classifier: ClassifierOptions = ClassifierOptions(
+    classifier: Architecture = ClassifierOptions(
         swin=SwinOptions(in_channels=2, stem="deep", drop_path=0.1), pooling="log_sum_exp"
     )
     """The network."""
@@ -130,6 +132,17 @@ class TrainOptions(BaseModel):
     """Share of the tuning set's positive slices that the operating point finds."""
     licence: str = "Apache-2.0"
     """Of the weights, as an SPDX identifier; what the data demand goes before what one would like."""
+
+    @model_validator(mode="after")
+    def _network_fits(self) -> "TrainOptions":
+        if self.classifier.in_channels != self.preprocess.n_channels:
+            raise ValueError(
+                f"expected a network for the {self.preprocess.n_channels} channels that preprocess makes; got one for "
+                f"{self.classifier.in_channels}; set its in_channels"
+            )
+        if self.classifier.kind != "swin" and self.loss.token_weight:
+            raise ValueError(f"expected loss.token_weight 0 with {self.classifier.kind}, which has no tokens")
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -321,7 +334,7 @@ class _Training:
         self._device = device
         self._kept = Kept()
         torch.manual_seed(options.loop.seed)
-        model = HemorrhageClassifier(options.classifier, token_heads=options.loss.token_weight > 0)
+        model = build_classifier(options.classifier, token_heads=options.loss.token_weight > 0)
         self._start: WeightsMetadata | None = None
         if options.initial_weights != "none":
             path = default_weights_path() if options.initial_weights == "package" else Path(options.initial_weights)
@@ -445,7 +458,7 @@ class _Training:
         }
         write_json(self._output / RUN_RECORD, values | more)
 
-    def _scored(self, model: HemorrhageClassifier, judges: Sequence[Judge]) -> list[ScoredScan]:
+    def _scored(self, model: SliceClassifier, judges: Sequence[Judge]) -> list[ScoredScan]:
         return score_judges(model, judges, self._options.preprocess, bfloat16=self._options.loop.bfloat16)
 
     def _start_calibration(self) -> Calibration:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hgisam.evaluate.scored import ScoredSlices
 from hgisam.labels import Subtype
-from hgisam.model.classifier import HemorrhageClassifier
+from hgisam.model.slice_classifier import SliceClassifier
 from hgisam.preprocess import PreprocessOptions, network_images
 from hgisam.segment import smooth_over_slices, to_log_odds
 from hgisam.train.calibration import Calibration, ScoredScan
@@ -66,7 +66,7 @@ def phantom_judges(scans: Sequence[PreparedScan]) -> list[Judge]:
 
 @torch.inference_mode()
 def score_scan(
-    model: HemorrhageClassifier, scan: PreparedScan, preprocessing: PreprocessOptions, *, bfloat16: bool
+    model: SliceClassifier, scan: PreparedScan, preprocessing: PreprocessOptions, *, bfloat16: bool
 ) -> Float64[Tensor, " slices"]:
     """Log-odds of any hemorrhage in each prepared slice: the mean logits of the slice and its mirror image, smoothed
     over slices; neither calibrated nor seen in the scan's context.
@@ -90,7 +90,7 @@ def score_scan(
 
 
 def score_judges(
-    model: HemorrhageClassifier, judges: Sequence[Judge], preprocessing: PreprocessOptions, *, bfloat16: bool
+    model: SliceClassifier, judges: Sequence[Judge], preprocessing: PreprocessOptions, *, bfloat16: bool
 ) -> list[ScoredScan]:
     """What a network says of scans. Where processes share a training, each scores its part, and all get all."""
     rank, n_processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hgisam.labels import Subtype
-from hgisam.model.classifier import HemorrhageClassifier
+from hgisam.model.slice_classifier import SliceClassifier
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class WeakLabeler(Protocol):
 
     def stage_maps(
         self,
-        model: HemorrhageClassifier,
+        model: SliceClassifier,
         images: Float[Tensor, "batch channels height width"],
         target: Subtype = Subtype.ANY,
     ) -> tuple[Float[Tensor, " batch"], list[Float[Tensor, "batch _ _"]]]:
@@ -52,7 +52,7 @@ class WeakLabeler(Protocol):
 
     def __call__(
         self,
-        model: HemorrhageClassifier,
+        model: SliceClassifier,
         images: Float[Tensor, "batch channels height width"],
         region: Bool[Tensor, "batch height width"],
         target: Subtype = Subtype.ANY,

@@ -12,6 +12,7 @@ from hgisam.attention import combine_stages, lay_on_grid, pair_product, token_ma
 from hgisam.labels import Subtype
 from hgisam.model.classifier import HemorrhageClassifier
 from hgisam.model.recorder import AttentionRecorder, BlockAttention, GradientOf
+from hgisam.model.slice_classifier import SliceClassifier
 from hgisam.model.swin import BlockGrid
 from hgisam.weak.labeler import SaliencyMaps, frozen
 
@@ -46,7 +47,7 @@ class SelfAttention(BaseModel):
 
     def stage_maps(
         self,
-        model: HemorrhageClassifier,
+        model: SliceClassifier,
         images: Float[Tensor, "batch channels height width"],
         target: Subtype = Subtype.ANY,
     ) -> tuple[Float[Tensor, " batch"], list[Float[Tensor, "batch _ _"]]]:
@@ -61,10 +62,13 @@ class SelfAttention(BaseModel):
             target: which hemorrhage.
 
         Raises:
-            ValueError: where the network lacks one of the stages, has stages of uneven depth, or lacks the target.
+            ValueError: where the network has no attention, lacks one of the stages, has stages of uneven depth, or
+                lacks the target.
         """
-        if max(self.stages) > model.swin.n_stages:
-            raise ValueError(f"expected stages of a network with {model.swin.n_stages}; got {self.stages}")
+        if not isinstance(model, HemorrhageClassifier):
+            raise ValueError(f"expected a Swin Transformer, for its attention; got a {type(model).__name__}")
+        if max(self.stages) > model.n_stages:
+            raise ValueError(f"expected stages of a network with {model.n_stages}; got {self.stages}")
         recorder = AttentionRecorder(self.stages, self.gradient_of)
         with frozen(model):
             logits = model(images, attend=recorder)
@@ -78,7 +82,7 @@ class SelfAttention(BaseModel):
 
     def __call__(
         self,
-        model: HemorrhageClassifier,
+        model: SliceClassifier,
         images: Float[Tensor, "batch channels height width"],
         region: Bool[Tensor, "batch height width"],
         target: Subtype = Subtype.ANY,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from networks import small_network, timm_network
+from networks import small_cnn, small_network, timm_network
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
@@ -23,9 +23,10 @@ from hgisam.model.checkpoint import (
     save_weights,
 )
 from hgisam.model.classifier import ClassifierOptions, HemorrhageClassifier
+from hgisam.model.slice_classifier import SliceClassifier
 
 
-def metadata_of(model: HemorrhageClassifier, **changes: object) -> WeightsMetadata:
+def metadata_of(model: SliceClassifier, **changes: object) -> WeightsMetadata:
     fields = {
         "architecture": model.options,
         "brain": {"erode_mm": 4.0},
@@ -64,6 +65,26 @@ def test_a_saved_network_comes_back(model: HemorrhageClassifier, saved: Path) ->
     assert loaded.metadata == metadata_of(model)
     assert loaded.sha256 == hashlib.sha256(saved.read_bytes()).hexdigest()
     assert not any(module.training for module in loaded.model.modules())
+
+
+def test_a_cnn_comes_back_as_a_cnn(tmp_path: Path) -> None:
+    model = small_cnn(outputs=2)
+    save_weights(tmp_path / "cnn.safetensors", model, metadata_of(model))
+    loaded = load_weights(tmp_path / "cnn.safetensors")
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(loaded.model(images), model.eval()(images))
+    assert loaded.metadata.architecture == model.options
+
+
+def test_metadata_from_before_there_were_kinds_are_a_swin_transformers(saved: Path, model: SliceClassifier) -> None:
+    without_kind = model.options.model_dump(mode="json", exclude={"kind"})
+    resave(saved, architecture=without_kind)
+    assert load_weights(saved).metadata.architecture == model.options
+
+
+def test_the_shipped_weights_load() -> None:
+    assert isinstance(load_weights(default_weights_path()).model, HemorrhageClassifier)
 
 
 def test_the_hash_beside_the_file_is_sha256sums(saved: Path) -> None:
@@ -175,6 +196,7 @@ def resave(path: Path, *, drop: str = "", add: str = "", nan: str = "", **change
         ({"format_version": 2}, "metadata format_version: Input should be 1"),
         ({"operating_point": 1.5}, "metadata operating_point"),
         ({"surprise": 1}, "metadata surprise: Extra inputs"),
+        ({"architecture": {"kind": "vgg"}}, "metadata architecture: Input tag 'vgg'"),
     ],
 )
 def test_a_file_that_does_not_fit_its_metadata_is_refused(saved: Path, wrong: dict[str, object], message: str) -> None:

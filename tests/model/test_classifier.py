@@ -7,7 +7,8 @@ import torch
 from networks import small_network
 
 from hgisam.labels import SUBTYPES, Subtype
-from hgisam.model.classifier import ClassifierOptions, HemorrhageClassifier, pooled
+from hgisam.model.classifier import ClassifierOptions, HemorrhageClassifier
+from hgisam.model.slice_classifier import pooled
 from hgisam.model.swin import SwinOptions
 
 

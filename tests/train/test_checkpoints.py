@@ -19,7 +19,10 @@ def test_the_latest_comes_back_with_its_facts(tmp_path: Path) -> None:
 def test_two_are_kept(tmp_path: Path) -> None:
     for step in (9, 10, 100, 11):
         save_checkpoint(tmp_path, step, {}, {"a": torch.zeros(1)})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000011.safetensors", "step_00000100.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step_00000011.safetensors",
+        "step_00000100.safetensors",
+    ]
 
 
 def test_a_damaged_one_is_passed_over_for_the_one_before(tmp_path: Path) -> None:
