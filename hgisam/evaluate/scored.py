@@ -1,0 +1,210 @@
+"""A table of slices with labels and probabilities, and what it says of slices, of scans, and of each subtype."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from hgisam.evaluate.detection import Detection, detection
+from hgisam.io.tables import write_csv
+from hgisam.labels import Subtype
+from hgisam.segment import SCAN_SLICES, smooth_over_slices
+
+COLUMNS = ("patient", "scan", "slice", "has_brain", *Subtype, "probability")
+"""Of the table as CSV. A label is 1, 0, or empty where it is unknown."""
+
+_ANY = list(Subtype).index(Subtype.ANY)
+_LABELS = {"1": 1, "0": 0, "": -1}
+_FLAGS = {"1": True, "0": False}
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredSlices:
+    """Slices in any order, each once, with what is known and what was said of them.
+
+    Attributes:
+        patients: whose slice each is.
+        scans: of which scan.
+        slices: its index in that scan, the lowest slice first.
+        has_brain: whether it shows brain; one that does not was not looked at, and has probability 0.
+        labels: which of `hgisam.labels.Subtype` it shows; False where unknown.
+        known: of which that is known.
+        probabilities: of any hemorrhage, in [0, 1].
+    """
+
+    patients: tuple[str, ...]
+    scans: tuple[str, ...]
+    slices: Int64[Tensor, " n"]
+    has_brain: Bool[Tensor, " n"]
+    labels: Bool[Tensor, "n 6"]
+    known: Bool[Tensor, "n 6"]
+    probabilities: Float[Tensor, " n"]
+
+    def __post_init__(self) -> None:
+        columns = (self.patients, self.scans, self.slices, self.has_brain, self.labels, self.known, self.probabilities)
+        lengths = [len(column) for column in columns]
+        if len(set(lengths)) > 1:
+            raise ValueError(f"expected columns of one length; got {lengths}")
+        if len(set(zip(self.scans, self.slices.tolist(), strict=True))) < len(self):
+            raise ValueError("expected each slice of a scan once; got one again")
+        if len(set(zip(self.scans, self.patients, strict=True))) > len(set(self.scans)):
+            raise ValueError("expected scans of one patient each; got a scan of two")
+        if not bool(((self.probabilities >= 0) & (self.probabilities <= 1)).all()):
+            raise ValueError("expected probabilities in [0, 1]; got one that is none")
+        if bool(self.probabilities[~self.has_brain].any()):
+            raise ValueError("expected probability 0 of slices without brain; got more")
+
+    def __len__(self) -> int:
+        return len(self.scans)
+
+    @property
+    def positive(self) -> Bool[Tensor, " n"]:
+        """Slices known to show any hemorrhage."""
+        return self.labels[:, _ANY]
+
+    @property
+    def negative(self) -> Bool[Tensor, " n"]:
+        """Slices known to show none. One that is neither is unknown."""
+        return self.known[:, _ANY] & ~self.labels[:, _ANY]
+
+    def smoothed(self) -> "ScoredSlices":
+        """The same slices, each scan's probabilities smoothed over its slices with brain, as `hgisam segment` does."""
+        smooth = self.probabilities.clone()
+        for rows in self.rows_by_scan().values():
+            shown = rows[self.has_brain[rows]]
+            smooth[shown] = smooth_over_slices(self.probabilities[shown])
+        return replace(self, probabilities=smooth)
+
+    def rows_by_scan(self) -> dict[str, Int64[Tensor, " slices"]]:
+        """Each scan's rows, the lowest slice first; scans sorted by name."""
+        names, of_row = np.unique(np.asarray(self.scans, dtype=np.str_), return_inverse=True)
+        order = np.lexsort((self.slices.numpy(), of_row))
+        starts = np.cumsum(np.bincount(of_row))[:-1]
+        return dict(zip(names.tolist(), map(torch.from_numpy, np.split(order, starts)), strict=False))
+
+    def save(self, path: Path) -> None:
+        """Write the table as CSV, with all digits that its probabilities have.
+
+        Raises:
+            OutputError: where the file cannot be written.
+        """
+        known, labels = self.known.tolist(), self.labels.tolist()
+        rows = (
+            {"patient": patient, "scan": scan, "slice": index, "has_brain": brain, "probability": repr(probability)}
+            | {s: int(label) if is_known else None for s, label, is_known in zip(Subtype, *of_slice, strict=True)}
+            for patient, scan, index, brain, probability, *of_slice in zip(
+                self.patients,
+                self.scans,
+                self.slices.tolist(),
+                self.has_brain.tolist(),
+                self.probabilities.tolist(),
+                labels,
+                known,
+                strict=True,
+            )
+        )
+        write_csv(path, rows, COLUMNS)
+
+
+def read_scored_slices(path: Path) -> ScoredSlices:
+    """Read a table that `ScoredSlices.save` wrote.
+
+    Raises:
+        ValueError: where columns are missing, a cell is none of what it should be, or the rows contradict each other.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+        if missing:
+            raise ValueError(f"{path.name}: expected the columns {', '.join(COLUMNS)}; missing {missing}")
+        rows = list(reader)
+    try:
+        cells = [[_LABELS[row[subtype]] for subtype in Subtype] for row in rows]
+        labels = torch.tensor(cells, dtype=torch.int64).reshape(len(rows), len(Subtype))
+        return ScoredSlices(
+            patients=tuple(row["patient"] for row in rows),
+            scans=tuple(row["scan"] for row in rows),
+            slices=torch.tensor([int(row["slice"]) for row in rows], dtype=torch.int64),
+            has_brain=torch.tensor([_FLAGS[row["has_brain"]] for row in rows], dtype=torch.bool),
+            labels=labels == 1,
+            known=labels >= 0,
+            probabilities=torch.tensor([float(row["probability"]) for row in rows], dtype=torch.float64),
+        )
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path.name}: expected a table of scored slices; got {error}; make it again") from error
+
+
+@dataclass(frozen=True)
+class TargetDetection:
+    """How well one kind of hemorrhage is told from none at all, by the probability of any.
+
+    The positive cases show the target; the negative ones show no hemorrhage whatsoever. Slices, or scans, that show
+    only other kinds are left out, so that a subtype is not blamed for the finding of another.
+
+    Attributes:
+        target: a subtype, or any.
+        slices: slice by slice.
+        scans_by_highest: scan by scan, the highest of its slices' probabilities.
+        scans_by_mean: the same, the mean of its SCAN_SLICES highest.
+    """
+
+    target: Subtype
+    slices: Detection
+    scans_by_highest: Detection
+    scans_by_mean: Detection
+
+
+def detection_by_target(
+    scored: ScoredSlices, operating_point: float | None = None, targets: Sequence[Subtype] = tuple(Subtype)
+) -> tuple[TargetDetection, ...]:
+    """Judge slices and scans, for hemorrhage of any kind and for each subtype, with intervals by patient.
+
+    A slice whose label is unknown counts nowhere. A scan is positive where a slice of it is, negative where all of them
+    are, and else unknown.
+
+    Args:
+        scored: the slices, as they are: smooth them first where that is wanted.
+        operating_point: a probability at or above it is a finding, in a slice and in a scan.
+        targets: what to judge.
+    """
+    rows = list(scored.rows_by_scan().values())
+    highest, mean = torch.zeros(len(rows)).double(), torch.zeros(len(rows)).double()
+    scan_labels = torch.zeros(len(rows), len(Subtype), dtype=torch.bool)
+    scan_negative = torch.zeros(len(rows), dtype=torch.bool)
+    for k, of_scan in enumerate(rows):
+        top = scored.probabilities[of_scan].double().topk(min(SCAN_SLICES, len(of_scan))).values
+        highest[k], mean[k] = top[0], top.mean()
+        scan_labels[k] = scored.labels[of_scan].any(dim=0)
+        scan_negative[k] = scored.negative[of_scan].all()
+    scan_patients = [scored.patients[int(of_scan[0])] for of_scan in rows]
+    found = []
+    for target in targets:
+        column = list(Subtype).index(target)
+        of_slices = scored.labels[:, column], scored.negative, scored.patients
+        of_scans = scan_labels[:, column], scan_negative, scan_patients
+        found.append(
+            TargetDetection(
+                target,
+                _judge(scored.probabilities, *of_slices, operating_point),
+                _judge(highest, *of_scans, operating_point),
+                _judge(mean, *of_scans, operating_point),
+            )
+        )
+    return tuple(found)
+
+
+def _judge(
+    probabilities: Float[Tensor, " cases"],
+    positive: Bool[Tensor, " cases"],
+    negative: Bool[Tensor, " cases"],
+    patients: Sequence[str],
+    operating_point: float | None,
+) -> Detection:
+    shown = positive | negative
+    whose = [patient for patient, is_shown in zip(patients, shown.tolist(), strict=True) if is_shown]
+    return detection(probabilities[shown], positive[shown], whose, operating_point)
