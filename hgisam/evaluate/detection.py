@@ -62,7 +62,7 @@ class Detection:
             positive cases.
         brier: mean squared difference of probability and outcome. Source: Brier, Monthly Weather Review 78(1), 1950.
         calibration_error: expected calibration error over N_BINS bins of equal width. Source: Guo et al. 2017, arXiv
-            1706.04599, equation 3.
+            1706.04599, equation 3. It counts noise as error, and resampling adds some: the interval lies a little high.
         operating_point: a probability at or above it is a finding; None where none was given.
         sensitivity: share of the positive cases that are found, at the operating point.
         specificity: share of the negative cases that are not found.
@@ -346,25 +346,29 @@ class _Cases:
         reason = self.lack_of_patients(labels, ~labels)
         areas = (_roc_areas, _precision_areas)
         observed = [float(area(*self.ranking.observed())) for area in areas]
-        resampled: list[list[Tensor]] = [[], []]
+        # One block, not a list that grows: small pieces kept between large ones held gigabytes of heap open.
+        resampled = torch.full((len(areas), N_RESAMPLES), torch.nan, dtype=torch.float64)
+        done = 0
         for true, false in () if reason else self._curves():
-            for kept, area in zip(resampled, areas, strict=True):
-                kept.append(area(true, false))
-        found = [torch.cat(kept) if kept else torch.zeros(0) for kept in resampled]
-        return _estimate(observed[0], found[0], reason), _estimate(observed[1], found[1], reason)
+            for of_resamples, area in zip(resampled, areas, strict=True):
+                of_resamples[done : done + len(true)] = area(true, false)
+            done += len(true)
+        return _estimate(observed[0], resampled[0], reason), _estimate(observed[1], resampled[1], reason)
 
     def bands(self) -> list[tuple[Float64[Tensor, " grid"], Float64[Tensor, " grid"]]]:
         """Of the ROC and of the precision-recall curve: pointwise quantiles over resamples."""
         grid, first = _GRID.numpy(), np.maximum(_GRID.numpy(), np.finfo(np.float64).tiny)
-        sensitivities, precisions = [], []
+        resampled = np.empty((2, N_RESAMPLES, len(grid)))
+        done = 0
         for true, false in self._curves():
             both = (true[:, -1] > 0) & (false[:, -1] > 0)
             for hits, alarms in zip(true[both].numpy(), false[both].numpy(), strict=True):
                 recall = hits / hits[-1]
-                sensitivities.append(np.interp(grid, alarms / alarms[-1], recall))
                 at = np.searchsorted(recall, first)
-                precisions.append(hits[at] / (hits[at] + alarms[at]))
-        ends = (np.quantile(np.stack(found), _ENDS, axis=0) for found in (sensitivities, precisions))
+                resampled[0, done] = np.interp(grid, alarms / alarms[-1], recall)
+                resampled[1, done] = hits[at] / (hits[at] + alarms[at])
+                done += 1
+        ends = (np.quantile(of_curve[:done], _ENDS, axis=0) for of_curve in resampled)
         return [(torch.from_numpy(low), torch.from_numpy(high)) for low, high in ends]
 
     def _curves(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -176,7 +176,7 @@ def _figure(width: float, height: float, title: str, subtitle: str = "") -> "Fig
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    head, foot, edge = 0.85 if subtitle else 0.6, 0.4, 0.15
+    head, foot, edge = 0.85 if subtitle else 0.6, 0.45, 0.15
     room = (edge / width, foot / height, 1 - 2 * edge / width, 1 - (head + foot) / height)
     engine = ConstrainedLayoutEngine(rect=room, wspace=0.06, hspace=0.03)
     figure = Figure(figsize=(width, height), dpi=_DPI, layout=engine, facecolor="white")

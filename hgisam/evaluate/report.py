@@ -1,5 +1,6 @@
 """The tables of an evaluation: CSV and JSON for machines, rich tables for people."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,11 +11,15 @@ from rich.text import Text
 
 from hgisam import NOTICE, __version__
 from hgisam.cases import own_record
+from hgisam.evaluate.detection import Detection, Estimate
 from hgisam.evaluate.folders import EvaluationReport, ScanScore, Summary
+from hgisam.evaluate.scored import TargetDetection
 from hgisam.evaluate.statistics import CONFIDENCE, MeanInterval
 from hgisam.io.atomic import make_output_folder
 from hgisam.io.errors import OutputError
 from hgisam.io.tables import write_csv, write_json
+from hgisam.labels import SUBTYPES, Subtype
+from hgisam.segment import SCAN_SLICES
 
 SCAN_COLUMNS = (
     "case",
@@ -113,6 +118,55 @@ def as_tables(report: EvaluationReport) -> RenderableType:
     return Group(_scan_table(report), Text(counts), _summary_table(summary), *notes, Text(NOTICE, style="dim"))
 
 
+def detection_table(found: Mapping[str, Sequence[TargetDetection]]) -> RenderableType:
+    """What several sets of probabilities of the same slices are worth, one under the other, for each target.
+
+    Args:
+        found: by the name of what gave the probabilities.
+    """
+    table = Table()
+    table.add_column("hemorrhage", no_wrap=True)
+    table.add_column("slices", justify="right")
+    table.add_column("scans", justify="right")
+    table.add_column("probabilities of", no_wrap=True)
+    for head in ("slice AUC", "slice AP", "scan AUC, highest", f"scan AUC, mean of {SCAN_SLICES}"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for target in (Subtype.ANY, *SUBTYPES):
+        rows = [(name, its) for name, by_target in found.items() for its in by_target if its.target is target]
+        for k, (name, its) in enumerate(rows):
+            slices, scans = its.slices, its.scans_by_highest
+            table.add_row(
+                *("" if k else cell for cell in (target, _positive_of(slices), _positive_of(scans))),
+                escape(name),
+                *map(_estimate_shown, (slices.auc, slices.average_precision, scans.auc, its.scans_by_mean.auc)),
+                end_section=k == len(rows) - 1,
+            )
+    notes = (
+        f"In brackets: {CONFIDENCE:.0%} bootstrap intervals over patients; '-' where there are too few. A subtype's"
+        " slices and scans are held against those without any hemorrhage.",
+        NOTICE,
+    )
+    return Group(table, *(Text(note, style="dim") for note in notes))
+
+
+def write_detection(path: Path, found: Mapping[str, Sequence[TargetDetection]], **more: object) -> None:
+    """Write everything that is known of several sets of probabilities as JSON, with the reasons for what is not.
+
+    Args:
+        path: the file.
+        found: by the name of what gave the probabilities.
+        more: what else the record should hold.
+
+    Raises:
+        OutputError: where the file cannot be written.
+    """
+    by_name = {name: {its.target: asdict(its) for its in by_target} for name, by_target in found.items()}
+    write_json(
+        path,
+        {"hgisam_version": __version__, "notice": NOTICE, "confidence": CONFIDENCE, **more, "probabilities": by_name},
+    )
+
+
 def _scan_table(report: EvaluationReport) -> Table:
     table = Table()
     table.add_column("case")
@@ -147,3 +201,12 @@ def _summary_table(summary: Summary) -> Table:
 
 def _shown(form: str, value: float | None) -> str:
     return "-" if value is None else form.format(value)
+
+
+def _positive_of(found: Detection) -> str:
+    return f"{found.n_positive:,} of {found.n:,}"
+
+
+def _estimate_shown(estimate: Estimate) -> str:
+    interval = "-" if estimate.low is None or estimate.high is None else f"{estimate.low:.3f}, {estimate.high:.3f}"
+    return "-" if estimate.value is None else f"{estimate.value:.3f} [{interval}]"

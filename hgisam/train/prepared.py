@@ -26,6 +26,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from hgisam.brain import BrainOptions, brain_median_hu, intracranial_region, midsagittal_line
+from hgisam.evaluate.scored import ScoredSlices
 from hgisam.io.atomic import atomic_write, make_output_folder
 from hgisam.io.errors import ScanRefused
 from hgisam.io.tables import write_json
@@ -159,6 +160,32 @@ class PreparedScans(Sequence[PreparedScan]):
             known=torch.cat([none, *known]),
             brain_mm2=torch.tensor(areas_px[0], dtype=torch.float32) * pixel_mm2,
             blood_mm2=torch.tensor(areas_px[1], dtype=torch.float32) * pixel_mm2,
+        )
+
+    def scored(self, probabilities: Float[Tensor, " n"]) -> ScoredSlices:
+        """All slices of all scans with what was said of those prepared; the others show no brain and get 0.
+
+        Args:
+            probabilities: in the order of `slice_index`.
+        """
+        n_slices = [scan.n_slices for scan in self.scans]
+        first = torch.tensor([0, *n_slices]).cumsum(0)
+        none = torch.zeros(0, dtype=torch.int64)
+        prepared = [torch.tensor(r["slices"]).long() + first[k] for k, r in enumerate(self._records)]
+        has_brain = torch.zeros(sum(n_slices), dtype=torch.bool)
+        of_all = torch.zeros(sum(n_slices), dtype=probabilities.dtype)
+        rows = torch.cat([none, *prepared])
+        has_brain[rows] = True
+        of_all[rows] = probabilities
+        unlabelled = torch.zeros(0, len(Subtype), dtype=torch.bool)
+        return ScoredSlices(
+            patients=tuple(scan.patient for scan in self.scans for _ in range(scan.n_slices)),
+            scans=tuple(scan.name for scan in self.scans for _ in range(scan.n_slices)),
+            slices=torch.cat([none, *map(torch.arange, n_slices)]),
+            has_brain=has_brain,
+            labels=torch.cat([unlabelled, *(scan.labels for scan in self.scans)]),
+            known=torch.cat([unlabelled, *(scan.known for scan in self.scans)]),
+            probabilities=of_all,
         )
 
     @property

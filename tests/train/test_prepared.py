@@ -124,6 +124,26 @@ def test_the_index_knows_every_slice_without_a_look_at_pixels(prepared: Prepared
     assert float(index.brain_mm2.max()) == pytest.approx(widest_mm2, rel=0.1)
 
 
+def test_probabilities_of_prepared_slices_become_a_table_of_all_slices(heads: Cohort, prepared: PreparedScans) -> None:
+    index = prepared.slice_index
+    scored = prepared.scored((index.scan + 1) / 10 + prepared_slices(prepared) / 1000)
+    n_slices = heads.scans[0].n_slices
+    assert scored.scans == ("a",) * n_slices + ("b",) * n_slices
+    assert set(scored.patients) == {"p"}
+    assert scored.slices.tolist() == [*range(n_slices), *range(n_slices)]
+    assert scored.positive.nonzero().flatten().tolist() == [BLED, n_slices + BLED]
+    assert not scored.has_brain[:2].any()
+    assert scored.has_brain[[BLED, n_slices + BLED]].all()
+    for row in range(2 * n_slices):
+        expected = (row // n_slices + 1) / 10 + (row % n_slices) / 1000 if scored.has_brain[row] else 0.0
+        assert float(scored.probabilities[row]) == pytest.approx(expected)
+
+
+def prepared_slices(prepared: PreparedScans) -> torch.Tensor:
+    """Each prepared slice's place in its scan."""
+    return torch.tensor([place for scan in prepared for place in scan.slices])
+
+
 def test_mended_labels_need_no_preparation(
     heads: Cohort, prepared: PreparedScans, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
