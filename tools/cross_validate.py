@@ -14,7 +14,6 @@ import json
 import logging
 import os
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,9 @@ import yaml
 
 from hgisam.config import load_settings
 from hgisam.evaluate.detection import Estimate
-from hgisam.evaluate.scored import ScoredSlices, detection_by_target, read_scored_slices
+from hgisam.evaluate.scored import ScoredSlices, averaged_slices, detection_by_target
 from hgisam.labels import Subtype
-from hgisam.segment import to_log_odds
-from hgisam.train.recipe import RUN_RECORD, train_classifier
+from hgisam.train.recipe import RUN_RECORD, read_out_of_fold, train_classifier
 
 FOLDS = 5
 
@@ -113,25 +111,7 @@ def is_whole(folder: Path) -> bool:
 
 def averaged(folders: list[Path]) -> ScoredSlices:
     """Out-of-fold slices; of several seeds, with the probability whose log-odds are the mean."""
-    tables = [together([read_scored_slices(f / f"fold_{k}" / "test.csv") for k in range(FOLDS)]) for f in folders]
-    first = tables[0]
-    if any((t.scans, t.slices.tolist()) != (first.scans, first.slices.tolist()) for t in tables):
-        raise SystemExit("expected the same slices of every seed; got others; were the splits changed?")
-    mean = torch.stack([to_log_odds(table.probabilities) for table in tables]).mean(dim=0).sigmoid()
-    return replace(first, probabilities=torch.where(first.has_brain, mean, 0.0))
-
-
-def together(tables: list[ScoredSlices]) -> ScoredSlices:
-    """The slices of several tables as one."""
-    order = sorted(tables, key=lambda table: min(table.scans))
-    return ScoredSlices(
-        patients=tuple(patient for table in order for patient in table.patients),
-        scans=tuple(scan for table in order for scan in table.scans),
-        **{
-            name: torch.cat([getattr(table, name) for table in order])
-            for name in ("slices", "has_brain", "labels", "known", "probabilities")
-        },
-    )
+    return averaged_slices([read_out_of_fold(folder) for folder in folders])
 
 
 def print_row(row: str, seed: str, folders: list[Path]) -> None:

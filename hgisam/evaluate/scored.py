@@ -13,7 +13,7 @@ from torch import Tensor
 from hgisam.evaluate.detection import Detection, detection
 from hgisam.io.tables import write_csv
 from hgisam.labels import Subtype
-from hgisam.segment import SCAN_SLICES, smooth_over_slices
+from hgisam.segment import SCAN_SLICES, smooth_over_slices, to_log_odds
 
 COLUMNS = ("patient", "scan", "slice", "has_brain", *Subtype, "probability")
 """Of the table as CSV. A label is 1, 0, or empty where it is unknown."""
@@ -137,6 +137,40 @@ def read_scored_slices(path: Path) -> ScoredSlices:
         )
     except (KeyError, ValueError) as error:
         raise ValueError(f"{path.name}: expected a table of scored slices; got {error}; make it again") from error
+
+
+def joined_slices(tables: Sequence[ScoredSlices]) -> ScoredSlices:
+    """The slices of several tables as one, such as those of the folds of a cross-validation.
+
+    Raises:
+        ValueError: where a slice is in two of them, or there is no table.
+    """
+    if not tables:
+        raise ValueError("expected tables of scored slices; got none")
+    return ScoredSlices(
+        patients=tuple(patient for table in tables for patient in table.patients),
+        scans=tuple(scan for table in tables for scan in table.scans),
+        slices=torch.cat([table.slices for table in tables]),
+        has_brain=torch.cat([table.has_brain for table in tables]),
+        labels=torch.cat([table.labels for table in tables]),
+        known=torch.cat([table.known for table in tables]),
+        probabilities=torch.cat([table.probabilities for table in tables]),
+    )
+
+
+def averaged_slices(tables: Sequence[ScoredSlices]) -> ScoredSlices:
+    """What several networks say together of the same slices: the probability whose log-odds are the mean of theirs.
+
+    Raises:
+        ValueError: where the tables are not of the same slices in the same order, or there is none.
+    """
+    if not tables:
+        raise ValueError("expected tables of scored slices; got none")
+    first = tables[0]
+    if any(t.scans != first.scans or not torch.equal(t.slices, first.slices) for t in tables):
+        raise ValueError("expected tables of the same slices in the same order; got others")
+    mean = torch.stack([to_log_odds(table.probabilities) for table in tables]).mean(dim=0).sigmoid()
+    return replace(first, probabilities=torch.where(first.has_brain, mean, 0.0))
 
 
 @dataclass(frozen=True)

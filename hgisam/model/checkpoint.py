@@ -30,6 +30,12 @@ from hgisam.model.slice_classifier import SliceClassifier
 METADATA_KEY = "hgisam"
 """Where in a safetensors header the metadata stand, as one JSON string."""
 
+DEFAULT_WEIGHTS = "hgisam-phantoms.safetensors"
+"""The package's weights that are used where no others are named."""
+
+PHANTOM_WEIGHTS = "hgisam-phantoms.safetensors"
+"""The package's weights that learned from phantoms alone."""
+
 HASH_SUFFIX = ".sha256"
 """Added to a weights file's name: the file that holds its hash, as `sha256sum` writes and checks it."""
 
@@ -117,17 +123,28 @@ class StoredTensors:
 
 
 def default_weights_path() -> Path:
-    """The weights that come with the package.
+    """The weights that come with the package and are used where no others are named.
 
     Raises:
-        WeightsError: where the installation holds none, or several.
+        WeightsError: where the installation lacks them.
     """
-    folder = Path(str(resources.files("hgisam"))) / "weights"
-    found = sorted(folder.glob("*.safetensors"))
-    if len(found) != 1:
-        names = ", ".join(path.name for path in found) or "none"
-        raise WeightsError(f"{folder}: expected one .safetensors file; got {names}; reinstall hgisam or name a file")
-    return found[0]
+    return _packaged(DEFAULT_WEIGHTS)
+
+
+def phantom_weights_path() -> Path:
+    """The package's weights that learned from phantoms alone: a start for trainings, which no patient has taught.
+
+    Raises:
+        WeightsError: where the installation lacks them.
+    """
+    return _packaged(PHANTOM_WEIGHTS)
+
+
+def _packaged(name: str) -> Path:
+    path = Path(str(resources.files("hgisam"))) / "weights" / name
+    if not path.is_file():
+        raise WeightsError(f"{path}: expected the weights of the package; got none; reinstall hgisam or name a file")
+    return path
 
 
 def load_weights(path: Path, *, expected_sha256: str | None = None) -> LoadedWeights:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -20,14 +20,14 @@ from hgisam.brain import BrainOptions
 from hgisam.cases import InputError, own_record
 from hgisam.evaluate.detection import detection, detection_curves, reliability
 from hgisam.evaluate.figures import write_learning_curves, write_reliability, write_roc_and_precision_recall
-from hgisam.evaluate.scored import ScoredSlices, detection_by_target
+from hgisam.evaluate.scored import ScoredSlices, detection_by_target, joined_slices, read_scored_slices
 from hgisam.io.atomic import make_output_folder
 from hgisam.io.tables import write_json
 from hgisam.model.architecture import Architecture, build_classifier
 from hgisam.model.checkpoint import (
     WeightsMetadata,
-    default_weights_path,
     load_weights,
+    phantom_weights_path,
     read_tensors,
     save_weights,
 )
@@ -108,8 +108,9 @@ class TrainOptions(BaseModel):
         swin=SwinOptions(in_channels=2, stem="deep", drop_path=0.1), pooling="log_sum_exp"
     )
     """The network."""
-    initial_weights: Literal["none", "package"] | Path = "none"
-    """Where the parameters start: at random, from the weights that come with the package, or from a file."""
+    initial_weights: Literal["none", "phantoms"] | Path = "none"
+    """Where the parameters start: at random, from the package's weights that saw phantoms alone (and so none of the
+    patients that are to judge), or from a file."""
     layout: LayoutName | Literal["auto"] = "auto"
     """How the data are laid out."""
     split: SplitOptions = SplitOptions()
@@ -337,7 +338,7 @@ class _Training:
         model = build_classifier(options.classifier, token_heads=options.loss.token_weight > 0)
         self._start: WeightsMetadata | None = None
         if options.initial_weights != "none":
-            path = default_weights_path() if options.initial_weights == "package" else Path(options.initial_weights)
+            path = phantom_weights_path() if options.initial_weights == "phantoms" else Path(options.initial_weights)
             for line in load_initial_weights(model, path).lines():
                 log.info("initial weights: %s", line)
             stored = read_tensors(path).metadata
@@ -452,7 +453,7 @@ class _Training:
             "notice": NOTICE,
             "command": self._command,
             "state": state,
-            "settings": self._options.model_dump(mode="json"),
+            "settings": recorded_settings(self._options),
             "cohort_sha256": None if cohort is None else cohort.sha256,
             "findings": [] if cohort is None else [str(finding) for finding in cohort.findings],
         }
@@ -540,6 +541,15 @@ def write_judgement(folder: Path, name: str, raw: ScoredSlices, scored: ScoredSl
     write_reliability(folder / f"{name}_reliability.png", sets, f"{name} patients", "slices")
 
 
+def read_out_of_fold(folder: Path) -> ScoredSlices:
+    """What the trainings fold_0, fold_1, ... in a folder say of the patients that each had not seen, as one table.
+
+    Raises:
+        ValueError: where there is none, or a patient is in two of them.
+    """
+    return joined_slices([read_scored_slices(table) for table in sorted(folder.glob("fold_*/test.csv"))])
+
+
 @contextmanager
 def _processes(device: torch.device) -> Iterator[None]:
     """Join the other processes, where torchrun started several."""
@@ -564,6 +574,12 @@ def _first_process_first() -> Iterator[None]:
         dist.barrier()
 
 
+def recorded_settings(options: TrainOptions) -> dict[str, Any]:
+    """Settings as records state them: initial weights by the name of their file."""
+    settings = options.model_dump(mode="json")
+    return settings | {"initial_weights": Path(settings["initial_weights"]).name}
+
+
 def _check_folder(output: Path, options: TrainOptions, *, resume: bool) -> None:
     """Stop before another run is overwritten, or gone on with under other settings.
 
@@ -575,7 +591,7 @@ def _check_folder(output: Path, options: TrainOptions, *, resume: bool) -> None:
         if before or (output / RUN_RECORD).exists() or (output / BEST).exists():
             raise InputError(f"{output}: expected a folder without a run; got one; add --resume, or name another")
         return
-    now = options.model_dump(mode="json")
+    now = recorded_settings(options)
     then = before.get("settings", now)
     changed = sorted(key for key in now if not isinstance(then, dict) or then.get(key) != now[key])
     if changed:

@@ -19,6 +19,7 @@ from hgisam.model.checkpoint import (
     WeightsMetadata,
     default_weights_path,
     load_weights,
+    phantom_weights_path,
     published_state,
     save_weights,
 )
@@ -231,16 +232,15 @@ def test_metadata_need_a_time_zone() -> None:
         metadata_of(small_network(), created=datetime(2026, 1, 2))
 
 
-def test_the_packages_weights_must_be_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_installation_without_weights_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint.resources, "files", lambda _: tmp_path)
-    with pytest.raises(WeightsError, match=r"expected one \.safetensors file; got none"):
-        default_weights_path()
-    (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / "a.safetensors").touch()
-    assert default_weights_path() == tmp_path / "weights" / "a.safetensors"
-    (tmp_path / "weights" / "b.safetensors").touch()
-    with pytest.raises(WeightsError, match=r"got a\.safetensors, b\.safetensors"):
-        default_weights_path()
+    for path_of in (default_weights_path, phantom_weights_path):
+        with pytest.raises(WeightsError, match="expected the weights of the package; got none"):
+            path_of()
+
+
+def test_weights_to_begin_with_know_no_patient() -> None:
+    assert "no patient" in load_weights(phantom_weights_path()).metadata.data
 
 
 def test_published_names_of_any_age_are_ours() -> None:
