@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import typer
+from drawn_cohort import write_drawn_cohort
+from tiny_training import write_tiny_recipe
 from typer.testing import CliRunner
 
 from hgisam.cli import app
@@ -38,7 +40,10 @@ def is_template(line: list[str]) -> bool:
 def test_commands_and_flags_exist(line: list[str]) -> None:
     _, command, *rest = line
     assert command in COMMANDS
-    known = {flag for parameter in COMMANDS[command].params for flag in parameter.opts}
+    found = COMMANDS[command]
+    if hasattr(found, "commands"):  # a group, such as train
+        found, rest = found.commands[rest[0]], rest[1:]
+    known = {flag for parameter in found.params for flag in parameter.opts}
     assert {word.split("=")[0] for word in rest if word.startswith("-")} <= known | {"--help"}
 
 
@@ -97,14 +102,19 @@ def test_the_commands_run_in_their_order(in_a_clone: Path) -> None:
     words |= {"PREDICTIONS": "out", "REFERENCES": "sample_volumes/truth"}
     (block,) = [block for block in blocks("sh") if "INPUT..." in block]
     lines = [shlex.split(line, comments=True)[1:] for line in block.splitlines()]
-    assert [line[0] for line in lines] == ["segment", "classify", "phantom", "evaluate", "info"]
+    assert [line[0] for line in lines] == ["segment", "classify", "phantom", "evaluate", "train", "info"]
+    write_drawn_cohort(in_a_clone / "heads", 12)
+    words["YAML"] = str(write_tiny_recipe(in_a_clone / "tiny.yaml", steps=1))
     for line in lines:
-        folder = "phantoms" if line[0] == "phantom" else "out"
+        folder = {"phantom": "phantoms", "train": "training"}.get(line[0], "out")
+        if line[0] == "train":
+            line[line.index("FOLDER")] = "heads"
         done = CliRunner().invoke(app, [folder if word == "FOLDER" else words.get(word, word) for word in line])
         assert done.exit_code == (8 if line[0] == "evaluate" else 0), done.stderr  # four references lack a prediction
     written = {path.name for path in (in_a_clone / "out").iterdir()}
     assert {"epidural_mask.nii.gz", "epidural_preview.png", "epidural_slices.csv", "epidural.json"} <= written
     assert (in_a_clone / "phantoms" / "phantom_00000.nii.gz").is_file()
+    assert (in_a_clone / "training" / "best.safetensors").is_file()
 
 
 @pytest.mark.usefixtures("in_a_clone")

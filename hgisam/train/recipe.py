@@ -295,7 +295,18 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
         if data is None and options.phantoms.n_tuning:
             seeds, heads = options.phantoms.tuning_seeds, options.phantoms.heads
             tuning = phantom_judges(prepare_phantoms(seeds, heads, options.brain, options.preprocess, cache, workers))
+    if tuning and not _shows_both(tuning):
+        raise InputError(
+            f"expected positive and negative slices in the tuning set; got {len(tuning)} scans without both;"
+            " raise train.split.tuning_share, or change train.split.seed"
+        )
     return Sources(cohort, fold, patients, phantoms, tuning, test)
+
+
+def _shows_both(judges: Sequence[Judge]) -> bool:
+    """Whether there are positive and negative slices among those that show brain."""
+    labels = torch.cat([judge.labels[judge.scan.slices, -1][judge.known[judge.scan.slices, -1]] for judge in judges])
+    return bool(labels.any()) and not bool(labels.all())
 
 
 def _fold(split: SplitOptions, cohort: Cohort, output: Path) -> Fold:

@@ -103,7 +103,7 @@ def test_options_name_their_kind_and_none_is_a_swin_transformer() -> None:
 
 
 def test_a_recipe_whose_network_cannot_learn_it_is_refused() -> None:
-    with pytest.raises(ValidationError, match=r"expected loop\.token_weight 0 with resnet18"):
+    with pytest.raises(ValidationError, match=r"expected loss\.token_weight 0 with resnet18"):
         TrainOptions.model_validate({"classifier": {"kind": "resnet18"}})
     with pytest.raises(ValidationError, match="for the 3 channels that preprocess makes; got one for 2"):
         TrainOptions.model_validate({"preprocess": {"channels": "windows_fixed"}})
