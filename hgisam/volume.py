@@ -129,13 +129,15 @@ class SlicePlanes:
         """Volume in mL of a voxel of each slice: pixel area x local spacing; NaN where the spacing is unknown."""
         edges = self.affines[:, :, :2]
         area_mm2 = torch.linalg.vector_norm(torch.linalg.cross(edges[:, :, 0], edges[:, :, 1]), dim=1)
-        return area_mm2 * self.spacing_mm / 1000.0
+        voxel_ml: Tensor = area_mm2 * self.spacing_mm / 1000.0
+        return voxel_ml
 
     @property
     def distances_mm(self) -> Float[Tensor, " depth"]:
         """How far each slice lies from the first along the first one's normal."""
         normal = torch.linalg.cross(self.affines[0, :, 1], self.affines[0, :, 0])
-        return (self.affines[:, :, 2] - self.affines[0, :, 2]) @ (normal / torch.linalg.vector_norm(normal))
+        distances: Tensor = (self.affines[:, :, 2] - self.affines[0, :, 2]) @ (normal / normal.norm())
+        return distances
 
 
 def _check_grid(shape: tuple[int, ...], affine: Tensor, source: str) -> None:

@@ -159,8 +159,9 @@ class _Places:
     def step_mm(self) -> FloatArray:
         """The mean way from one slice to the next; RAS+."""
         if len(self.slices) == 1:
-            return self.normal * float(np.nan_to_num(self.thickness_mm[0], nan=SINGLE_SLICE_MM))
-        return np.asarray((self.origins_mm[-1] - self.origins_mm[0]) / (len(self.slices) - 1))
+            return np.asarray(self.normal * float(np.nan_to_num(self.thickness_mm[0], nan=SINGLE_SLICE_MM)))
+        way: FloatArray = self.origins_mm[-1] - self.origins_mm[0]
+        return way / (len(self.slices) - 1)
 
     @property
     def even(self) -> bool:

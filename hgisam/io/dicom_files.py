@@ -85,7 +85,7 @@ def dicom_files_in(path: Path) -> list[DicomFile]:
 
 def _walk(folder: Path) -> Iterator[Path]:
     n_files = 0
-    for parent, folders, names in os.walk(folder, followlinks=False):
+    for parent, folders, names in os.walk(folder, followlinks=False, onerror=_refuse_folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         n_files += len(names)
         if n_files > MAX_FILES:
@@ -93,6 +93,10 @@ def _walk(folder: Path) -> Iterator[Path]:
         for path in (Path(parent, name) for name in sorted(names) if not name.startswith(".")):
             if path.is_file():
                 yield path
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise ScanRefused(f"{error.filename}: expected a readable folder; got '{error.strerror}'; check access") from error
 
 
 class FileReader:

@@ -125,7 +125,7 @@ def read_headers(reader: FileReader, file: DicomFile) -> list[SliceHeader] | Lef
             return _headers(stream, file)
     except ScanRefused as error:
         return LeftOut(file, str(error).removeprefix(f"{file}: "), damaged=True)
-    except (Exception, MemoryError) as error:  # noqa: BLE001 - pydicom raises anything on a hostile file
+    except Exception as error:  # noqa: BLE001 - pydicom raises anything on a hostile file
         return LeftOut(file, f"unreadable: {type(error).__name__}", damaged=True)
 
 

@@ -1,14 +1,15 @@
-"""The pixels of a DICOM slice as Hounsfield units: decoded, told from padding, and rescaled by the slice's own numbers."""
+"""A DICOM slice's pixels as Hounsfield units: decoded, told from padding, rescaled by the slice's own numbers."""
 
 import importlib.util
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
-from pydicom.pixels import pixel_array
+from pydicom.pixels.utils import pixel_array
 
 from hgisam.io.dicom_files import DicomFile, FileReader
 from hgisam.io.dicom_header import SliceHeader, quiet_pydicom, transfer_syntax
@@ -20,6 +21,7 @@ CODECS_EXTRA = "pip install 'hgisam[codecs]'"
 
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 _JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+Stored = NDArray[np.integer[Any]]
 _J2K_MAGIC, _J2K_BOX = b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  "
 
 
@@ -61,11 +63,11 @@ class SliceReader:
                 self._compressed = self._dataset.file_meta.TransferSyntaxUID.is_compressed
         except ScanRefused:
             raise
-        except (Exception, MemoryError) as error:  # noqa: BLE001 - pydicom raises anything on a hostile file
+        except Exception as error:  # pydicom raises anything on a hostile file
             raise _damaged(file, error) from error
         self._file = file
 
-    def _stored(self, header: SliceHeader) -> NDArray[np.generic]:
+    def _stored(self, header: SliceHeader) -> Stored:
         """The numbers as the file has them, [rows, columns]."""
         dataset, file = self._dataset, header.file
         if (dataset.get("Rows"), dataset.get("Columns")) != (header.rows, header.columns):
@@ -79,7 +81,7 @@ class SliceReader:
                 stored = pixel_array(dataset, index=header.frame, raw=True, correct_unused_bits=False)
         except ScanRefused:
             raise
-        except (Exception, MemoryError) as error:  # noqa: BLE001 - a decoder raises anything on a hostile file
+        except Exception as error:  # a decoder raises anything on a hostile file
             if self._compressed and not _has_codecs():
                 syntax = dataset.file_meta.TransferSyntaxUID.name
                 raise ScanRefused(
@@ -131,7 +133,7 @@ def codestream_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _padding(stored: NDArray[np.generic], dataset: Dataset) -> NDArray[np.bool_]:
+def _padding(stored: Stored, dataset: Dataset) -> NDArray[np.bool_]:
     """Where a slice holds no measurement: PixelPaddingValue, to PixelPaddingRangeLimit where there is one.
 
     The value is compared bit by bit, since its own tag often has the other sign.
@@ -146,13 +148,11 @@ def _padding(stored: NDArray[np.generic], dataset: Dataset) -> NDArray[np.bool_]
 
 
 def _wrapped(value: int, bits: int, signed: bool) -> int:
-    unsigned = value % 2**bits
+    unsigned: int = value % 2**bits
     return unsigned - 2**bits if signed and unsigned >= 2 ** (bits - 1) else unsigned
 
 
-def _signed(
-    stored: NDArray[np.generic], dataset: Dataset, measured: NDArray[np.bool_], header: SliceHeader
-) -> NDArray[np.generic]:
+def _signed(stored: Stored, dataset: Dataset, measured: NDArray[np.bool_], header: SliceHeader) -> Stored:
     """The numbers by their sign: a writer may leave the bits above BitsStored empty, or carry the sign into them.
 
     Raises:
@@ -171,8 +171,8 @@ def _signed(
     if stored.dtype.kind == "u":
         if highest >= 2**bits:
             raise ScanRefused(
-                f"{header.file}: expected numbers of {bits} bits; got {highest}: drawings or padding in the unused bits;"
-                " export it again without overlays"
+                f"{header.file}: expected numbers of {bits} bits; got {highest}: drawings in the unused bits? export it"
+                " again without overlays"
             )
         return stored
     if highest < 2 ** (bits - 1) or int(values.min()) < 0:
@@ -182,8 +182,8 @@ def _signed(
             f"{header.file}: expected numbers of {bits} bits with a sign; got {highest}, which is below"
             f" {LOWEST_HU:.0f} HU if its highest bit is the sign; export it again"
         )
-    unused = allocated - bits
-    return np.right_shift(np.left_shift(stored, unused), unused)
+    extended: Stored = (stored << (allocated - bits)) >> (allocated - bits)
+    return extended
 
 
 def _has_codecs() -> bool:
