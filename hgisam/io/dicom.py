@@ -132,13 +132,18 @@ class _Places:
 
     @cached_property
     def expected_mm(self) -> FloatArray:
-        """For each gap, the median of the nearest others: what it would be if no slice were missing."""
+        """For each gap, what it would be if no slice were missing: the median of those before or after, if larger.
+
+        So a spacing that changes for good is none of its own missing slices, but a gap among smaller ones is.
+        """
         gaps = self.gaps_mm
-        around = [
-            np.concatenate([gaps[max(0, i - _NEIGHBOURS) : i], gaps[i + 1 : i + 1 + _NEIGHBOURS]])
-            for i in range(len(gaps))
-        ]
-        return np.array([np.median(others) if others.size else gap for others, gap in zip(around, gaps, strict=True)])
+        expected = gaps.copy()
+        for index in range(len(gaps)):
+            before, after = gaps[max(0, index - _NEIGHBOURS) : index], gaps[index + 1 : index + 1 + _NEIGHBOURS]
+            telling = [side for side in (before, after) if side.size > 1] or [np.concatenate([before, after])]
+            if telling[0].size:
+                expected[index] = max(np.median(side) for side in telling)
+        return expected
 
     @cached_property
     def missing_gaps(self) -> NDArray[np.bool_]:

@@ -59,6 +59,8 @@ def is_dicom(head: bytes) -> bool:
 def kind_of_file(path: Path) -> str:
     """`dicom`, `zip`, or `other` by a file's first bytes, not by its name; `other` where it cannot be read."""
     try:
+        if not path.is_file():
+            return "other"
         with path.open("rb") as file:
             head = file.read(_PREAMBLE + 4)
     except OSError:

@@ -1,5 +1,6 @@
 """What a DICOM header says of each slice in its file, and which objects are no slices of a CT at all."""
 
+import logging
 import math
 import re
 import warnings
@@ -34,6 +35,8 @@ _OTHER_CLASSES = (
 _LOCALIZER = re.compile("LOCALIZER|SCOUT|SURVIEW|TOPOGRAM")
 _PIXEL_TAGS = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
 _UNIT_TOLERANCE = 0.01
+_MOST = 1e6
+_SPACING_MM = (0.01, 100.0)
 _TAGS = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "ImageType",
     "SeriesDescription", "ConvolutionKernel", "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames",
@@ -109,13 +112,21 @@ class LeftOut:
 
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """Without pydicom's warnings of values that break the standard's letter, such as UIDs of a data set's own making.
+    """Without the warnings of pydicom and its decoders, on values that break the standard's letter above all.
 
     Whatever matters in them is checked here, and refused in one line.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    loggers = [logging.getLogger(name) for name in ("pydicom", "openjpeg")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def read_headers(reader: FileReader, file: DicomFile) -> list[SliceHeader] | LeftOut:
@@ -149,6 +160,8 @@ def _headers(stream: BinaryIO, file: DicomFile) -> list[SliceHeader] | LeftOut:
     dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
     has_pixels = stream.read(4) in _PIXEL_TAGS
     sop_class = str(dataset.get("SOPClassUID", dataset.file_meta.get("MediaStorageSOPClassUID", "")))
+    if not has_pixels and not sop_class and "Modality" not in dataset:
+        return LeftOut(file, "unreadable header", damaged=True)
     reason = _no_ct(dataset, sop_class, has_pixels=has_pixels)
     if reason is not None:
         return LeftOut(file, reason)
@@ -168,6 +181,8 @@ def _no_ct(dataset: Dataset, sop_class: str, *, has_pixels: bool) -> str | None:
         return "directory of a medium"
     if sop_class and sop_class not in CT_CLASSES:
         kind = next((name for start, name in _OTHER_CLASSES if f"{sop_class}.".startswith(f"{start}.")), None)
+        if kind is None and not has_pixels:
+            return "object without pixels"
         return kind or f"no CT (modality {_text(dataset, 'Modality') or 'not stated'})"
     modality = _text(dataset, "Modality")
     if modality not in {"", "CT"}:
@@ -264,15 +279,16 @@ def _check_plane(along_columns: tuple[float, ...], along_rows: tuple[float, ...]
     cosine = sum(a * b for a, b in zip(along_columns, along_rows, strict=True))
     if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(cosine)) > _UNIT_TOLERANCE:
         raise ScanRefused(f"expected two directions at right angles; got {along_columns} and {along_rows}")
-    if not all(0 < mm < 100 for mm in spacing):
-        raise ScanRefused(f"expected a pixel spacing above 0 mm; got {spacing}; the spacing is unknown")
+    low, high = _SPACING_MM
+    if not all(low <= mm <= high for mm in spacing):
+        raise ScanRefused(f"expected a pixel spacing of {low:g} to {high:g} mm; got {spacing}; the spacing is unknown")
 
 
 def _numbers(macros: list[Dataset], keyword: str, n: int) -> tuple[float, ...] | None:
-    """The first macro's value as n finite numbers; None where none has one.
+    """The first macro's value as n numbers; None where none has one.
 
     Raises:
-        ScanRefused: where it is not n finite numbers.
+        ScanRefused: where it is not n numbers, or one is beyond any sense.
     """
     value = next((macro.get(keyword) for macro in macros if macro.get(keyword) not in (None, "")), None)
     if value is None:
@@ -281,8 +297,8 @@ def _numbers(macros: list[Dataset], keyword: str, n: int) -> tuple[float, ...] |
         numbers = tuple(float(v) for v in (value if n > 1 else [value]))
     except (TypeError, ValueError) as error:
         raise ScanRefused(f"expected numbers in {keyword}; got others; the header is damaged") from error
-    if len(numbers) != n or not all(math.isfinite(number) for number in numbers):
-        raise ScanRefused(f"expected {n} finite numbers in {keyword}; got {len(numbers)}, or others")
+    if len(numbers) != n or not all(abs(number) <= _MOST for number in numbers):
+        raise ScanRefused(f"expected {n} numbers of sense in {keyword}; got {str(numbers)[:80]}; the header is damaged")
     return numbers
 
 

@@ -49,8 +49,6 @@ class SliceReader:
         hu *= np.float32(header.slope)
         hu += np.float32(header.intercept)
         hu[air] = LOWEST_HU
-        if not np.isfinite(hu).all():
-            raise ScanRefused(f"{header.file}: expected finite HU; got others; the rescale numbers are damaged")
         return np.clip(hu, LOWEST_HU, HIGHEST_HU, out=hu)
 
     def _load(self, file: DicomFile) -> None:
