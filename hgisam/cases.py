@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +115,10 @@ def find_cases(inputs: Sequence[Path], series_uids: Collection[str] = ()) -> tup
         raise InputError("expected at least one file or folder; got none; name a scan")
     distinct = tuple(scans.values())
     names = _unique_names([path for path, _ in distinct])
-    return tuple(Case(name, path, series) for name, (path, series) in zip(names, distinct, strict=True))
+    return tuple(
+        Case(name, path, series and replace(series, name=name))
+        for name, (path, series) in zip(names, distinct, strict=True)
+    )
 
 
 def safe_name(name: str) -> str:

@@ -33,6 +33,9 @@ MISSING_GAP = 1.5
 SINGLE_SLICE_MM = 5.0
 """The step in the affine of a lone slice whose thickness is unknown. No volume is made of it."""
 
+SHIFTED_MM = 2.0
+"""Pictures that lie further than this beside the line on which the others are stacked are told of."""
+
 _COVERED = 1.25
 _NEIGHBOURS = 3
 _TO_RAS = np.diag([-1.0, -1.0, 1.0])
@@ -58,7 +61,7 @@ def read_dicom(
         ScanRefused: where there is not one series, slices are missing or contradict each other, or a file is damaged.
     """
     series = scan if isinstance(scan, DicomSeries) else _only_series(scan)
-    source = series.path.name or str(series.path)
+    source = series.source
     if series.problem is not None:
         raise ScanRefused(f"{source}: {series.problem}")
     first = series.slices[0]
@@ -165,14 +168,20 @@ class _Places:
         """The mean way from one slice to the next; RAS+."""
         if len(self.slices) == 1:
             return np.asarray(self.normal * float(np.nan_to_num(self.thickness_mm[0], nan=SINGLE_SLICE_MM)))
-        way: FloatArray = self.origins_mm[-1] - self.origins_mm[0]
-        return way / (len(self.slices) - 1)
+        return np.asarray((self.origins_mm[-1] - self.origins_mm[0]) / (len(self.slices) - 1), dtype=np.float64)
 
     @property
     def even(self) -> bool:
         """Whether one step leads from each slice to the next."""
         placed = self.origins_mm[0] + np.arange(len(self.slices))[:, None] * self.step_mm
         return bool((np.linalg.norm(placed - self.origins_mm, axis=1) <= EVEN_TOLERANCE_MM).all())
+
+    @property
+    def shift_mm(self) -> float:
+        """How far any picture lies beside the straight line from the first to the last."""
+        way = self.origins_mm - self.origins_mm[0]
+        along = way @ self.normal
+        return float(np.linalg.norm(way - along[:, None] * self.step_mm / (self.step_mm @ self.normal), axis=1).max())
 
     def affine(self, index: int, step_mm: FloatArray) -> FloatArray:
         """Index (column, row, slices from this one, 1) -> RAS+ mm."""
@@ -203,6 +212,8 @@ class _Places:
                 f"slices lie {gaps.min():.2f} to {gaps.max():.2f} mm apart: each is measured with its own spacing, and"
                 f" the NIfTI outputs, which hold one, have the mean of {gaps.mean():.2f} mm"
             )
+        if self.shift_mm > SHIFTED_MM:
+            found.append(f"pictures lie up to {self.shift_mm:.0f} mm beside one straight stack")
         if self.missing_gaps.any():
             found.append(f"slices are missing in {int(self.missing_gaps.sum())} places: the volume is a lower bound")
         if bool((gaps > MISSING_GAP * np.maximum(thickness[1:], thickness[:-1])).sum() * 2 > gaps.size):

@@ -16,8 +16,8 @@ from pydicom.filereader import read_dataset, read_preamble
 from hgisam.io.dicom_files import DicomFile, FileReader
 from hgisam.io.errors import ScanRefused
 
-MAX_FRAMES = 16_384
-"""The most frames of one object that are looked at."""
+MAX_FRAMES = 4096
+"""The most frames of one object."""
 
 CT_CLASSES = frozenset(f"1.2.840.10008.5.1.4.1.1.{last}" for last in ("2", "2.1", "2.2"))
 """CT, Enhanced CT and Legacy Converted Enhanced CT Image Storage."""

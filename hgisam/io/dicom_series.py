@@ -35,6 +35,7 @@ _BONE_KERNELS |= {"YA", "YB", "YC", "YD", "YE"}
 _SIEMENS = re.compile(r"[A-Z][A-Z]?(\d\d)[A-Z]?\d?(/\d)?")
 _CANON = re.compile(r"FC(\d\d)")
 _CANON_BONE = (range(30, 40), range(50, 60), range(80, 90))
+_MANY_GROUPS = 8
 _SIEMENS_SOFT_BELOW, _SIEMENS_BONE_FROM = 50, 56
 
 
@@ -47,7 +48,8 @@ class DicomSeries:
         slices: at least one; sorted by position along the slices' normal, never by instance number.
         problem: why the slices cannot be taken as one scan; None where they can.
         notes: what a reader of the result should know.
-        left_out: what else lay in the same place and is no slice of any series.
+        left_out: what else lay with the examination and is no slice of any series.
+        name: what errors and pictures call it; empty for the path's own name.
     """
 
     path: Path
@@ -55,6 +57,12 @@ class DicomSeries:
     problem: str | None = None
     notes: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    name: str = ""
+
+    @property
+    def source(self) -> str:
+        """What errors and pictures call it."""
+        return self.name or self.path.name or str(self.path)
 
     @property
     def uid(self) -> str:
@@ -129,7 +137,7 @@ def find_series(paths: Iterable[Path]) -> SeriesListing:
     Raises:
         ScanRefused: where a folder or an archive is beyond the limits, or an archive is damaged.
     """
-    headers: dict[str, list[SliceHeader]] = defaultdict(list)
+    headers: dict[str, dict[str, list[SliceHeader]]] = defaultdict(lambda: defaultdict(list))
     left_out: list[LeftOut] = []
     places = tuple(paths)
     with FileReader() as reader:
@@ -142,10 +150,14 @@ def find_series(paths: Iterable[Path]) -> SeriesListing:
                 if _tilt_deg(header) > LARGEST_TILT_DEG:
                     left_out.append(LeftOut(file, "coronal or sagittal slices"))
                     break
-                headers[f"{header.study_uid} {header.series_uid}"].append(header)
-    unplaced = sum(left.damaged and not left.series_uid for left in left_out)
-    notes = (f"{unplaced} DICOM files beside the scan cannot be read; they may belong to it",) if unplaced else ()
-    series = (_series(slices, left_out, notes) for slices in headers.values())
+                headers[header.study_uid][header.series_uid].append(header)
+    series = []
+    for examination in headers.values():
+        beside = left_out
+        if len(headers) > 1:
+            place = _common_path([header for slices in examination.values() for header in slices])
+            beside = [left for left in left_out if left.file.path.is_relative_to(place)]
+        series += [_series(slices, beside) for slices in examination.values()]
     return SeriesListing(tuple(series), tuple(left_out))
 
 
@@ -190,8 +202,8 @@ def _tilt_deg(header: SliceHeader) -> float:
     return float(np.degrees(np.arccos(min(1.0, float(slice_normal(header)[2])))))
 
 
-def _series(slices: list[SliceHeader], left_out: list[LeftOut], notes: tuple[str, ...]) -> DicomSeries:
-    """One series, sorted, with what is wrong with it."""
+def _series(slices: list[SliceHeader], left_out: list[LeftOut]) -> DicomSeries:
+    """One series, sorted, with what is wrong with it and what lay beside it."""
     normal = slice_normal(slices[0])
     ordered = tuple(sorted(slices, key=lambda header: (float(normal @ header.position), str(header.file))))
     damaged = [left for left in left_out if left.damaged and left.series_uid == slices[0].series_uid != ""]
@@ -202,19 +214,26 @@ def _series(slices: list[SliceHeader], left_out: list[LeftOut], notes: tuple[str
     if len(groups) > 1:
         found = " and ".join(_described(group) for group in groups[:3])
         problem = f"expected slices of one kind in the series; got {found}; keep each kind in a folder of its own"
+    notes: list[str] = []
+    unplaced = sum(left.damaged and not left.series_uid for left in left_out)
+    if unplaced:
+        notes.append(f"{unplaced} DICOM files beside the scan cannot be read; they may belong to it")
     stated = max((header.stated_count or 0 for header in slices), default=0)
     n_files = len({header.file for header in slices})
     if stated > n_files:
-        notes = (*notes, f"the series states {stated} images, and {n_files} are here: some may be missing")
-    return DicomSeries(_common_path(ordered), ordered, problem, notes, tuple(left_out))
+        notes.append(f"the series states {stated} images, and {n_files} are here: some may be missing")
+    return DicomSeries(_common_path(ordered), ordered, problem, tuple(notes), tuple(left_out))
 
 
 def _groups(slices: list[SliceHeader]) -> list[list[SliceHeader]]:
-    """The slices apart by matrix, image type, pixel spacing and orientation, the largest group first."""
+    """The slices apart by matrix, image type, pixel spacing and orientation, the largest group first.
+
+    More than _MANY_GROUPS are not told apart further: that is no scan.
+    """
     groups: list[list[SliceHeader]] = []
     for header in slices:
         for group in groups:
-            if _alike(group[0], header):
+            if _alike(group[0], header) or len(groups) > _MANY_GROUPS:
                 group.append(header)
                 break
         else:
@@ -241,8 +260,8 @@ def _described(group: list[SliceHeader]) -> str:
     )
 
 
-def _common_path(slices: tuple[SliceHeader, ...]) -> Path:
-    """The file where there is one, the archive, or the deepest folder that holds all the slices."""
+def _common_path(slices: Sequence[SliceHeader]) -> Path:
+    """The file or archive where there is one, else the deepest folder that holds all the slices."""
     files = {header.file for header in slices}
     paths = {file.path for file in files}
     if len(paths) == 1:

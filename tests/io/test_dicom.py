@@ -337,6 +337,16 @@ def test_uneven_slices_with_none_missing_are_accepted(
     assert ("what lies there was not imaged" in " ".join(grid.warnings)) == (thickness == 5.0)
 
 
+def test_pictures_that_are_shifted_beside_each_other_are_said(tmp_path: Path) -> None:
+    write_series(tmp_path / "a", EVEN[:3])
+    for index, z in enumerate(EVEN[3:], 3):
+        save(ct_slice(pattern(index), ImagePositionPatient=[15.0, -6.0, z]), tmp_path / "b" / f"{index}.dcm")
+    ct, grid = read_dicom(tmp_path)
+    assert ct.slices is not None
+    assert not ct.slices.regular
+    assert any("up to 10 mm beside one straight stack" in warning for warning in grid.warnings)
+
+
 def test_a_slice_that_is_there_twice_is_taken_once(tmp_path: Path) -> None:
     write_series(tmp_path / "a", EVEN)
     write_series(tmp_path / "b", EVEN[1:3], pixels=[pattern(1), pattern(2)])

@@ -150,6 +150,25 @@ def test_a_file_that_cannot_be_read_beside_a_scan_is_said(tmp_path: Path) -> Non
     assert read_dicom(tmp_path)[1].warnings == ("1 DICOM files beside the scan cannot be read; they may belong to it",)
 
 
+def test_what_lies_with_another_examination_is_not_told_of_this_one(tmp_path: Path) -> None:
+    write_series(tmp_path / "a", EVEN, StudyInstanceUID="1.1", SeriesInstanceUID="1.1.1")
+    write_series(tmp_path / "b", EVEN, StudyInstanceUID="1.2", SeriesInstanceUID="1.2.1")
+    save(ct_slice(pattern(), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), tmp_path / "a" / "scout.dcm")
+    (tmp_path / "b" / "broken.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 300)
+    first, second = find_series([tmp_path]).series
+    assert (first.left_out_reasons, first.notes) == ({"localizer": 1}, ())
+    assert second.left_out_reasons == {"unreadable header": 1}
+    assert len(second.notes) == 1
+
+
+def test_slices_that_all_differ_are_told_apart_only_so_far(tmp_path: Path) -> None:
+    for index in range(12):
+        write_series(tmp_path, [5.0 * index], orientation=tilted(index), SOPInstanceUID=f"1.{index}")
+        (tmp_path / "1.2.3.1.1_099.dcm").rename(tmp_path / f"{index}.dcm")
+    with pytest.raises(ScanRefused, match="expected slices of one kind"):
+        read_dicom(tmp_path)
+
+
 @pytest.mark.parametrize("keep", [0.2, 0.5, 0.99])
 def test_a_cut_file_makes_no_scan(tmp_path: Path, keep: float) -> None:
     last = write_series(tmp_path, EVEN, pixels=[pattern(i, (64, 64)) for i in range(4)])[-1]
