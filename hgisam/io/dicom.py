@@ -161,7 +161,8 @@ class _Places:
         if len(self.slices) == 1:
             return self.thickness_mm
         counted = np.where(self.missing_gaps, self.expected_mm, self.gaps_mm) / 2
-        return np.concatenate([counted[:1], counted]) + np.concatenate([counted, counted[-1:]])
+        before, after = np.concatenate([counted[:1], counted]), np.concatenate([counted, counted[-1:]])
+        return np.asarray(before + after)
 
     @property
     def step_mm(self) -> FloatArray:
