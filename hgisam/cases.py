@@ -2,6 +2,7 @@
 output folder.
 """
 
+import json
 import logging
 import os
 import re
@@ -22,6 +23,9 @@ log = logging.getLogger(__name__)
 
 MAX_NAME_BYTES = 180
 """Longest case name in UTF-8 bytes: leaves room for `_preview.png` below the usual limit of 255."""
+
+MAX_RECORD_BYTES = 50_000_000
+"""No record is as large as this."""
 
 _SUFFIXES = (".nii.gz", ".nii")
 _OWN_OUTPUT = re.compile(r"(?P<case>.+)_(mask|map)\.nii\.gz")
@@ -141,6 +145,21 @@ def safe_name(name: str) -> str:
     return cleaned.encode()[:MAX_NAME_BYTES].decode(errors="ignore").rstrip(".-")
 
 
+def own_record(path: Path) -> dict[str, Any]:
+    """What a JSON record that hgisam wrote holds; empty where the file is absent, unreadable or another program's."""
+    try:
+        if path.stat().st_size > MAX_RECORD_BYTES:
+            return {}
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    versions = found.get("versions")  # a run's record; others state the version themselves
+    ours = "hgisam_version" in found or (isinstance(versions, dict) and "hgisam" in versions)
+    return found if ours else {}
+
+
 def _kind_of(given: Path) -> str:
     """What one input is: `folder`, or a file that is `dicom`, `zip` or `other`."""
     try:
@@ -161,7 +180,9 @@ def _has_nifti(folder: Path) -> bool:
 
 
 def _is_nifti(path: Path) -> bool:
-    return not path.name.startswith(".") and path.name.lower().endswith(_SUFFIXES) and path.is_file()
+    """Whether a path is a NIfTI file by its name. A broken link is one that cannot be read, and is listed as one."""
+    named = not path.name.startswith(".") and path.name.lower().endswith(_SUFFIXES)
+    return named and (path.is_file() or not path.exists())
 
 
 def _dicom_scans(places: Sequence[Path], series_uids: Collection[str]) -> list[_Found]:
@@ -213,7 +234,7 @@ def _scans_in(folder: Path) -> list[Path]:
             others_are_dicom = others_are_dicom or (path.is_file() and kind_of_file(path) == "dicom")
             continue
         own = _OWN_OUTPUT.fullmatch(path.name)
-        if own and (folder / f"{own['case']}.json").is_file():
+        if own and own_record(folder / f"{own['case']}.json"):
             log.info("%s: left out; hgisam wrote it", path)
             continue
         scans.append(path)

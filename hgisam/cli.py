@@ -87,7 +87,7 @@ def segment(
     no_gate: Annotated[bool, typer.Option("--no-gate", help="Map every slice that shows brain.")] = False,
     threshold: Annotated[
         float | None,
-        typer.Option(metavar="T", help="Saliency that counts as blood, above 0 to 1.", show_default="the weights' own"),
+        typer.Option(metavar="T", help="Cut the maps at this saliency, above 0 to 1, in place of outlining by HU."),
     ] = None,
     operating_point: OperatingPoint = None,
     hu_offset: HuOffset = None,
@@ -104,6 +104,7 @@ def segment(
         flags = {
             "gate": False if no_gate else None,
             "threshold": threshold,
+            "refine": {"method": None if threshold is None else "threshold"},
             "operating_point": operating_point,
             "hu_offset": hu_offset,
             "allow_gaps": allow_gaps or None,
@@ -284,6 +285,9 @@ def _session(*, quiet: bool, verbose: bool) -> Iterator[None]:
             yield
     except typer.Exit:
         raise
+    except BrokenPipeError:  # whoever read stdout has read enough, as `head` does
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - or Python complains once more while it ends
+        raise typer.Exit(ExitCode.OK) from None
     except KeyboardInterrupt:
         log.error("cancelled")
         raise typer.Exit(ExitCode.CANCELLED) from None

@@ -2,17 +2,17 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hgisam.cases import Case, InputError
+from hgisam.cases import Case, InputError, own_record
 from hgisam.io.atomic import make_output_folder
 from hgisam.io.errors import OutputError
 
 LOCK_NAME = ".hgisam.lock"
 RUN_RECORD = "run.json"
-"""Written first and last by every run; a folder that has one is hgisam's to write into."""
+"""Written first and last by every run: what it did, and which cases are its own."""
 
 
 @contextmanager
@@ -38,28 +38,44 @@ def claimed(folder: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def refuse_overwriting(folder: Path, cases: Iterable[Case], suffixes: Iterable[str]) -> None:
+def refuse_overwriting(
+    folder: Path, cases: Iterable[Case], suffixes: Iterable[str], shared: Iterable[str] = ()
+) -> None:
     """Stop before anything is lost: no output may replace an input, nor a file that no run of hgisam has written.
+
+    A case's outputs are ours where `CASE.json` is our record, or our run's record lists the case; what all cases share,
+    where there is our run's record.
 
     Args:
         folder: where the outputs go.
         cases: the scans.
         suffixes: what each output of a case adds to the case's name.
+        shared: names of the files that speak of all cases; the run's record is always one of them.
 
     Raises:
         InputError: naming the first file that would be lost.
     """
     cases = tuple(cases)
     inputs = {case.path.resolve() for case in cases}
-    ours = (folder / RUN_RECORD).is_file()
-    for target in (folder / f"{case.name}{suffix}" for case in cases for suffix in suffixes):
-        if target.resolve() in inputs:
-            raise InputError(f"{target}: expected a free name; got one of the inputs; choose another output folder")
-        if target.exists() and not ours:
-            raise InputError(
-                f"{target}: expected a free name; got a file, and no {RUN_RECORD} says that hgisam wrote it; "
-                "choose another output folder"
-            )
+    run = own_record(folder / RUN_RECORD)
+    listed = run.get("planned")
+    listed = listed if isinstance(listed, list) else []
+    for name in (RUN_RECORD, *shared):
+        _refuse_if_lost(folder / name, inputs, ours=bool(run))
+    for case in cases:
+        own = case.name in listed or own_record(folder / f"{case.name}.json").get("case") == case.name
+        for suffix in suffixes:
+            _refuse_if_lost(folder / f"{case.name}{suffix}", inputs, ours=own)
+
+
+def _refuse_if_lost(target: Path, inputs: Container[Path], *, ours: bool) -> None:
+    if target.resolve() in inputs:
+        raise InputError(f"{target}: expected a free name; got one of the inputs; choose another output folder")
+    if target.exists() and not ours:
+        raise InputError(
+            f"{target}: expected a free name; got a file, and no record says that hgisam wrote it; "
+            "choose another output folder"
+        )
 
 
 def _locked(path: Path) -> int:

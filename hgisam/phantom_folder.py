@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from hgisam import NOTICE, __version__
-from hgisam.cases import Case
 from hgisam.exits import Interrupts
 from hgisam.io.atomic import make_output_folder
 from hgisam.io.nifti import new_grid_for, write_ct, write_labels
@@ -48,7 +47,8 @@ def write_phantoms(
         InputError: where a file is in the way that hgisam has not written.
         OutputError: where the folder cannot be written.
     """
-    refuse_overwriting(folder, [Case(name, folder / name) for name in names], [".nii.gz"])
+    files = [f"{name}.nii.gz" for name in names] + [f"{TRUTH}/{name}_labels.nii.gz" for name in names]
+    refuse_overwriting(folder, [], [], [SLICE_LABELS, *files])
     rows: list[Row] = []
     labels: list[Row] = []
     with claimed(folder), Interrupts() as interrupts, case_progress(len(names), show=show_progress) as begin:

@@ -3,30 +3,30 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import nibabel as nib
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
 from hgisam import __version__
-from hgisam.brain import BrainOptions, brain_median_hu, intracranial_region, midsagittal_line
+from hgisam.brain import BrainOptions, brain_median_hu, coverage_doubts, intracranial_region, midsagittal_line
 from hgisam.io.dicom import read_dicom
 from hgisam.io.dicom_files import kind_of_file
 from hgisam.io.dicom_series import DicomSeries
 from hgisam.io.errors import ScanRefused
 from hgisam.io.nifti import NiftiGrid, ct_from_array, ct_from_image, read_ct
 from hgisam.labels import Subtype
-from hgisam.model.checkpoint import LoadedWeights, default_weights_path, load_weights
+from hgisam.model.checkpoint import LoadedWeights, WeightsError, default_weights_path, load_weights
 from hgisam.plausibility import Plausibility, check_hu
 from hgisam.preprocess import PreprocessOptions, SliceBatch, preprocess
 from hgisam.refine import RefineOptions, refine
@@ -34,10 +34,12 @@ from hgisam.segment import (
     AggregationOptions,
     WindowOptions,
     aggregate,
+    in_scan_context,
     plan_windows,
     score_windows,
     smooth_over_slices,
     stitch_stage_maps,
+    to_log_odds,
 )
 from hgisam.volume import CTVolume, MaskVolume
 from hgisam.weak import SelfAttention
@@ -57,10 +59,12 @@ class SegmentOptions(BaseModel):
 
     gate: bool = True
     """Whether only slices at or above the operating point get a map; without the gate every slice with brain does."""
+    mirrored: bool = True
+    """Whether each slice is scored a second time with left and right exchanged, and the two logits averaged."""
     operating_point: float | None = Field(default=None, ge=0, le=1)
     """Slice probability from which a slice counts as holding blood; None takes the weights' own."""
     threshold: float | None = Field(default=None, gt=0, le=1)
-    """Saliency from which a voxel counts as blood where a threshold is used; None takes the weights' own."""
+    """Saliency from which a voxel counts as blood, for refine.method 'threshold'; None takes the weights' own."""
     weak: SelfAttention = SelfAttention()
     """The weak-label method that makes the maps."""
     windows: WindowOptions = WindowOptions()
@@ -73,6 +77,27 @@ class SegmentOptions(BaseModel):
     """Added to the file's values before anything else, for files that are known to be off, such as -1024."""
     allow_gaps: bool = False
     """Whether a DICOM series with missing slices is taken; its volume is then a lower bound."""
+
+    @model_validator(mode="after")
+    def _threshold_is_used(self) -> Self:
+        if self.threshold is not None and self.refine.method != "threshold":
+            raise ValueError(
+                f"expected no threshold with refine.method '{self.refine.method}', which cuts no map; got "
+                f"{self.threshold}; set refine.method to 'threshold'"
+            )
+        return self
+
+
+class ImplausibleScan(ScanRefused):
+    """A scan whose numbers are not the HU of a head.
+
+    Attributes:
+        plausibility: the verdict and what it rests on.
+    """
+
+    def __init__(self, message: str, plausibility: Plausibility) -> None:
+        super().__init__(message)
+        self.plausibility = plausibility
 
 
 class DeviceUnavailable(RuntimeError):
@@ -225,8 +250,12 @@ class Segmenter:
         self.weights: LoadedWeights = load_weights(Path(weights) if weights else default_weights_path())
         self._model = self.weights.model.to(self.device).eval()
         metadata = self.weights.metadata
-        self._brain = BrainOptions.model_validate(metadata.brain)
-        self._preprocess = PreprocessOptions.model_validate(metadata.preprocess)
+        try:
+            self._brain = BrainOptions.model_validate(metadata.brain)
+            self._preprocess = PreprocessOptions.model_validate(metadata.preprocess)
+        except ValidationError as error:
+            what = "; ".join(f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors())
+            raise WeightsError(f"expected weights made with settings that this version knows; got {what}") from error
         self.operating_point = _first(self.options.operating_point, metadata.operating_point)
         self.threshold = _first(self.options.threshold, metadata.threshold)
 
@@ -248,8 +277,14 @@ class Segmenter:
         gated, saliency = self._map(look)
         with look.timings.of("mask"):
             mask = refine(saliency, look.ct, look.region, look.median_hu, self.threshold, self.options.refine)
+        classification = self._classification(look)
+        n_positive = int((look.probabilities[look.slices] >= self.operating_point).sum())
+        if n_positive and not mask.voxels.any():
+            classification["warnings"] += (
+                f"{n_positive} slices are at or above the operating point, but nothing in them could be outlined",
+            )
         return SegmentationResult(
-            **self._classification(look),
+            **classification,
             mask_volume=mask,
             saliency_house=saliency,
             region=look.region,
@@ -278,11 +313,12 @@ class Segmenter:
         with timings.of("check"):
             plausibility = check_hu(ct)
             if plausibility.verdict == "refused":
-                raise ScanRefused(f"{ct.source}: {'; '.join(plausibility.reasons)}")
+                raise ImplausibleScan(f"{ct.source}: {'; '.join(plausibility.reasons)}", plausibility)
         with timings.of("brain"):
             region = intracranial_region(ct, self._brain)
         slices = torch.nonzero(region.any(dim=2).any(dim=1)).flatten().tolist()
         warnings = [*grid.warnings, *(plausibility.reasons if plausibility.verdict == "warning" else ())]
+        warnings += coverage_doubts(ct, region)
         probabilities = torch.zeros(len(ct.hu))
         subtypes: dict[str, Tensor] = {}
         batch, median_hu = None, float("nan")
@@ -302,17 +338,27 @@ class Segmenter:
     def _probabilities(
         self, batch: SliceBatch, slices: list[int]
     ) -> tuple[Float[Tensor, " depth"], dict[str, Float[Tensor, " depth"]]]:
-        """Probability of `any` and of each known subtype: the highest over a slice's windows, smoothed over slices."""
+        """Probability of `any` and of each known subtype.
+
+        The highest over a slice's windows, smoothed over slices; then, as log-odds, seen in the context of the scan and
+        divided by the temperature.
+        """
         windows = self._windows(batch)
-        logits = score_windows(
-            self._model, batch.images, slices, windows, self._preprocess.fov_px, self.batch_size, self.device
-        )
-        by_window = self._model.probabilities(logits.flatten(0, 1) / self.weights.metadata.temperature)
+
+        def score(forward: Callable[[Tensor], Tensor]) -> Tensor:
+            fov_px = self._preprocess.fov_px
+            return score_windows(forward, batch.images, slices, windows, fov_px, self.batch_size, self.device)
+
+        logits = score(self._model)
+        if self.options.mirrored:
+            logits = (logits + score(lambda images: self._model(images.flip(3)))) / 2
+        by_window = self._model.probabilities(logits.flatten(0, 1))
         by_slice = by_window.reshape(len(slices), len(windows), -1).amax(dim=1)
         found: dict[str, Tensor] = {}
         for name, column in zip(self._model.targets, by_slice.unbind(dim=1), strict=True):
             found[name] = torch.zeros(len(batch.images))
-            found[name][slices] = smooth_over_slices(column)
+            in_context = in_scan_context(to_log_odds(smooth_over_slices(column)), self.weights.metadata.scan_context)
+            found[name][slices] = in_context.div(self.weights.metadata.temperature).sigmoid().float()
         return found.pop(Subtype.ANY), found
 
     def _windows(self, batch: SliceBatch) -> list[tuple[int, int]]:
@@ -405,19 +451,24 @@ class _Stopwatch:
 
 
 def _open(scan: Scan, options: SegmentOptions) -> tuple[CTVolume, NiftiGrid]:
-    if isinstance(scan, DicomSeries):
-        ct, grid = read_dicom(scan, allow_gaps=options.allow_gaps)
-    elif isinstance(scan, str | Path):
-        path = Path(scan)
-        if path.is_dir() or kind_of_file(path) in {"dicom", "zip"}:
-            ct, grid = read_dicom(path, allow_gaps=options.allow_gaps)
-        else:
-            ct, grid = read_ct(path)
-    elif isinstance(scan, tuple):
-        ct, grid = ct_from_array(np.asarray(scan[0]), np.asarray(scan[1], dtype=np.float64), "array")
-    else:
-        ct, grid = ct_from_image(scan, "image")
-    return (replace(ct, hu=ct.hu + options.hu_offset) if options.hu_offset else ct), grid
+    hu_offset = options.hu_offset
+    if isinstance(scan, str):
+        scan = Path(scan)
+    if isinstance(scan, DicomSeries) or (isinstance(scan, Path) and _may_hold_dicom(scan)):
+        return read_dicom(scan, allow_gaps=options.allow_gaps, hu_offset=hu_offset)
+    if isinstance(scan, Path):
+        return read_ct(scan, hu_offset=hu_offset)
+    if isinstance(scan, tuple) and len(scan) == 2 and not isinstance(scan[0], np.ma.MaskedArray):
+        array, affine = np.asarray(scan[0]), np.asarray(scan[1], dtype=np.float64)
+        return ct_from_array(array, affine, "array", hu_offset=hu_offset)
+    if isinstance(scan, nib.spatialimages.SpatialImage):
+        return ct_from_image(scan, "image", hu_offset=hu_offset)
+    got = "a masked array" if isinstance(scan, tuple) and len(scan) == 2 else type(scan).__name__
+    raise TypeError(f"expected a path, a DICOM series, a nibabel image, or (array of HU, affine); got {got}")
+
+
+def _may_hold_dicom(path: Path) -> bool:
+    return path.is_dir() or kind_of_file(path) in {"dicom", "zip"}
 
 
 def _volume_reason(look: _Look) -> str | None:

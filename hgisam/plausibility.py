@@ -40,6 +40,12 @@ HEAD_MM_REFUSED = (20.0, 350.0)
 HEAD_MM_DOUBTED = (90.0, 280.0)
 """The head's longer side in the slice plane: a newborn's is about 110 mm, a large adult's 230, the vertex less."""
 
+STACK_MM_DOUBTED, STACK_MM_REFUSED = 350.0, 600.0
+"""Height of what the scan shows: a head with neck and shoulders is up to 400 mm."""
+
+TISSUE_ML_DOUBTED, TISSUE_ML_REFUSED = 8_000.0, 25_000.0
+"""All that is no air: a head is 3 to 6 litres, with neck and shoulders some more."""
+
 SMALLEST_JUDGED_ML = 100.0
 """With less tissue than this (one slice, the vertex) odd shares say little: they are a warning, not a refusal."""
 
@@ -90,12 +96,13 @@ def check_hu(volume: CTVolume) -> Plausibility:
         "bone_share": profile.bone_share,
         "head_length_mm": size_mm[1],
         "head_width_mm": size_mm[2],
+        "stack_height_mm": size_mm[0],
         "tissue_ml": tissue_ml,
     }
     refusals = _offset_kept(counts) or _no_ct(sample)
     if not refusals:
         enough = tissue_ml >= SMALLEST_JUDGED_ML
-        judged = [*_size(size_mm), *((grave and enough, text) for grave, text in _shares(profile))]
+        judged = [*_size(size_mm, tissue_ml), *((grave and enough, text) for grave, text in _shares(profile))]
         refusals = [text for grave, text in judged if grave]
         warnings = [text for grave, text in judged if not grave]
         if not refusals:
@@ -219,14 +226,23 @@ def _shares(profile: _Profile) -> list[tuple[bool, str]]:
     return found
 
 
-def _size(size_mm: tuple[float, float, float]) -> list[tuple[bool, str]]:
+def _size(size_mm: tuple[float, float, float], tissue_ml: float) -> list[tuple[bool, str]]:
     """What is odd about the head's size: (grave enough to refuse, why)."""
+    found = []
     longest = max(size_mm[1:])
-    if HEAD_MM_DOUBTED[0] <= longest <= HEAD_MM_DOUBTED[1]:
-        return []
-    refused = not HEAD_MM_REFUSED[0] <= longest <= HEAD_MM_REFUSED[1]
     low, high = HEAD_MM_DOUBTED
-    return [(refused, f"expected a head of {low:.0f} to {high:.0f} mm; got {longest:.0f} mm: is the spacing right?")]
+    if not low <= longest <= high:
+        refused = not HEAD_MM_REFUSED[0] <= longest <= HEAD_MM_REFUSED[1]
+        why = f"expected a head of {low:.0f} to {high:.0f} mm; got {longest:.0f} mm: is the spacing right?"
+        found.append((refused, why))
+    for measured, doubted, refused_from, what in (
+        (size_mm[0], STACK_MM_DOUBTED, STACK_MM_REFUSED, "mm from the lowest to the highest slice"),
+        (tissue_ml, TISSUE_ML_DOUBTED, TISSUE_ML_REFUSED, "mL of tissue"),
+    ):
+        if measured > doubted:
+            why = f"expected at most {doubted:.0f} {what}; got {measured:.0f}: is the spacing right?"
+            found.append((measured > refused_from, why))
+    return found
 
 
 def _solid_extent_mm(

@@ -1,6 +1,5 @@
 """Results as plain values: the record of a case (`CASE.json`), its slices, and its row in the summary."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from hgisam import NOTICE, __version__
 from hgisam.io.dicom_series import DicomSeries
 from hgisam.labels import SUBTYPES
 from hgisam.pipeline import ClassificationResult, SegmentationResult
+from hgisam.plausibility import Plausibility
 from hgisam.volume import SlicePlanes
 
 SEGMENT_SUMMARY = (
@@ -26,14 +26,8 @@ Record = dict[str, Any]
 
 
 def recorded_path(path: Path) -> str:
-    """A path as outputs state it: as given where relative, else from the working folder, else its last two parts.
-
-    So a record carries no more of the machine, or of the user's name, than the command line did.
-    """
-    if path.is_absolute():
-        inside = path.is_relative_to(Path.cwd())
-        path = path.relative_to(Path.cwd()) if inside else Path(*path.parts[-2:])
-    return valid_text(path.as_posix().lstrip(os.sep))
+    """A path as outputs state it: the file's name alone, since folders are often named after patients and users."""
+    return valid_text(path.name)
 
 
 def recorded_reason(reason: str, path: Path) -> str:
@@ -73,6 +67,11 @@ def refusal_record(command: str, status: str, reason: str) -> Record:
     return {"status": status, "reason": reason, "probability": None, **unmeasured}
 
 
+def plausibility_values(found: Plausibility) -> Record:
+    """The verdict on a scan's HU, as values for JSON."""
+    return {"verdict": found.verdict, "reasons": list(found.reasons), "figures": found.figures}
+
+
 def classification_record(result: ClassificationResult) -> Record:
     """What the network said of a scan, as values for JSON. Slices are in the input's own order, from 0."""
     positive = result.slice_probabilities >= result.operating_point
@@ -86,11 +85,7 @@ def classification_record(result: ClassificationResult) -> Record:
         "n_slices_positive": int((positive & result.slice_has_brain).sum()),
         "slice_axis": result.slice_axis,
         "slices": slice_rows(result),
-        "plausibility": {
-            "verdict": result.plausibility.verdict,
-            "reasons": list(result.plausibility.reasons),
-            "figures": result.plausibility.figures,
-        },
+        "plausibility": plausibility_values(result.plausibility),
         "warnings": list(result.warnings),
         "timings_s": result.timings_s,
         "settings_hash": result.settings_hash,
@@ -148,8 +143,9 @@ def _slice_origin(slices: SlicePlanes | None, index: int) -> Record:
 def summary_row(record: Record, columns: tuple[str, ...]) -> Record:
     """A record as one row of `summary.csv`; empty where the record has no such value."""
     derived: Record = {}
-    if record["status"] == "ok":
+    if "plausibility" in record:
         derived["plausibility"] = record["plausibility"]["verdict"]
+    if record["status"] == "ok":
         derived["n_warnings"] = len(record["warnings"])
         derived["seconds"] = round(sum(record["timings_s"].values()), 2)
     return {column: derived.get(column, record.get(column)) for column in columns}

@@ -16,6 +16,9 @@ from hgisam.volume import CTVolume, MaskVolume
 CONNECTIVITY = 18
 """Voxels that share a face or an edge are one component: a thin oblique crescent stays whole."""
 
+RING_MM = 1.0
+"""Within the rim, tissue is compared at depths that differ by no more than this."""
+
 _LEAST_TOTAL = 0.3
 """Share of the Gaussian that must lie on telling voxels: a straight edge leaves half, the middle of bone nothing."""
 
@@ -23,8 +26,7 @@ _LEAST_TOTAL = 0.3
 class RefineOptions(BaseModel):
     """How a saliency map becomes a mask.
 
-    Source of contrast_hu, rim_mm and min_share: mean volume Dice of tuning phantoms, tools/tune_refinement.py. Of the
-    settings that differ by less than the noise of ten heads (0.03), the one that keeps fewest components.
+    Source of contrast_hu, rim_mm and min_share: best mean volume Dice of ten tuning phantoms, tools/tune_refinement.py.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -38,9 +40,10 @@ class RefineOptions(BaseModel):
     """HU above which a voxel is bone or calcification and says nothing about its surroundings: no clot is denser."""
     smoothing_mm: float = Field(default=0.8, ge=0)
     """In-plane standard deviation of the Gaussian that quiets noise before HU are compared; 0 for none."""
-    rim_mm: float = Field(default=1.0, ge=0)
-    """Depth below the region's outline that is left out: the skull's partial volume looks like blood."""
-    min_share: float = Field(default=0.3, ge=0, le=1)
+    rim_mm: float = Field(default=8.0, ge=0)
+    """Reach of the skull's partial volume and scatter: up to this depth below the region's outline, tissue is compared
+    with the median of its slice at the same depth, not with the brain's alone. 0 for the brain alone."""
+    min_share: float = Field(default=0.1, ge=0, le=1)
     """A component is kept where its summed saliency is at least this share of the best component's."""
     min_component_mm3: float = Field(default=50.0, ge=0)
     """Components smaller than this are removed."""
@@ -54,14 +57,15 @@ def refine(
     threshold: float,
     options: RefineOptions,
 ) -> MaskVolume:
-    """The hemorrhage mask of a scan from its saliency map. A map of zeros gives an empty mask.
+    """The hemorrhage mask of a scan from its saliency map. A map of zeros gives an empty mask, and so does one that
+    points at no dense tissue, with `components`.
 
     Args:
         saliency: saliency in [0, 1] on the scan's grid; zero in slices that the gate closed.
         volume: the scan.
         region: the intracranial region.
         median_hu: the scan's brain median.
-        threshold: saliency cut-off in (0, 1]; `components` uses it where no dense component gathers saliency.
+        threshold: saliency cut-off in (0, 1] of the method `threshold`.
         options: how the mask is made.
     """
     voxels = torch.zeros_like(region)
@@ -69,11 +73,10 @@ def refine(
     if bounds is not None:
         near = saliency[bounds]
         inside = region[bounds]
-        chosen = None
         if options.method == "components":
             dense = _dense_tissue(volume.hu[bounds], inside & _slices_with(near), median_hu, volume.spacing_mm, options)
             chosen = choose_components(dense, near, options.min_share)
-        if chosen is None:
+        else:
             chosen = threshold_mask(near, threshold) & inside
         voxel_mm3 = 1000.0 * volume.slice_voxel_ml[bounds[0]]
         voxels[bounds] = remove_small_components(chosen, voxel_mm3, options.min_component_mm3)
@@ -94,7 +97,7 @@ def choose_components(
     candidates: Bool[Tensor, "depth height width"],
     saliency: Float[Tensor, "depth height width"],
     min_share: float,
-) -> Bool[Tensor, "depth height width"] | None:
+) -> Bool[Tensor, "depth height width"]:
     """The connected components of a mask that gather the most saliency, whole.
 
     A sum over a component is sturdier than any threshold on the map, which one hot spot can set.
@@ -105,15 +108,12 @@ def choose_components(
         min_share: a component is kept where its summed saliency is at least this share of the best one's.
 
     Returns:
-        The chosen components, or None where no component gathers any saliency.
+        The chosen components; none where none gathers any saliency.
     """
     labels: NDArray[np.uint32] = cc3d.connected_components(candidates.numpy(), connectivity=CONNECTIVITY)  # type: ignore[call-overload]
     sums = np.bincount(labels.ravel(), weights=saliency.numpy().ravel().astype(np.float64))
     sums[0] = 0.0
-    best = sums.max()
-    if best <= 0:
-        return None
-    kept = (sums >= min_share * best) & (sums > 0)
+    kept = (sums >= min_share * sums.max()) & (sums > 0)
     return torch.from_numpy(kept[labels])
 
 
@@ -158,23 +158,42 @@ def _dense_tissue(
     spacing_mm: tuple[float, float, float],
     options: RefineOptions,
 ) -> Bool[Tensor, "depth height width"]:
-    """Allowed voxels deeper than the rim whose smoothed HU lie above the brain median by the contrast.
+    """Allowed voxels whose smoothed HU lie above what is normal there by the contrast.
 
-    The Gaussian is normalised over allowed voxels below the ceiling, so that neither the skull nor a calcification
-    leaks into its surroundings; a voxel with few of them about it is no candidate.
+    Normal is the brain median, or within the rim the median at the voxel's depth where that is higher. The Gaussian is
+    normalised over allowed voxels below the ceiling, so that neither the skull nor a calcification leaks into its
+    surroundings; a voxel with few of them about it is no candidate.
     """
     sigma = (0.0, options.smoothing_mm / spacing_mm[1], options.smoothing_mm / spacing_mm[2])
     telling = (allowed & (hu <= options.ceiling_hu)).numpy().astype(np.float32)
     summed = gaussian_filter((hu.numpy() - np.float32(median_hu)) * telling, sigma, truncate=3.0)
     total = gaussian_filter(telling, sigma, truncate=3.0)
-    inside: NDArray[np.bool_] = allowed.numpy()
-    dense: NDArray[np.bool_] = (summed >= options.contrast_hu * total) & (total >= _LEAST_TOTAL) & inside
-    if options.rim_mm > 0:
-        for index in range(len(dense)):
-            outline = np.pad(inside[index], 1)
-            depth_mm = distance_transform_edt(outline, sampling=spacing_mm[1:])[1:-1, 1:-1]
-            dense[index] &= depth_mm > options.rim_mm
+    known: NDArray[np.bool_] = allowed.numpy() & (total >= _LEAST_TOTAL)
+    relative_hu = summed / np.maximum(total, _LEAST_TOTAL)
+    dense = np.zeros_like(known)
+    for index in np.flatnonzero(known.any(axis=(1, 2))):
+        least_hu = _least_dense_hu(relative_hu[index], known[index], allowed[index].numpy(), spacing_mm[1:], options)
+        dense[index] = known[index] & (relative_hu[index] >= least_hu)
     return torch.from_numpy(dense)
+
+
+def _least_dense_hu(
+    relative_hu: NDArray[np.float32],
+    known: NDArray[np.bool_],
+    inside: NDArray[np.bool_],
+    spacing_mm: tuple[float, float],
+    options: RefineOptions,
+) -> NDArray[np.float32]:
+    """Per pixel of a slice, the HU over the brain median from which tissue is dense: higher next to the skull."""
+    least = np.full(relative_hu.shape, options.contrast_hu, dtype=np.float32)
+    depth_mm = distance_transform_edt(np.pad(inside, 1), sampling=spacing_mm)[1:-1, 1:-1]
+    ring = np.where(known, np.ceil(depth_mm / RING_MM), 0.0).astype(np.int64)
+    for number in range(1, int(np.ceil(options.rim_mm / RING_MM)) + 1):
+        at = ring == number
+        if not at.any():
+            continue
+        least[at] += max(0.0, float(np.median(relative_hu[at])))
+    return least
 
 
 def _slices_with(saliency: Float[Tensor, "depth height width"]) -> Bool[Tensor, "depth 1 1"]:

@@ -1,7 +1,6 @@
 """Many scans -> files in a folder: each case's outputs with its record last, a summary over all, and how it ended."""
 
 import hashlib
-import json
 import logging
 import platform
 import time
@@ -14,14 +13,14 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from hgisam import NOTICE, __version__
-from hgisam.cases import Case
+from hgisam.cases import Case, own_record
 from hgisam.exits import ExitCode, Interrupts
 from hgisam.io.dicom_series import DicomSeries
 from hgisam.io.errors import OutputError, ScanRefused
 from hgisam.io.nifti import write_map, write_mask
 from hgisam.io.tables import write_csv, write_json
 from hgisam.outputs import RUN_RECORD, claimed, refuse_overwriting
-from hgisam.pipeline import ClassificationResult, SegmentationResult
+from hgisam.pipeline import ClassificationResult, ImplausibleScan, SegmentationResult
 from hgisam.preview import write_preview
 from hgisam.progress import case_progress
 from hgisam.records import (
@@ -32,6 +31,7 @@ from hgisam.records import (
     case_record,
     classification_record,
     dicom_record,
+    plausibility_values,
     recorded_path,
     recorded_reason,
     refusal_record,
@@ -45,6 +45,9 @@ log = logging.getLogger(__name__)
 
 SEGMENT_SUFFIXES = (".json", "_mask.nii.gz", "_preview.png", "_map.nii.gz")
 CLASSIFY_SUFFIXES = (".json", "_slices.csv")
+ALL_SUFFIXES = tuple(dict.fromkeys((*SEGMENT_SUFFIXES, *CLASSIFY_SUFFIXES)))
+
+SUMMARY = "summary.csv"
 
 
 @runtime_checkable
@@ -150,7 +153,7 @@ class _Run:
         """Every case in turn, then the summary; it is written also where the run is cancelled or the disk is full."""
         started = datetime.now(UTC)
         records: list[Record] = []
-        refuse_overwriting(self.folder, self.cases, self.suffixes)
+        refuse_overwriting(self.folder, self.cases, ALL_SUFFIXES, [SUMMARY])
         with claimed(self.folder), Interrupts() as interrupts:
             self._warn_of_other_command()
             self._write_run_record("running", records, started)
@@ -160,7 +163,7 @@ class _Run:
             rows = tuple(summary_row(record, self.columns) for record in records)
             try:
                 with interrupts.held():
-                    write_csv(self.folder / "summary.csv", rows, self.columns)
+                    write_csv(self.folder / SUMMARY, rows, self.columns)
                     self._write_run_record(_HOW_RUNS_END.get(ended, "done"), records, started)
             except KeyboardInterrupt:
                 ended = ExitCode.CANCELLED
@@ -187,9 +190,14 @@ class _Run:
         return ExitCode.OK
 
     def _one(self, case: Case, analyse: Analyse, records: list[Record], interrupts: Interrupts) -> None:
-        """One case from file to files. What an earlier run left of it goes first: no old mask outlives a refusal."""
-        self._clear(case)
-        header = case_record(self.command, case.name, case.path, _sha256(case)) | dicom_record(case.series)
+        """One case from file to files. What an earlier run left of it goes first: no old mask outlives a refusal.
+
+        What the other command made of the same bytes stays; of other bytes, it goes too.
+        """
+        sha256 = _sha256(case)
+        earlier = own_record(self.folder / f"{case.name}.json").get("input_sha256", sha256)
+        self._clear(case, self.suffixes if earlier == sha256 else ALL_SUFFIXES)
+        header = case_record(self.command, case.name, case.path, sha256) | dicom_record(case.series)
         try:
             found, write = analyse(case)
         except Exception as error:  # noqa: BLE001 - one bad case must not end the others
@@ -201,10 +209,10 @@ class _Run:
             try:
                 write()
             except OutputError:
-                self._clear(case)
+                self._clear(case, self.suffixes)
                 raise
             except Exception as error:  # noqa: BLE001
-                self._clear(case)
+                self._clear(case, self.suffixes)
                 found = self._failure(case, error)
             record = header | found
             if record["status"] == "ok":
@@ -222,14 +230,17 @@ class _Run:
             status, reason = "failed", valid_text(f"{type(error).__name__}: {error}")
             log.error("failed: %s: %s", valid_text(str(case.path)), reason)
             log.debug("%s: where it failed", valid_text(str(case.path)), exc_info=error)
-        return refusal_record(self.command, status, recorded_reason(reason, case.path))
+        record = refusal_record(self.command, status, recorded_reason(reason, case.path))
+        if isinstance(error, ImplausibleScan):
+            record["plausibility"] = plausibility_values(error.plausibility)
+        return record
 
     def _not_run(self, case: Case, ended: ExitCode) -> Record:
         reason = "the outputs could not be written" if ended is ExitCode.OUTPUT else "the run was cancelled"
         return case_record(self.command, case.name, case.path, None) | refusal_record(self.command, "not run", reason)
 
-    def _clear(self, case: Case) -> None:
-        for path in (self.folder / f"{case.name}{suffix}" for suffix in self.suffixes):
+    def _clear(self, case: Case, suffixes: Sequence[str]) -> None:
+        for path in (self.folder / f"{case.name}{suffix}" for suffix in suffixes):
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
@@ -237,10 +248,7 @@ class _Run:
 
     def _warn_of_other_command(self) -> None:
         """Both commands write `CASE.json` and `summary.csv`; where they share a folder, the later one's remain."""
-        try:
-            earlier = json.loads((self.folder / RUN_RECORD).read_text())["command"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return
+        earlier = own_record(self.folder / RUN_RECORD).get("command", self.command)
         if earlier != self.command:
             log.warning("%s: summary.csv and records of an earlier %s run are replaced", self.folder, earlier)
 
@@ -261,6 +269,7 @@ class _Run:
                 "weights_sha256": settings.get("weights_sha256"),
                 "settings": settings,
                 "inputs": [recorded_path(case.path) for case in self.cases],
+                "planned": [case.name for case in self.cases],
                 "started_utc": started.isoformat(timespec="seconds"),
                 "seconds": round((datetime.now(UTC) - started).total_seconds(), 2),
                 "cases": [summary_row(record, RUN_COLUMNS) for record in records],

@@ -23,6 +23,13 @@ StageMaps = Callable[[Float[Tensor, "batch channels fov fov"]], tuple[Tensor, Se
 """Images -> hemorrhage logits [batch] and raw saliency [batch, rows, cols] of each stage, not yet normalised."""
 
 
+SCAN_SLICES = 3
+"""So many of a scan's highest slices say how likely the scan holds blood at all."""
+
+_LEAST = 1e-9
+"""Probabilities are kept this far from 0 and 1 where they become log-odds."""
+
+
 class WindowOptions(BaseModel):
     """How windows cover a canvas."""
 
@@ -68,13 +75,18 @@ def plan_windows(canvas_px: tuple[int, int], fov_px: int, options: WindowOptions
 
 
 def blending_weights(fov_px: int, n_windows: int, options: WindowOptions) -> Float[Tensor, "fov fov"]:
-    """How much a window's pixels count where windows overlap: a Gaussian about its centre, ones for a lone window."""
+    """How much a window's pixels count where windows overlap; ones for a lone window.
+
+    A Gaussian about the window's centre, times a raised cosine that all but vanishes at its edges: the Gaussian alone
+    ends in a step, which the roots of `aggregate` would lift to a visible seam.
+    """
     if n_windows == 1:
         return torch.ones(fov_px, fov_px)
     from monai.data.utils import compute_importance_map
 
-    weights: Tensor = compute_importance_map((fov_px, fov_px), mode="gaussian", sigma_scale=options.sigma_scale)
-    return weights.clamp_min(1e-3)
+    gaussian: Tensor = compute_importance_map((fov_px, fov_px), mode="gaussian", sigma_scale=options.sigma_scale)
+    taper = torch.sin(torch.pi * (torch.arange(fov_px) + 0.5) / fov_px).square()
+    return gaussian * taper[:, None] * taper[None, :]
 
 
 def score_windows(
@@ -197,6 +209,26 @@ def smooth_over_slices(values: Float[Tensor, " slices"]) -> Float[Tensor, " slic
         return values.clone()
     padded = torch.cat([values[:1], values, values[-1:]])
     return 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]
+
+
+def to_log_odds(probabilities: Float[Tensor, " slices"]) -> Float[Tensor, " slices"]:
+    """Log-odds in double precision; finite also where a probability is 0 or 1."""
+    return probabilities.double().clamp(_LEAST, 1.0 - _LEAST).logit()
+
+
+def in_scan_context(log_odds: Float[Tensor, " slices"], weight: float) -> Float[Tensor, " slices"]:
+    """Each slice's log-odds averaged with those of the scan: the mean of its three highest slices, weighted.
+
+    A faint finding means more in a scan that surely holds blood elsewhere, and less in one that shows none.
+
+    Args:
+        log_odds: of the slices of one scan; may be empty.
+        weight: of the scan against 1 for the slice itself; 0 leaves slices as they are.
+    """
+    if len(log_odds) == 0:
+        return log_odds.clone()
+    scan = log_odds.topk(min(SCAN_SLICES, len(log_odds))).values.mean()
+    return (log_odds + weight * scan) / (1.0 + weight)
 
 
 def _batches(slices: Sequence[int], windows: Sequence[Window], batch_size: int) -> Iterator[list[tuple[int, Window]]]:

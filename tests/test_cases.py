@@ -28,10 +28,20 @@ def test_a_folder_stands_for_the_scans_directly_in_it_in_order(tmp_path: Path) -
 
 
 def test_hgisam_own_masks_and_maps_are_no_scans_but_others_are(tmp_path: Path) -> None:
-    touch(tmp_path / "a.nii.gz", tmp_path / "a.json", tmp_path / "a_mask.nii.gz", tmp_path / "a_map.nii.gz")
+    touch(tmp_path / "a.nii.gz", tmp_path / "a_mask.nii.gz", tmp_path / "a_map.nii.gz")
+    (tmp_path / "a.json").write_text('{"hgisam_version": "0.1.0"}')
     touch(tmp_path / "b_map.nii.gz")  # no record b.json beside it: somebody's scan
-    assert names(tmp_path) == ["a", "b_map"]
+    touch(tmp_path / "c_mask.nii.gz")
+    (tmp_path / "c.json").write_text('{"Modality": "CT"}')  # a converter's
+    assert names(tmp_path) == ["a", "b_map", "c_mask"]
     assert names(tmp_path / "a_mask.nii.gz") == ["a_mask"]  # named outright, it is taken
+
+
+def test_a_broken_link_is_a_case_that_will_be_refused_not_one_that_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "away.nii.gz").symlink_to(tmp_path / "unmounted" / "scan.nii.gz")
+    (tmp_path / "folder.nii.gz").mkdir()
+    touch(tmp_path / "here.nii.gz")
+    assert names(tmp_path) == ["away", "here"]
 
 
 def test_the_stem_names_the_case_and_keeps_inner_dots(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_flags_reach_the_settings_and_go_before_the_recipe(
     tmp_path: Path, scan: Callable[..., str], loader: Loader
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("source: a test\nsegment: {threshold: 0.2, operating_point: 0.3}\n")
+    recipe.write_text("source: a test\nsegment: {operating_point: 0.3}\n")
     done = hgisam(
         "segment", scan("a"), "-o", tmp_path / "out", "--config", recipe, "--threshold", "0.4", "--no-gate",
         "--hu-offset", "-24", "--device", "cpu", "--batch-size", "3", "--weights", "w.safetensors",
@@ -180,6 +180,7 @@ def test_flags_reach_the_settings_and_go_before_the_recipe(
     assert (call["weights"], call["device"], call["batch_size"]) == (Path("w.safetensors"), "cpu", 3)
     options = loader.options
     assert (options.threshold, options.operating_point, options.gate, options.hu_offset) == (0.4, 0.3, False, -24)
+    assert options.refine.method == "threshold"  # or the flag would change nothing
 
 
 def test_without_flags_the_defaults_hold(tmp_path: Path, scan: Callable[..., str], loader: Loader) -> None:

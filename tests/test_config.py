@@ -45,7 +45,10 @@ def test_a_file_states_only_what_differs(tmp_path: Path) -> None:
 
 
 def test_flags_go_before_the_file_and_none_means_not_given(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.yaml", "source: a test\nsegment: {threshold: 0.2, hu_offset: -24, gate: false}\n")
+    path = write(
+        tmp_path / "a.yaml",
+        "source: a test\nsegment: {threshold: 0.2, hu_offset: -24, gate: false, refine: {method: threshold}}\n",
+    )
     settings = load_settings(path, {"segment": {"threshold": 0.4, "hu_offset": None}}).segment
     assert (settings.threshold, settings.hu_offset, settings.gate) == (0.4, -24, False)
 
@@ -81,3 +84,8 @@ def test_a_missing_file_is_said(tmp_path: Path) -> None:
 def test_a_flag_out_of_range_is_said() -> None:
     with pytest.raises(SettingsError, match=r"command line: 'segment\.operating_point'"):
         load_settings(overrides={"segment": {"operating_point": 3}})
+
+
+def test_a_threshold_that_nothing_would_use_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"set refine\.method to 'threshold'"):
+        load_settings(write(tmp_path / "a.yaml", "source: a test\nsegment: {threshold: 0.2}\n"))

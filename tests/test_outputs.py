@@ -45,8 +45,11 @@ def test_a_folder_without_write_permission_is_said(tmp_path: Path) -> None:
         pass
 
 
+OUR_RUN = '{"versions": {"hgisam": "0.1.0"}, "planned": ["a", "a_mask"]}'
+
+
 def test_no_output_replaces_an_input(tmp_path: Path) -> None:
-    (tmp_path / RUN_RECORD).touch()
+    (tmp_path / RUN_RECORD).write_text(OUR_RUN)
     scan, mask = tmp_path / "a.nii.gz", tmp_path / "a_mask.nii.gz"
     scan.touch()
     mask.touch()
@@ -55,11 +58,37 @@ def test_no_output_replaces_an_input(tmp_path: Path) -> None:
         refuse_overwriting(tmp_path, cases, ["_mask.nii.gz"])
 
 
-def test_a_file_that_no_run_wrote_is_kept_and_one_of_ours_may_be_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [(RUN_RECORD, OUR_RUN), ("a.json", '{"hgisam_version": "0.1.0", "case": "a"}')],
+    ids=["listed by our run", "our record of the case"],
+)
+def test_a_file_that_no_run_wrote_is_kept_and_one_of_ours_may_be_replaced(
+    tmp_path: Path, name: str, content: str
+) -> None:
     (tmp_path / "a_mask.nii.gz").write_text("drawn by hand")
     cases = [Case("a", Path("elsewhere/a.nii.gz"))]
     with pytest.raises(InputError, match="choose another output folder"):
         refuse_overwriting(tmp_path, cases, ["_mask.nii.gz"])
     refuse_overwriting(tmp_path, cases, ["_map.nii.gz"])
-    (tmp_path / RUN_RECORD).touch()
+    (tmp_path / name).write_text(content)
     refuse_overwriting(tmp_path, cases, ["_mask.nii.gz"])
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"versions": 3}', '{"planned": ["a"]}', '{"case": "a"}'])
+def test_a_record_of_another_program_gives_nothing_away(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a_mask.nii.gz").write_text("drawn by hand")
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(InputError, match=r"a_mask\.nii\.gz: .* no record says"):
+        refuse_overwriting(tmp_path, [Case("a", Path("elsewhere/a.nii.gz"))], ["_mask.nii.gz"])
+    (tmp_path / RUN_RECORD).write_text(content)
+    with pytest.raises(InputError, match=r"run\.json: .* no record says"):
+        refuse_overwriting(tmp_path, [], [])
+
+
+def test_what_all_cases_share_is_kept_where_no_run_wrote_it(tmp_path: Path) -> None:
+    (tmp_path / "summary.csv").write_text("a table of somebody's")
+    with pytest.raises(InputError, match=r"summary\.csv"):
+        refuse_overwriting(tmp_path, [], [], ["summary.csv"])
+    (tmp_path / RUN_RECORD).write_text(OUR_RUN)
+    refuse_overwriting(tmp_path, [], [], ["summary.csv"])

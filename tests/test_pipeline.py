@@ -135,6 +135,16 @@ def test_a_gate_that_no_slice_passes_measures_zero_not_null(
     assert not result.mask.any()
 
 
+def test_positive_slices_in_which_nothing_could_be_outlined_are_said(
+    make_weights: Callable[..., Path], array_and_affine: tuple[NDArray[np.float32], NDArray[np.float64]]
+) -> None:
+    options = SegmentOptions(operating_point=0.0, refine=RefineOptions(min_component_mm3=1e9))
+    result = Segmenter(make_weights(), options=options).segment(array_and_affine)
+    assert not result.mask.any()
+    assert result.volume_ml == 0.0
+    assert any("nothing in them could be outlined" in warning for warning in result.warnings)
+
+
 def test_a_scan_without_brain_has_no_volume_and_says_why(
     make_weights: Callable[..., Path],
     array_and_affine: tuple[NDArray[np.float32], NDArray[np.float64]],

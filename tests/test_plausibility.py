@@ -163,3 +163,10 @@ def test_real_heads_pass_and_spoilt_ones_do_not(realdata: Path) -> None:
 def test_a_volume_smaller_than_the_sampling_is_no_obstacle() -> None:
     assert check_hu(scan(torch.full((1, 1, 1), 30.0))).verdict == "refused"
     assert np.isnan(check_hu(scan(torch.full((1, 1, 1), 30.0))).figures["air_peak_hu"])
+
+
+@pytest.mark.parametrize(("slices_mm", "verdict"), [(5.0, "ok"), (14.0, "warning"), (40.0, "refused")])
+def test_a_head_as_tall_as_no_head_is_doubted_then_refused(slices_mm: float, verdict: str) -> None:
+    found = check_hu(scan(head_hu(), (slices_mm, 1.6, 1.6)))
+    assert found.verdict == verdict
+    assert all("is the spacing right?" in reason for reason in found.reasons)

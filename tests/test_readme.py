@@ -91,6 +91,22 @@ def test_the_sixty_seconds_run(in_a_clone: Path) -> None:
     assert (in_a_clone / "out" / "evaluation" / "evaluation.csv").is_file()
 
 
+def test_the_commands_run_in_their_order(in_a_clone: Path) -> None:
+    """Each template of the list of commands, with a scan and a folder for its words, and one phantom for ten."""
+    words = {"INPUT...": "sample_volumes/epidural.nii.gz", "FOLDER": "out", "10": "1"}
+    words |= {"PREDICTIONS": "out", "REFERENCES": "sample_volumes/truth"}
+    (block,) = [block for block in blocks("sh") if "INPUT..." in block]
+    lines = [shlex.split(line, comments=True)[1:] for line in block.splitlines()]
+    assert [line[0] for line in lines] == ["segment", "classify", "phantom", "evaluate", "info"]
+    for line in lines:
+        folder = "phantoms" if line[0] == "phantom" else "out"
+        done = CliRunner().invoke(app, [folder if word == "FOLDER" else words.get(word, word) for word in line])
+        assert done.exit_code == (8 if line[0] == "evaluate" else 0), done.stderr  # four references lack a prediction
+    written = {path.name for path in (in_a_clone / "out").iterdir()}
+    assert {"epidural_mask.nii.gz", "epidural_preview.png", "epidural_slices.csv", "epidural.json"} <= written
+    assert (in_a_clone / "phantoms" / "phantom_00000.nii.gz").is_file()
+
+
 @pytest.mark.usefixtures("in_a_clone")
 def test_the_six_lines_of_python_run(capsys: pytest.CaptureFixture[str], run_python: Callable[[str], None]) -> None:
     (snippet,) = blocks("python")

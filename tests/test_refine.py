@@ -39,10 +39,9 @@ def test_smoothing_moves_the_outline_by_less_than_a_voxel_layer() -> None:
     assert 0.8 < mask.volume_ml < 1.45
 
 
-def test_where_nothing_is_dense_the_map_itself_is_cut() -> None:
+def test_where_nothing_is_dense_nothing_is_outlined() -> None:
     ct, region, saliency = head_with_two_clots(contrast_hu=0.0)
-    mask = refine(saliency, ct, region, 30.0, 0.5, RefineOptions())
-    assert torch.equal(mask.voxels, saliency >= 0.5)
+    assert not refine(saliency, ct, region, 30.0, 0.5, RefineOptions()).voxels.any()
 
 
 def test_threshold_method_ignores_density() -> None:
@@ -58,13 +57,26 @@ def test_an_empty_map_gives_an_empty_mask(method: str) -> None:
     assert mask.volume_ml == 0.0
 
 
-def test_the_bright_rim_of_the_skull_is_left_out() -> None:
-    ct, region, saliency = head_with_two_clots()
-    ct.hu[2:4, 5, 5:55] = 80.0
-    saliency[2:4, 5, 5:55] = 1.0
-    mask = refine(saliency, ct, region, 30.0, 0.5, RefineOptions(smoothing_mm=0.0, rim_mm=1.0))
-    assert not mask.voxels[:, 5].any()
-    assert mask.voxels[2, 25, 25]
+def head_with_a_bright_rim() -> tuple[CTVolume, torch.Tensor, torch.Tensor]:
+    """Brain of 30 HU that rises to 60 within 3 mm of the skull, and a crescent of 25 HU more over a fifth of it."""
+    rows, columns = torch.meshgrid(torch.arange(120.0), torch.arange(120.0), indexing="ij")
+    from_middle = torch.hypot(rows - 59.5, columns - 59.5)
+    depth_mm = 50.0 - from_middle
+    region = (depth_mm > 0).expand(4, -1, -1).clone()
+    hu = torch.where(depth_mm > 0, 30.0 + 10.0 * (3.0 - depth_mm).clamp(0.0, 3.0), 1000.0).expand(4, -1, -1).clone()
+    crescent = region & (depth_mm < 6.0) & (rows < 30.0)
+    hu[crescent] += 25.0
+    return CTVolume(hu=hu, affine=AFFINE, source="bright rim"), region, crescent
+
+
+def test_the_bright_rim_of_the_skull_is_left_out_and_a_crescent_in_it_is_not() -> None:
+    ct, region, crescent = head_with_a_bright_rim()
+    saliency = torch.where(region, 0.5, 0.0)
+    plain = refine(saliency, ct, region, 30.0, 0.9, RefineOptions(smoothing_mm=0.0, rim_mm=0.0)).voxels
+    assert bool(plain[:, 100:].any())
+    mask = refine(saliency, ct, region, 30.0, 0.9, RefineOptions(smoothing_mm=0.0)).voxels
+    assert not bool((mask & ~crescent).any())
+    assert float((mask & crescent).sum() / crescent.sum()) > 0.95
 
 
 def test_a_calcification_is_no_blood_and_does_not_leak() -> None:
@@ -90,14 +102,13 @@ def test_components_are_ranked_by_what_they_gather_not_by_a_hot_spot() -> None:
     saliency = torch.where(candidates, 0.2, 0.0)
     saliency[0, 5, 15] = 1.0
     chosen = choose_components(candidates, saliency, min_share=0.3)
-    assert chosen is not None
     assert chosen[0, 4, 4]
     assert not chosen[0, 5, 15]
 
 
 def test_no_saliency_on_any_candidate_chooses_none() -> None:
     candidates = torch.ones(1, 4, 4, dtype=torch.bool)
-    assert choose_components(candidates, torch.zeros(1, 4, 4), 0.3) is None
+    assert not choose_components(candidates, torch.zeros(1, 4, 4), 0.3).any()
 
 
 def test_the_smallest_component_that_stays_is_measured_in_mm3() -> None:

@@ -11,6 +11,7 @@ from hgisam.segment import (
     AggregationOptions,
     WindowOptions,
     aggregate,
+    in_scan_context,
     plan_windows,
     score_windows,
     smooth_over_slices,
@@ -146,3 +147,18 @@ def test_smoothing_keeps_the_range_and_the_mean_of_inner_slices(values: list[flo
 
 def test_smoothing_spreads_one_slice_over_its_neighbours() -> None:
     assert smooth_over_slices(torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0])).tolist() == [0.0, 0.25, 0.5, 0.25, 0.0]
+
+
+def test_the_context_of_a_scan_lifts_its_faint_slices_and_keeps_their_order() -> None:
+    faint = torch.tensor([-2.0, -1.0, -3.0, -3.0])
+    beside_blood = torch.cat([faint, torch.tensor([4.0, 5.0, 6.0])])
+    assert torch.equal(in_scan_context(faint, 0.0), faint)
+    assert in_scan_context(faint, 0.5).tolist() == pytest.approx([(x - 0.5 * 2.0) / 1.5 for x in faint.tolist()])
+    lifted = in_scan_context(beside_blood, 0.5)
+    assert lifted[:4].tolist() == pytest.approx([(x + 0.5 * 5.0) / 1.5 for x in faint.tolist()])
+    assert torch.equal(lifted.argsort(stable=True), beside_blood.argsort(stable=True))
+
+
+def test_the_context_of_no_slice_is_nothing_and_of_one_is_itself() -> None:
+    assert in_scan_context(torch.zeros(0), 0.3).shape == (0,)
+    assert in_scan_context(torch.tensor([1.5]), 0.3).tolist() == pytest.approx([1.5])

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from hgisam import Segmenter
@@ -22,13 +23,14 @@ from hgisam.train.calibration import auc
 
 @dataclass(frozen=True, eq=False)
 class Patient:
-    """One scan's probabilities and labels, by slice."""
+    """One scan's probabilities, labels and mL of mask, by slice."""
 
     name: str
     probability: float
     probabilities: torch.Tensor
     labels: torch.Tensor
     found: torch.Tensor
+    mask_ml: torch.Tensor
 
     @property
     def bled(self) -> bool:
@@ -45,10 +47,11 @@ def main() -> None:
     given = parser.parse_args()
     segmenter = Segmenter(given.weights)
     labels = read_labels(given.folder / "slice_labels.csv")
-    patients = [classify(segmenter, given.folder / name, rows) for name, rows in sorted(labels.items())]
+    patients = [look_at(segmenter, given.folder / name, rows) for name, rows in sorted(labels.items())]
     if given.verbose:
         for p in patients:
-            print(f"{p.name:16s} bled: {p.bled!s:5s}  probability {p.probability:.3f}  slices {int(p.found.sum())}")
+            found = f"probability {p.probability:.3f}  slices {int(p.found.sum())}  {float(p.mask_ml.sum()):.1f} ml"
+            print(f"{p.name:16s} bled: {p.bled!s:5s}  {found}")
     bled = sum(p.bled for p in patients)
     print(f"{len(patients)} patients, {bled} with hemorrhage; {sum(len(p.labels) for p in patients)} slices")
     figures: dict[str, Callable[[Sequence[Patient]], float]] = {
@@ -56,6 +59,9 @@ def main() -> None:
         "scan AUC": lambda ps: auc(torch.tensor([p.probability for p in ps]), torch.tensor([p.bled for p in ps])),
         "sensitivity for slices at the operating point": lambda ps: share(ps, positive=True),
         "specificity for slices at the operating point": lambda ps: 1 - share(ps, positive=False),
+        "mask in ml, patients without hemorrhage": lambda ps: mean_ml([p for p in ps if not p.bled]),
+        "mask in ml, patients with hemorrhage": lambda ps: mean_ml([p for p in ps if p.bled]),
+        "share of that mask in slices with hemorrhage": lambda ps: share_of_mask([p for p in ps if p.bled]),
     }
     for name, figure in figures.items():
         value, low, high = figure_interval(patients, figure, lambda p: p.bled)
@@ -71,18 +77,30 @@ def read_labels(path: Path) -> dict[str, dict[int, bool]]:
     return labels
 
 
-def classify(segmenter: Segmenter, path: Path, rows: dict[int, bool]) -> Patient:
+def look_at(segmenter: Segmenter, path: Path, rows: dict[int, bool]) -> Patient:
     """One scan, its labels joined by slice index."""
-    result = segmenter.classify(path)
+    result = segmenter.segment(path)
     probabilities = torch.from_numpy(result.slice_probabilities)
     labels = torch.tensor([rows[index] for index in range(len(probabilities))])
     found = probabilities >= segmenter.operating_point
-    return Patient(path.name, result.probability or 0.0, probabilities, labels, found)
+    in_slices = np.moveaxis(result.mask, result.slice_axis, 0).reshape(len(labels), -1).sum(axis=1, dtype=np.int64)
+    mask_ml = torch.from_numpy(in_slices) * result.mask_volume.voxel_ml
+    return Patient(path.name, result.probability or 0.0, probabilities, labels, found, mask_ml)
 
 
 def share(patients: Sequence[Patient], *, positive: bool) -> float:
     """Share of the positive, or negative, slices at or above the operating point."""
     return float(torch.cat([p.found[p.labels == positive] for p in patients]).float().mean())
+
+
+def mean_ml(patients: Sequence[Patient]) -> float:
+    """Mean volume of the masks."""
+    return float(torch.stack([p.mask_ml.sum() for p in patients]).mean())
+
+
+def share_of_mask(patients: Sequence[Patient]) -> float:
+    """Share of all the patients' mask that lies in positive slices."""
+    return float(sum(p.mask_ml[p.labels].sum() for p in patients) / sum(p.mask_ml.sum() for p in patients))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def main() -> None:
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.open(io.BytesIO(figure(Segmenter().segment(arguments.scan))))
     height_px = round(picture.height * WIDTH_PX / picture.width)
-    small = picture.resize((WIDTH_PX, height_px), Image.Resampling.LANCZOS).quantize(256)
+    small = picture.resize((WIDTH_PX, height_px), Image.Resampling.LANCZOS)
     with atomic_write(arguments.output) as file:
         small.save(file, format="PNG", optimize=True)
     print(f"{arguments.output}: {small.width} x {small.height} px, {arguments.output.stat().st_size / 1e3:.0f} kB")

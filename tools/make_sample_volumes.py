@@ -47,7 +47,7 @@ SAMPLES = (
         (38.0, 14.0),
     ),
     Sample("subdural_thin", "a thin crescent over one hemisphere", 12, (Subtype.SUBDURAL,), (11.0,)),
-    Sample("epidural", "a lens between skull and brain", 15, (Subtype.EPIDURAL,), (22.0,)),
+    Sample("epidural", "a lens between skull and brain", 18, (Subtype.EPIDURAL,), (22.0,)),
     Sample("subarachnoid_film", "blood in the cisterns at the base", 7, (Subtype.SUBARACHNOID,), (11.0,)),
     Sample("normal_calcified", "no bleed: calcified pineal, choroid plexus, falx and basal ganglia", 4),
 )

@@ -2,8 +2,8 @@
 
     python tools/show_aggregation.py -o docs/aggregation.png
 
-Before: every window's stages stretched to [0, 1] by themselves, laid side by side, multiplied, stretched per slice (the
-published scaling, applied to windows). After: what hgisam does (`segment.stitch_stage_maps`, `segment.aggregate`). The
+Before: every window's stages stretched to [0, 1] by themselves, blended, multiplied, stretched per slice (the published
+scaling, applied to windows). After: what hgisam does (`segment.stitch_stage_maps`, `segment.aggregate`). The
 head is a phantom with a large and a small bleed, enlarged so that its canvas needs several windows; every slice with
 brain is mapped, no gate. Means over --heads such phantoms.
 """
@@ -27,7 +27,7 @@ from hgisam.preprocess import PreprocessOptions, SliceBatch, preprocess
 from hgisam.segment import AggregationOptions, Window, WindowOptions, aggregate, plan_windows, stitch_stage_maps
 from hgisam.volume import CTVolume
 
-ENLARGED = 1.25
+ENLARGED = 1.4
 """The head is taken to be this much larger in-plane, so that it outgrows the field of view."""
 BLEEDS = PhantomOptions(kinds=(Subtype.INTRAPARENCHYMAL, Subtype.INTRAPARENCHYMAL), volumes_ml=(30.0, 2.0))
 
@@ -56,7 +56,7 @@ def main() -> None:
         head = prepare(segmenter, given.first_seed + index)
         maps = {"before": published(segmenter, head), "after": together(segmenter, head)}
         for name, found in maps.items():
-            rows[name].append(figures(found, head))
+            rows[name].append(figures(found, head, segmenter.weights.metadata.architecture.swin.img_size))
         if index == 0:
             draw(head, maps).save(given.output)
     print(f"{'':52s} {'before':>8s} {'after':>8s}   means over {given.heads} heads")
@@ -88,8 +88,8 @@ def together(segmenter: Segmenter, head: Head) -> Tensor:
 
 
 def published(segmenter: Segmenter, head: Head) -> Tensor:
-    """Every window and every slice by itself; equal weights where windows meet."""
-    return stitched(segmenter, head, WindowOptions(sigma_scale=1e3), "slice", stretch_windows=True)
+    """Every window and every slice stretched by itself, then blended all the same."""
+    return stitched(segmenter, head, WindowOptions(), "slice", stretch_windows=True)
 
 
 def stitched(
@@ -110,8 +110,8 @@ def stitched(
     return aggregate(stages, region, AggregationOptions.model_validate({"normalisation": normalisation}))
 
 
-def figures(saliency: Tensor, head: Head) -> dict[str, float]:
-    """Numbers of one head. A ratio of 1 across borders means that no seam shows."""
+def figures(saliency: Tensor, head: Head, fov_px: int) -> dict[str, float]:
+    """Numbers of one head. A ratio of 1 across edges means that no seam shows."""
     region = head.batch.region[head.slices]
     area = head.blood.sum(dim=(1, 2))
     largest = int(area.argmax())
@@ -124,20 +124,26 @@ def figures(saliency: Tensor, head: Head) -> dict[str, float]:
         "the same in the slice where it is lowest": float(lower.min() / saliency.max()),
         "brightest pixel of slices without blood": float(peaks[clear].mean()),
         "saliency in blood over saliency elsewhere": float(in_blood / saliency[region & ~head.blood].mean()),
-        "step across window borders over step elsewhere": seam(saliency[largest], region[largest], head.windows),
+        "step across window edges over steps beside them": seam(
+            saliency[largest], region[largest], head.windows, fov_px
+        ),
     }
 
 
-def seam(saliency: Tensor, region: Tensor, windows: list[Window]) -> float:
-    """Mean absolute step of saliency between neighbours on two sides of a window's border, over that of all others."""
-    steps = (saliency[:, 1:] - saliency[:, :-1]).abs()
-    inside = region[:, 1:] & region[:, :-1]
-    borders = torch.zeros(steps.shape[1], dtype=torch.bool)
-    for _, left in windows:
-        if left > 0:
-            borders[left - 1] = True
-    at_border, elsewhere = steps[:, borders][inside[:, borders]], steps[:, ~borders][inside[:, ~borders]]
-    return float(at_border.mean() / elsewhere.mean().clamp_min(1e-9))
+def seam(saliency: Tensor, region: Tensor, windows: list[Window], fov_px: int) -> float:
+    """Mean absolute step of saliency across the edges of windows, over that a few pixels beside them."""
+    at_edge, beside = [], []
+    for plane, inside, starts in (
+        (saliency, region, {top for top, _ in windows}),
+        (saliency.T, region.T, {left for _, left in windows}),
+    ):
+        steps = (plane[1:] - plane[:-1]).abs()
+        both = inside[1:] & inside[:-1]
+        edges = [edge - 1 for start in starts for edge in (start, start + fov_px) if 0 < edge < len(plane)]
+        for edge in edges:
+            at_edge.append(steps[edge][both[edge]])
+            beside += [steps[edge + off][both[edge + off]] for off in (-4, -3, 3, 4) if 0 <= edge + off < len(steps)]
+    return float(torch.cat(at_edge).mean() / torch.cat(beside).mean().clamp_min(1e-9))
 
 
 def draw(head: Head, maps: dict[str, Tensor]) -> Image.Image:

@@ -7,13 +7,15 @@ One process per CPU core, one thread each, learns nearly twice as fast as one pr
 place of `torchrun --nproc-per-node 2` trains in one process, on half the slices per step.
 
 1. Trains on phantoms; some heads also come as their twins before they bled. Prepared phantoms are kept in OUT/cache.
-2. On tuning phantoms of later seeds, with the whole pipeline: temperature, operating point, saliency threshold.
+2. On tuning phantoms of later seeds, of which as many bleed as by default, with the whole pipeline: the scan's context,
+   temperature, operating point, saliency threshold.
 3. Writes OUT/hgisam-phantoms.safetensors with all of it in the header, and its .sha256 beside it.
 """
 
 import argparse
 import logging
 import os
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -25,9 +27,10 @@ from hgisam.config import load_settings
 from hgisam.evaluate.overlap import overlap
 from hgisam.model.checkpoint import WeightsMetadata, load_weights, save_weights
 from hgisam.model.classifier import HemorrhageClassifier
-from hgisam.phantom import Phantom, make_phantom
+from hgisam.phantom import Phantom, PhantomOptions, generate_phantoms
 from hgisam.pipeline import SegmentationResult, SegmentOptions, pick_device
 from hgisam.refine import RefineOptions, refine
+from hgisam.segment import in_scan_context, to_log_odds
 from hgisam.train.calibration import auc, fit_temperature, pick_operating_point
 from hgisam.train.recipe import TrainOptions, train_on_phantoms
 
@@ -35,10 +38,11 @@ log = logging.getLogger("train_shipped_weights")
 
 NAME = "hgisam-phantoms.safetensors"
 SENSITIVITY = 0.85
-"""Share of the tuning phantoms' positive slices that the operating point must find. 0.95 would let a third of the
-slices without blood through the gate (tuning specificity 0.64), and every normal head would get a mask."""
+"""Share of the tuning phantoms' positive slices that the operating point must find. What it misses is small: a missed
+slice costs little volume, while each false one may invent some."""
 THRESHOLD_HEADS = 12
 """How many of the tuning phantoms choose the saliency threshold."""
+CONTEXTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 THRESHOLDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -60,7 +64,9 @@ def main() -> None:
     metadata = describe(options, f"{start} tools/train_shipped_weights.py --config {given.config} -o {given.output}")
 
     if given.calibrate:
-        model = load_weights(given.calibrate).model
+        loaded = load_weights(given.calibrate)
+        model = loaded.model
+        metadata = describe(options, loaded.metadata.command)
     else:
         if processes > 1:
             dist.init_process_group("gloo", timeout=timedelta(hours=3))
@@ -78,11 +84,12 @@ def main() -> None:
             torch.set_num_threads(given.workers)
     save_weights(path, model, metadata, half=True)
 
-    phantoms = [make_phantom(seed, options.phantom) for seed in options.tuning_seeds]
-    temperature = calibrated_temperature(path, phantoms, options)
-    metadata = metadata.model_copy(update={"temperature": temperature})
+    seeds = options.tuning_seeds
+    phantoms = list(generate_phantoms(len(seeds), seeds[0], PhantomOptions(), workers=given.workers))
+    scan_context, temperature = calibrated(tuning_slices(path, phantoms, options))
+    metadata = metadata.model_copy(update={"scan_context": scan_context, "temperature": temperature})
     save_weights(path, model, metadata, half=True)
-    operating_point, figures = gate(path, phantoms, options)
+    operating_point, figures = gate(tuning_slices(path, phantoms, options))
     metadata = metadata.model_copy(update={"operating_point": operating_point, "figures": figures})
     save_weights(path, model, metadata, half=True)
     threshold, dice = best_threshold(path, phantoms[:THRESHOLD_HEADS])
@@ -122,28 +129,48 @@ def slice_truth(phantom: Phantom, options: TrainOptions) -> tuple[torch.Tensor, 
     return positive, positive | (blood_mm2 == 0)
 
 
-def tuning_slices(path: Path, phantoms: list[Phantom], options: TrainOptions) -> tuple[torch.Tensor, torch.Tensor]:
-    """Smoothed slice probabilities of the pipeline and labels, over all clear slices that show brain."""
+@dataclass(frozen=True, eq=False)
+class ScoredScan:
+    """One scan's slices that show brain: probability, label, and whether the slice is clearly one or the other."""
+
+    probabilities: torch.Tensor
+    labels: torch.Tensor
+    clear: torch.Tensor
+
+
+def tuning_slices(path: Path, phantoms: list[Phantom], options: TrainOptions) -> list[ScoredScan]:
+    """Slice probabilities of the pipeline, and labels."""
     segmenter = Segmenter(path)
-    probabilities, labels = [], []
+    scored = []
     for phantom in phantoms:
         result = segmenter.classify((phantom.ct.hu.numpy(), phantom.ct.affine.numpy()))
+        shown = torch.from_numpy(result.slice_has_brain)
         positive, clear = slice_truth(phantom, options)
-        shown = clear & torch.from_numpy(result.slice_has_brain)
-        probabilities.append(torch.from_numpy(result.slice_probabilities)[shown])
-        labels.append(positive[shown])
-    return torch.cat(probabilities), torch.cat(labels)
+        scored.append(ScoredScan(torch.from_numpy(result.slice_probabilities)[shown], positive[shown], clear[shown]))
+    return scored
 
 
-def calibrated_temperature(path: Path, phantoms: list[Phantom], options: TrainOptions) -> float:
-    """The temperature at which smoothed probabilities fit the labels best, taken on their log-odds."""
-    probabilities, labels = tuning_slices(path, phantoms, options)
-    return fit_temperature(probabilities.double().clamp(1e-6, 1 - 1e-6).logit().float(), labels)
+def calibrated(scored: list[ScoredScan]) -> tuple[float, float]:
+    """The weight of the scan's context with the best AUC over slices, and the temperature that then fits the labels.
+
+    Args:
+        scored: of weights without context, at temperature 1.
+    """
+    labels = torch.cat([scan.labels[scan.clear] for scan in scored])
+
+    def in_context(weight: float) -> torch.Tensor:
+        return torch.cat([in_scan_context(to_log_odds(scan.probabilities), weight)[scan.clear] for scan in scored])
+
+    found = {weight: auc(in_context(weight), labels) for weight in CONTEXTS}
+    log.info("AUC by weight of the scan's context: %s", {weight: round(value, 4) for weight, value in found.items()})
+    best = max(found, key=lambda weight: found[weight])
+    return best, fit_temperature(in_context(best).float(), labels)
 
 
-def gate(path: Path, phantoms: list[Phantom], options: TrainOptions) -> tuple[float, dict[str, float]]:
+def gate(scored: list[ScoredScan]) -> tuple[float, dict[str, float]]:
     """The operating point, and what it does on the tuning phantoms."""
-    probabilities, labels = tuning_slices(path, phantoms, options)
+    probabilities = torch.cat([scan.probabilities[scan.clear] for scan in scored])
+    labels = torch.cat([scan.labels[scan.clear] for scan in scored])
     operating_point = pick_operating_point(probabilities, labels, SENSITIVITY)
     found = probabilities >= operating_point
     figures = {

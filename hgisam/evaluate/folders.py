@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from hgisam.cases import own_record
 from hgisam.evaluate.overlap import Overlap, overlap, overlap_by_slice
 from hgisam.evaluate.pairs import Pair, pair_masks
 from hgisam.evaluate.statistics import MeanInterval, mean_interval
@@ -131,8 +132,10 @@ def score_pair(pair: Pair) -> ScanScore:
     """Compare one case's two masks.
 
     Raises:
-        ScanRefused: where one cannot be read, or they lie on different grids.
+        ScanRefused: where one cannot be read, they lie on different grids, or the prediction's own record says that
+            nothing was measured, so that its empty mask is no answer.
     """
+    _check_measured(pair)
     prediction, prediction_grid = read_mask(pair.prediction)
     reference, reference_grid = read_mask(pair.reference)
     if not same_grid(prediction, reference):
@@ -145,6 +148,12 @@ def score_pair(pair: Pair) -> ScanScore:
         slices=overlap_by_slice(prediction.voxels, reference.voxels, reference.voxel_ml),
         warnings=(*prediction_grid.warnings, *reference_grid.warnings),
     )
+
+
+def _check_measured(pair: Pair) -> None:
+    record = own_record(pair.prediction.with_name(f"{pair.case}.json"))
+    if record.get("volume_ml", 0.0) is None:
+        raise ScanRefused(f"{pair.case}: expected a mask that was measured; got none: {record.get('volume_reason')}")
 
 
 def summarise(scans: tuple[ScanScore, ...]) -> Summary:

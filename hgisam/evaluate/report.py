@@ -9,9 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from hgisam import NOTICE, __version__
+from hgisam.cases import own_record
 from hgisam.evaluate.folders import EvaluationReport, ScanScore, Summary
 from hgisam.evaluate.statistics import CONFIDENCE, MeanInterval
 from hgisam.io.atomic import make_output_folder
+from hgisam.io.errors import OutputError
 from hgisam.io.tables import write_csv, write_json
 
 SCAN_COLUMNS = (
@@ -32,6 +34,8 @@ SCAN_COLUMNS = (
     "n_positive_slices",
 )
 
+TABLE, RECORD = "evaluation.csv", "evaluation.json"
+
 _SUMMARY_ROWS = (
     ("Dice, positive scans", "dice", "{:.3f}"),
     ("IoU, positive scans", "iou", "{:.3f}"),
@@ -47,11 +51,16 @@ def write_report(report: EvaluationReport, folder: Path) -> None:
     """Write `evaluation.csv`, a row per scan, and `evaluation.json`, everything.
 
     Raises:
-        OutputError: where the folder or a file cannot be written.
+        OutputError: where the folder or a file cannot be written, or a file is in the way that hgisam has not written.
     """
     make_output_folder(folder)
+    for name in (TABLE, RECORD):
+        if (folder / name).exists() and not own_record(folder / RECORD):
+            raise OutputError(
+                f"{folder / name}: expected a free name; got a file that hgisam has not written; choose another folder"
+            )
     rows = [scan_row(scan) for scan in report.scans]
-    write_csv(folder / "evaluation.csv", rows, SCAN_COLUMNS)
+    write_csv(folder / TABLE, rows, SCAN_COLUMNS)
     record = {
         "hgisam_version": __version__,
         "notice": NOTICE,
@@ -65,7 +74,7 @@ def write_report(report: EvaluationReport, folder: Path) -> None:
         "without_reference": report.without_reference,
         "without_prediction": report.without_prediction,
     }
-    write_json(folder / "evaluation.json", record)
+    write_json(folder / RECORD, record)
 
 
 def scan_row(scan: ScanScore) -> dict[str, object]:

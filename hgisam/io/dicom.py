@@ -44,7 +44,7 @@ FloatArray = NDArray[np.float64]
 
 
 def read_dicom(
-    scan: Path | DicomSeries, *, allow_gaps: bool = False, max_voxels: int = MAX_VOXELS
+    scan: Path | DicomSeries, *, allow_gaps: bool = False, max_voxels: int = MAX_VOXELS, hu_offset: float = 0.0
 ) -> tuple[CTVolume, NiftiGrid]:
     """Read a series of axial CT slices.
 
@@ -52,6 +52,7 @@ def read_dicom(
         scan: a series; or a file, folder or archive that holds one.
         allow_gaps: take a scan with missing slices; its volume is a lower bound.
         max_voxels: refuse more, before memory is taken.
+        hu_offset: added to the file's values, before they are held to LOWEST_HU..HIGHEST_HU.
 
     Returns:
         The scan, float32 HU within LOWEST_HU..HIGHEST_HU, each slice with its own place; and a grid whose file axes are
@@ -80,7 +81,7 @@ def read_dicom(
             f" {places.expected_mm[at]:.2f} mm around it: slices are missing; copy the series again, or take it as it"
             " is with --allow-gaps"
         )
-    pixels, n_dropped = _read_pixels(places, source)
+    pixels, n_dropped = _read_pixels(places, source, hu_offset)
     warnings = (*series.notes, *places.warnings(n_dropped))
     return _assemble(pixels, places, source, warnings)
 
@@ -222,13 +223,13 @@ class _Places:
         return tuple(found)
 
 
-def _read_pixels(places: _Places, source: str) -> tuple[NDArray[np.float32], int]:
+def _read_pixels(places: _Places, source: str, hu_offset: float) -> tuple[NDArray[np.float32], int]:
     """HU [slice, row, column], and how many slices were there twice."""
     first = places.slices[0]
     hu = np.empty((len(places.slices), first.rows, first.columns), dtype=np.float32)
     n_dropped = 0
     with FileReader() as files:
-        reader = SliceReader(files)
+        reader = SliceReader(files, hu_offset)
         for index, (header, repeats) in enumerate(zip(places.slices, places.repeats, strict=True)):
             hu[index] = reader.hu(header)
             for repeat in repeats:

@@ -28,8 +28,9 @@ _J2K_MAGIC, _J2K_BOX = b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  "
 class SliceReader:
     """Gives the HU of slices; a file with many frames is read once for those that follow each other."""
 
-    def __init__(self, reader: FileReader) -> None:
+    def __init__(self, reader: FileReader, hu_offset: float = 0.0) -> None:
         self._reader = reader
+        self._hu_offset = hu_offset
         self._file: DicomFile | None = None
         self._dataset = Dataset()
         self._compressed = False
@@ -47,7 +48,7 @@ class SliceReader:
         air = _padding(stored, self._dataset)
         hu = _signed(stored, self._dataset, ~air, header).astype(np.float32)
         hu *= np.float32(header.slope)
-        hu += np.float32(header.intercept)
+        hu += np.float32(header.intercept + self._hu_offset)
         hu[air] = LOWEST_HU
         return np.clip(hu, LOWEST_HU, HIGHEST_HU, out=hu)
 

@@ -4,7 +4,9 @@ import gzip
 import io
 import math
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +21,7 @@ from torch import Tensor
 from hgisam.io.atomic import atomic_write
 from hgisam.io.errors import ScanRefused
 from hgisam.io.nifti_header import MAX_VOXELS, Geometry, Layout, check_geometry, check_layout, parse_header
+from hgisam.labels import SUBTYPES
 from hgisam.volume import CTVolume, MaskVolume, Orientation
 
 LOWEST_HU = -1024.0
@@ -77,12 +80,13 @@ class NiftiGrid:
         return turned.reshape(self.file_shape)
 
 
-def read_ct(path: str | Path, max_voxels: int = MAX_VOXELS) -> tuple[CTVolume, NiftiGrid]:
+def read_ct(path: str | Path, max_voxels: int = MAX_VOXELS, hu_offset: float = 0.0) -> tuple[CTVolume, NiftiGrid]:
     """Read a scan from a .nii or .nii.gz file, to the end of it, so that no damage passes unseen.
 
     Args:
         path: the file; told from gzip by its first bytes, not by its name.
         max_voxels: refuse more, before memory is taken.
+        hu_offset: added to the file's values, before they are held to LOWEST_HU..HIGHEST_HU.
 
     Returns:
         The scan, float32 HU within LOWEST_HU..HIGHEST_HU, and the file's grid with the reader's warnings.
@@ -91,7 +95,7 @@ def read_ct(path: str | Path, max_voxels: int = MAX_VOXELS) -> tuple[CTVolume, N
         ScanRefused: where the file is unreadable, damaged, no single volume, or its geometry is in doubt.
     """
     stored, layout, header, geometry = _read_file(Path(path), max_voxels)
-    return _ct_from_stored(stored, layout, header, geometry, Path(path).name)
+    return _ct_from_stored(stored, _offset(layout, hu_offset), header, geometry, Path(path).name)
 
 
 def read_mask(path: str | Path, max_voxels: int = MAX_VOXELS) -> tuple[MaskVolume, NiftiGrid]:
@@ -100,25 +104,45 @@ def read_mask(path: str | Path, max_voxels: int = MAX_VOXELS) -> tuple[MaskVolum
     Raises:
         ScanRefused: as `read_ct`; and where values are no whole numbers of 0 and above (a scan, a probability map).
     """
-    stored, layout, header, geometry = _read_file(Path(path), max_voxels)
-    source = Path(path).name
-    values = stored if (layout.slope, layout.inter) == (1.0, 0.0) else stored * layout.slope + layout.inter
-    lowest, highest = float(values.min()), float(values.max())
-    whole = values.dtype.kind in "ui" or (
-        math.isfinite(lowest) and math.isfinite(highest) and bool((abs(values - np.rint(values)) < _NEARLY_WHOLE).all())
-    )
-    if not whole or lowest <= -_NEARLY_WHOLE:
-        raise ScanRefused(
-            f"{source}: expected a mask of whole numbers from 0; got {values.dtype.name} values from {lowest:g} to"
-            f" {highest:g}; give a mask, not a scan or a map"
-        )
-    grid = _grid(layout, header, geometry, source)
+    values, grid, source = _read_whole_numbers(Path(path), max_voxels, "a mask")
     house = np.ascontiguousarray(grid.orientation.to_house(values > 0.5))
     return MaskVolume(torch.from_numpy(house), _house_affine(grid), source), grid
 
 
+def read_labels(
+    path: str | Path, max_voxels: int = MAX_VOXELS
+) -> tuple[UInt8[Tensor, "depth height width"], NiftiGrid]:
+    """Read a label volume: 0 no hemorrhage, k + 1 the k-th of `hgisam.labels.SUBTYPES`.
+
+    Raises:
+        ScanRefused: as `read_mask`; and where a value stands for no subtype.
+    """
+    values, grid, source = _read_whole_numbers(Path(path), max_voxels, "a label volume")
+    highest = float(values.max())
+    if highest > len(SUBTYPES) + 0.5:
+        raise ScanRefused(
+            f"{source}: expected labels from 0 to {len(SUBTYPES)}, one for each subtype; got up to {highest:g}; give"
+            " labels in the order of hgisam.labels.SUBTYPES"
+        )
+    house = grid.orientation.to_house(np.rint(values).astype(np.uint8))
+    return torch.from_numpy(np.ascontiguousarray(house)), grid
+
+
+def read_grid(path: str | Path, max_voxels: int = MAX_VOXELS) -> NiftiGrid:
+    """Read the grid that a file's header states. No voxel is read, so damage behind the header passes unseen.
+
+    Raises:
+        ScanRefused: where there is no such file, or its header is refused as `read_ct` refuses it.
+    """
+    path = Path(path)
+    with _refusing_damage(path), path.open("rb") as raw:
+        stream, _ = _uncompressed(raw)
+        _, layout, header, geometry = _read_header(stream, path.name, max_voxels)
+    return _grid(layout, header, geometry, path.name)
+
+
 def ct_from_image(
-    image: nib.spatialimages.SpatialImage, source: str, max_voxels: int = MAX_VOXELS
+    image: nib.spatialimages.SpatialImage, source: str, max_voxels: int = MAX_VOXELS, hu_offset: float = 0.0
 ) -> tuple[CTVolume, NiftiGrid]:
     """A scan from a nibabel image. One loaded lazily is read by nibabel, which checks less: `read_ct` takes the path.
 
@@ -126,6 +150,7 @@ def ct_from_image(
         image: any nibabel image with an affine.
         source: a name for errors.
         max_voxels: refuse more.
+        hu_offset: as for `read_ct`.
 
     Raises:
         ScanRefused: as `read_ct`.
@@ -149,16 +174,19 @@ def ct_from_image(
         stored = data.get_unscaled() if lazy else np.asarray(data)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise _damaged(source, error) from error
-    return _ct_from_stored(stored, layout, header, geometry, source)
+    return _ct_from_stored(stored, _offset(layout, hu_offset), header, geometry, source)
 
 
-def ct_from_array(array: ArrayLike, affine: ArrayLike, source: str) -> tuple[CTVolume, NiftiGrid]:
+def ct_from_array(
+    array: ArrayLike, affine: ArrayLike, source: str, hu_offset: float = 0.0
+) -> tuple[CTVolume, NiftiGrid]:
     """A scan from an array in HU and its affine.
 
     Args:
         array: three axes in any order and direction, integers or floats.
         affine: voxel index -> RAS+ mm, [4, 4].
         source: a name for errors.
+        hu_offset: as for `read_ct`.
 
     Raises:
         ScanRefused: as `read_ct`.
@@ -170,7 +198,7 @@ def ct_from_array(array: ArrayLike, affine: ArrayLike, source: str) -> tuple[CTV
     header = _new_header(stored.shape, stored.dtype, stated, source)
     layout = check_layout(header, source, max_voxels=stored.size)
     geometry = check_geometry(header, layout.shape, source)
-    return _ct_from_stored(stored, layout, header, Geometry(stated, geometry.warnings), source)
+    return _ct_from_stored(stored, _offset(layout, hu_offset), header, Geometry(stated, geometry.warnings), source)
 
 
 def new_grid_for(
@@ -240,25 +268,58 @@ def write_labels(path: Path, labels: UInt8[Tensor, "depth height width"], grid: 
 def _read_file(path: Path, max_voxels: int) -> tuple[NDArray[Any], Layout, nib.Nifti1Header, Geometry]:
     """The stored numbers, three axes in the file's order and not rescaled, and what the header says of them."""
     source = path.name
-    try:
-        with path.open("rb") as raw:
-            compressed = raw.read(2) == _GZIP_MAGIC
-            n_bytes_on_disk = raw.seek(0, io.SEEK_END)
-            raw.seek(0)
-            stream: BinaryIO = gzip.GzipFile(fileobj=raw) if compressed else raw  # type: ignore[assignment]
-            block = stream.read(540)
-            header = parse_header(block, source)
-            layout = check_layout(header, source, max_voxels)
-            geometry = check_geometry(header, layout.shape, source)
-            promised = layout.offset + layout.n_bytes
-            if promised > n_bytes_on_disk * (_MOST_DEFLATE_CAN_SHRINK if compressed else 1):
-                raise _truncated(source, f"{promised:,} bytes", f"a file of {n_bytes_on_disk:,} on disk")
-            stored = _read_voxels(stream, block, layout, source)
-    except FileNotFoundError as error:
-        raise ScanRefused(f"{source}: expected a file; got none at {path}; check the path") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise _damaged(source, error) from error
+    with _refusing_damage(path), path.open("rb") as raw:
+        n_bytes_on_disk = raw.seek(0, io.SEEK_END)
+        raw.seek(0)
+        stream, compressed = _uncompressed(raw)
+        block, layout, header, geometry = _read_header(stream, source, max_voxels)
+        promised = layout.offset + layout.n_bytes
+        if promised > n_bytes_on_disk * (_MOST_DEFLATE_CAN_SHRINK if compressed else 1):
+            raise _truncated(source, f"{promised:,} bytes", f"a file of {n_bytes_on_disk:,} on disk")
+        stored = _read_voxels(stream, block, layout, source)
     return stored, layout, header, Geometry(geometry.affine, geometry.warnings + _name_warnings(path, compressed))
+
+
+@contextmanager
+def _refusing_damage(path: Path) -> Iterator[None]:
+    """Turn what the system or gzip says of a bad file into a refusal of the scan."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ScanRefused(f"{path.name}: expected a file; got none at {path}; check the path") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise _damaged(path.name, error) from error
+
+
+def _uncompressed(raw: BinaryIO) -> tuple[BinaryIO, bool]:
+    """The file's content from its first byte on, and whether gzip hid it: told by its first bytes, not by its name."""
+    compressed = raw.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+    raw.seek(0)
+    return (gzip.GzipFile(fileobj=raw) if compressed else raw), compressed  # type: ignore[return-value]
+
+
+def _read_header(stream: BinaryIO, source: str, max_voxels: int) -> tuple[bytes, Layout, nib.Nifti1Header, Geometry]:
+    """The file's first bytes, and what they say."""
+    block = stream.read(540)
+    header = parse_header(block, source)
+    layout = check_layout(header, source, max_voxels)
+    return block, layout, header, check_geometry(header, layout.shape, source)
+
+
+def _read_whole_numbers(path: Path, max_voxels: int, kind: str) -> tuple[NDArray[Any], NiftiGrid, str]:
+    """Values from 0 up, whole but for the rounding of a rescaled file, in the file's axes."""
+    stored, layout, header, geometry = _read_file(path, max_voxels)
+    values = stored if (layout.slope, layout.inter) == (1.0, 0.0) else stored * layout.slope + layout.inter
+    lowest, highest = float(values.min()), float(values.max())
+    whole = values.dtype.kind in "ui" or (
+        math.isfinite(lowest) and math.isfinite(highest) and bool((abs(values - np.rint(values)) < _NEARLY_WHOLE).all())
+    )
+    if not whole or lowest <= -_NEARLY_WHOLE:
+        raise ScanRefused(
+            f"{path.name}: expected {kind} of whole numbers from 0; got {values.dtype.name} values from {lowest:g} to"
+            f" {highest:g}; give a mask, not a scan or a map"
+        )
+    return values, _grid(layout, header, geometry, path.name), path.name
 
 
 def _read_voxels(stream: BinaryIO, block: bytes, layout: Layout, source: str) -> NDArray[Any]:
@@ -317,6 +378,10 @@ def _fill_with_hu(hu: NDArray[np.float32], stored: NDArray[Any], layout: Layout)
                 hu[index][~finite] = LOWEST_HU
             np.clip(hu[index], LOWEST_HU, HIGHEST_HU, out=hu[index])
     return non_finite
+
+
+def _offset(layout: Layout, hu_offset: float) -> Layout:
+    return replace(layout, inter=layout.inter + hu_offset) if hu_offset else layout
 
 
 def _check_non_finite(hu: NDArray[np.float32], non_finite: NDArray[np.bool_], source: str) -> str:
@@ -389,6 +454,8 @@ def _write(path: Path, voxels: Tensor, grid: NiftiGrid, dtype: np.dtype[Any], de
     header["intent_code"], header["intent_name"] = 0, b""
     header["intent_p1"], header["intent_p2"], header["intent_p3"] = 0.0, 0.0, 0.0
     header["descrip"], header["aux_file"] = description.encode(), b""
+    if "data_type" in header:
+        header["data_type"] = b""
     if "db_name" in header:
         header["db_name"] = b""
     array = grid.to_file(voxels)

@@ -98,7 +98,7 @@ def check_layout(header: nib.Nifti1Header, source: str, max_voxels: int) -> Layo
     if math.prod(shape) > max_voxels:
         raise ScanRefused(
             f"{source}: expected at most {max_voxels:,} voxels; got a header that states {_times(shape)} ="
-            f" {math.prod(shape):,}; raise the limit if that is true"
+            f" {math.prod(shape):,}"
         )
     try:
         dtype = header.get_data_dtype()
@@ -186,6 +186,9 @@ def _checked_offset(header: nib.Nifti1Header, source: str) -> int:
 
 
 def _qform(header: nib.Nifti1Header, source: str, needed: bool) -> NDArray[np.float64] | None:
+    if header["pixdim"][0] == 0:  # NIfTI-1: taken as 1
+        header = header.copy()
+        header["pixdim"][0] = 1.0
     try:
         qform = header.get_qform().astype(np.float64)
     except (HeaderDataError, ValueError):

@@ -57,7 +57,9 @@ class WeightsMetadata(BaseModel):
     threshold: float = Field(gt=0, le=1)
     """Saliency from which a pixel counts as blood."""
     temperature: float = Field(default=1.0, gt=0)
-    """Divides the logits before they become probabilities."""
+    """Divides the log-odds before they become probabilities."""
+    scan_context: float = Field(default=0.0, ge=0)
+    """How much the scan's highest slices count in the log-odds of each of its slices."""
     data: str
     """What the network was trained on, in words."""
     command: str

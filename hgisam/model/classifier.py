@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from hgisam.labels import Subtype
 from hgisam.model.swin import Attend, SwinOptions, SwinTransformer, fused_attention
 
-TOKEN_STAGES = (1, 2, 3, 4)
-"""Stages (1-based) that carry a linear token head in training: those whose attention makes the saliency map."""
+Pooling = Literal["mean", "log_sum_exp"]
+
+MAP_STAGES = 3
+"""Stages that a network must have at least: the saliency map is made of so many."""
 
 
 class ClassifierOptions(BaseModel):
@@ -22,9 +24,9 @@ class ClassifierOptions(BaseModel):
 
     swin: SwinOptions = SwinOptions()
     """Geometry of the Swin Transformer."""
-    pooling: Literal["mean", "log_sum_exp"] = "mean"
-    """How the last stage's tokens become one answer. mean: of their features, as in Swin. log_sum_exp: of their logits,
-    a smooth maximum, so that blood under one token of many is not averaged away."""
+    pooling: Pooling = "mean"
+    """How the last stage's tokens become one answer. mean: as in Swin. log_sum_exp: a smooth maximum, so that blood
+    under one token of many is not averaged away."""
     outputs: Literal[1, 2, 6] = 1
     """Logits per image. 1: any hemorrhage (sigmoid). 2: none against any (softmax, as HGI-SAM). 6: subtypes and any,
     each by itself (sigmoid), in the order of `Subtype`."""
@@ -36,9 +38,16 @@ class ClassifierOptions(BaseModel):
 
     @model_validator(mode="after")
     def _deep_enough(self) -> "ClassifierOptions":
-        if len(self.swin.depths) < max(TOKEN_STAGES):
-            raise ValueError(f"expected at least {max(TOKEN_STAGES)} stages; got depths {self.swin.depths}")
+        if len(self.swin.depths) < MAP_STAGES:
+            raise ValueError(f"expected at least {MAP_STAGES} stages; got depths {self.swin.depths}")
         return self
+
+
+def pooled(per_token: Float[Tensor, "batch tokens outputs"], pooling: Pooling) -> Float[Tensor, "batch outputs"]:
+    """One answer per image from those of its tokens: their mean, or the logarithm of the mean of their exponentials."""
+    if pooling == "mean":
+        return per_token.mean(dim=1)
+    return per_token.logsumexp(dim=1) - math.log(per_token.shape[1])
 
 
 class HemorrhageClassifier(nn.Module):
@@ -57,7 +66,9 @@ class HemorrhageClassifier(nn.Module):
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
         self.token_heads = (
-            nn.ModuleList(nn.Linear(self.options.swin.stage_channels(stage), 1) for stage in TOKEN_STAGES)
+            nn.ModuleList(
+                nn.Linear(self.options.swin.stage_channels(stage), 1) for stage in range(1, self.swin.n_stages + 1)
+            )
             if token_heads
             else None
         )
@@ -81,16 +92,12 @@ class HemorrhageClassifier(nn.Module):
 
     def _answer(self, tokens: Float[Tensor, "batch tokens channels"]) -> Float[Tensor, "batch outputs"]:
         """Logits of an image, in float32, from the tokens of the last stage."""
-        if self.options.pooling == "mean":
-            logits: Tensor = self.head(self.swin.pool(tokens))
-            return logits.float()
-        per_token: Tensor = self.head(self.swin.norm(tokens)).float()
-        return per_token.logsumexp(dim=1) - math.log(tokens.shape[1])
+        return pooled(self.head(self.swin.norm(tokens)).float(), self.options.pooling)
 
     def forward_with_tokens(
         self, images: Float[Tensor, "batch channels height width"]
     ) -> tuple[Float[Tensor, "batch outputs"], list[Float[Tensor, "batch _rows _cols"]]]:
-        """Logits of each image, and of each token of stages 1 to 3 (TOKEN_STAGES): for a token loss in training.
+        """Logits of each image, and of each token of each stage: for a token loss in training.
 
         Raises:
             ValueError: where the classifier was made without token heads.
@@ -99,11 +106,9 @@ class HemorrhageClassifier(nn.Module):
             raise ValueError("expected a classifier with token heads; got one without; make it with token_heads=True")
         token_logits: list[Tensor] = []
         tokens = torch.empty(0)
-        for stage, tokens in enumerate(self.swin.stages(images), start=1):
-            if stage in TOKEN_STAGES:
-                side = self.options.swin.grid_side(stage)
-                per_token = self.token_heads[TOKEN_STAGES.index(stage)](tokens)
-                token_logits.append(per_token.float().view(-1, side, side))
+        for stage, (tokens, head) in enumerate(zip(self.swin.stages(images), self.token_heads, strict=True), start=1):
+            side = self.options.swin.grid_side(stage)
+            token_logits.append(head(tokens).float().view(-1, side, side))
         return self._answer(tokens), token_logits
 
     def hemorrhage_logit(

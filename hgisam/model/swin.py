@@ -483,7 +483,7 @@ class SwinStage(nn.Module):
 
 
 class SwinTransformer(nn.Module):
-    """Images to tokens to stages. `embed`, then `run_stage` for each stage; `forward` does it all."""
+    """Images to tokens to stages: `embed`, then `run_stage` for each; `norm` is for the tokens of the last."""
 
     def __init__(self, options: SwinOptions) -> None:
         super().__init__()
@@ -545,26 +545,6 @@ class SwinTransformer(nn.Module):
         for stage in range(1, self.n_stages + 1):
             tokens = self.run_stage(stage, tokens, attend)
             yield tokens
-
-    def pool(self, tokens: Float[Tensor, "batch tokens channels"]) -> Float[Tensor, "batch features"]:
-        """Features of an image: the mean over the last stage's normalised tokens."""
-        features: Tensor = self.norm(tokens).mean(dim=1)
-        return features
-
-    def forward(
-        self, images: Float[Tensor, "batch channels height width"], attend: Attend = fused_attention
-    ) -> Float[Tensor, "batch features"]:
-        """Features of each image, from `embed` to `pool`.
-
-        Args:
-            images: values in [0, 1].
-            attend: the attention of every block.
-
-        Raises:
-            ValueError: for images of another shape than the options say.
-        """
-        *_, last = self.stages(images, attend)
-        return self.pool(last)
 
 
 def swin_tiny_patch4_window7_224(in_channels: int = 3) -> SwinOptions:

@@ -16,7 +16,8 @@ from hgisam.preprocess import PreprocessOptions, network_images
 from hgisam.train.augment import AugmentOptions
 from hgisam.train.calibration import auc
 from hgisam.train.loop import LoopOptions, train
-from hgisam.train.scans import BatchSource, PreparedScan, SamplingOptions, prepare_phantoms
+from hgisam.train.prepared import PreparedScan, prepare_phantoms
+from hgisam.train.scans import BatchSource, SamplingOptions
 
 log = logging.getLogger(__name__)
 

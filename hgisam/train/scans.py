@@ -1,14 +1,7 @@
-"""Prepared scans for training: decoded and preprocessed once, cut into batches many times."""
+"""Balanced, augmented batches cut from prepared scans."""
 
-import hashlib
-import json
-import logging
 import math
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from multiprocessing import get_context
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -16,38 +9,10 @@ from jaxtyping import Bool, Float, Int16
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from hgisam.brain import BrainOptions, brain_median_hu, intracranial_region, midsagittal_line
-from hgisam.phantom import PhantomOptions, make_phantom
-from hgisam.preprocess import PreprocessOptions, network_images, preprocess
+from hgisam.preprocess import PreprocessOptions, network_images
 from hgisam.train.augment import AugmentOptions, augment
 from hgisam.train.loop import TrainingBatch
-from hgisam.volume import CTVolume
-
-log = logging.getLogger(__name__)
-
-HU_STEP = 0.25
-"""Prepared HU are stored as int16 in steps of this: below the noise of any scan."""
-
-
-@dataclass(frozen=True, eq=False)
-class PreparedScan:
-    """The slices of one scan that show brain, on the network's canvas.
-
-    Attributes:
-        name: of the scan.
-        relative_hu: HU minus the scan's brain median, in steps of HU_STEP.
-        median_hu: the scan's brain median.
-        region: the intracranial region.
-        blood: where there is blood, exact for phantoms.
-        slices: index of each slice in the scan.
-    """
-
-    name: str
-    relative_hu: Int16[Tensor, "slices height width"]
-    median_hu: float
-    region: Bool[Tensor, "slices height width"]
-    blood: Bool[Tensor, "slices height width"]
-    slices: list[int]
+from hgisam.train.prepared import HU_STEP, PreparedScan
 
 
 class SamplingOptions(BaseModel):
@@ -71,79 +36,9 @@ class SamplingOptions(BaseModel):
     """Slices with less brain than this are never shown."""
 
 
-def prepare_phantom(
-    seed: int, phantom: PhantomOptions, brain: BrainOptions, preprocessing: PreprocessOptions
-) -> PreparedScan:
-    """One phantom on the network's canvas."""
-    made = make_phantom(seed, phantom)
-    return prepare_scan(f"{seed}", made.ct, made.labels > 0, brain, preprocessing)
-
-
-def prepare_scan(
-    name: str,
-    ct: CTVolume,
-    blood: Bool[Tensor, "depth height width"],
-    brain: BrainOptions,
-    preprocessing: PreprocessOptions,
-) -> PreparedScan:
-    """A scan and its known blood on the network's canvas; slices without brain are left out.
-
-    A canvas that has grown beyond the network's field of view is cut to its middle, since batches need one size.
-    """
-    region = intracranial_region(ct, brain)
-    slices = torch.nonzero(region.any(dim=2).any(dim=1)).flatten().tolist()
-    median_hu = brain_median_hu(ct, region)
-    batch = preprocess(ct, region, midsagittal_line(ct, region, brain), median_hu, preprocessing)
-    blood_share = batch.to_canvas(blood.float())
-    hu, region, blood_share = (
-        _centre(planes[slices], preprocessing.fov_px) for planes in (batch.relative_hu, batch.region, blood_share)
-    )
-    relative = (hu.clamp(-1024, 3071) / HU_STEP).round().to(torch.int16)
-    return PreparedScan(name, relative, median_hu, region, blood_share >= 0.5, slices)
-
-
 def _conspicuity(relative_hu: Int16[Tensor, "height width"], blood: Bool[Tensor, "height width"]) -> float:
     """How well blood shows in a slice: its mean HU over the brain median times the square root of its area in px."""
     return float(relative_hu[blood].float().mean()) * HU_STEP * math.sqrt(int(blood.sum()))
-
-
-def _centre(planes: Tensor, fov_px: int) -> Tensor:
-    """The middle fov_px x fov_px of planes [slices, rows, columns] that are at least as large."""
-    top, left = ((size - fov_px) // 2 for size in planes.shape[1:])
-    return planes[:, top : top + fov_px, left : left + fov_px].contiguous()
-
-
-def prepare_phantoms(
-    seeds: range,
-    phantom: PhantomOptions,
-    brain: BrainOptions,
-    preprocessing: PreprocessOptions,
-    cache: Path,
-    workers: int,
-) -> list[PreparedScan]:
-    """Many phantoms, each prepared once and kept in a cache folder named after all the settings and the code."""
-    settings = [_code_hash(), *(o.model_dump(mode="json") for o in (phantom, brain, preprocessing))]
-    folder = cache / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    missing = [seed for seed in seeds if not (folder / f"{seed}.npz").is_file()]
-    spawn = get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        jobs = [pool.submit(_prepare_into, folder, seed, phantom, brain, preprocessing) for seed in missing]
-        for done, job in enumerate(jobs, start=1):
-            job.result()
-            if done % 20 == 0:
-                log.info("prepared %d of %d phantoms", done, len(missing))
-    return [_load(folder / f"{seed}.npz") for seed in seeds]
-
-
-def _code_hash() -> str:
-    """Of the modules that decide what a prepared phantom looks like."""
-    package = Path(__file__).resolve().parents[1]
-    files = [*sorted((package / "phantom").glob("*.py")), *sorted((package / "brain").glob("*.py"))]
-    digest = hashlib.sha256()
-    for path in [*files, package / "preprocess.py"]:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 class BatchSource:
@@ -151,8 +46,8 @@ class BatchSource:
 
     def __init__(
         self,
-        scans: list[PreparedScan],
-        twins: list[PreparedScan],
+        scans: Sequence[PreparedScan],
+        twins: Sequence[PreparedScan],
         preprocessing: PreprocessOptions,
         sampling: SamplingOptions,
         augmentation: AugmentOptions,
@@ -230,26 +125,3 @@ class BatchSource:
 
     def _pick(self, slices: list[tuple[int, int]], count: int) -> list[tuple[int, int]]:
         return [slices[k] for k in self._numpy.integers(len(slices), size=count)]
-
-
-def _prepare_into(
-    folder: Path, seed: int, phantom: PhantomOptions, brain: BrainOptions, preprocessing: PreprocessOptions
-) -> None:
-    scan = prepare_phantom(seed, phantom, brain, preprocessing)
-    temporary = folder / f"{seed}.partial.npz"
-    np.savez(
-        temporary,
-        relative=scan.relative_hu.numpy(),
-        median=scan.median_hu,
-        region=np.packbits(scan.region.numpy(), axis=-1),
-        blood=np.packbits(scan.blood.numpy(), axis=-1),
-        slices=np.array(scan.slices),
-    )
-    temporary.replace(folder / f"{seed}.npz")
-
-
-def _load(path: Path) -> PreparedScan:
-    with np.load(path) as stored:
-        relative = torch.from_numpy(stored["relative"])
-        masks = [torch.from_numpy(np.unpackbits(stored[k], axis=-1).astype(bool)) for k in ("region", "blood")]
-        return PreparedScan(path.stem, relative, float(stored["median"]), masks[0], masks[1], stored["slices"].tolist())

@@ -161,3 +161,28 @@ def test_a_place_that_cannot_be_written_is_an_output_error(report: EvaluationRep
     (tmp_path / "out").write_bytes(b"")
     with pytest.raises(OutputError):
         write_report(report, tmp_path / "out")
+
+
+def test_an_empty_mask_that_its_record_calls_unmeasured_is_not_scored(tmp_path: Path) -> None:
+    for case in ("blind", "seen"):
+        put(tmp_path / "p" / f"{case}_mask.nii.gz")
+        put(tmp_path / "r" / f"{case}_labels.nii.gz")
+    record = {"hgisam_version": "0.1.0", "case": "blind", "volume_ml": None, "volume_reason": "no brain was found"}
+    (tmp_path / "p" / "blind.json").write_text(json.dumps(record))
+    (tmp_path / "p" / "seen.json").write_text(json.dumps(record | {"case": "seen", "volume_ml": 0.0}))
+    report = evaluate_folders(tmp_path / "p", tmp_path / "r")
+    assert [scan.case for scan in report.scans] == ["seen"]
+    ((case, reason),) = report.refused
+    assert case == "blind"
+    assert "no brain was found" in reason
+
+
+def test_a_table_of_somebody_else_is_not_overwritten(tmp_path: Path, report: EvaluationReport) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "evaluation.csv").write_text("mine")
+    with pytest.raises(OutputError, match=r"evaluation\.csv: expected a free name"):
+        write_report(report, out)
+    (out / "evaluation.csv").unlink()
+    write_report(report, out)
+    write_report(report, out)

@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scan_files import write_nifti
 
 from hgisam.io.errors import OutputError, ScanRefused
 from hgisam.io.nifti import (
@@ -22,6 +23,8 @@ from hgisam.io.nifti import (
     ct_from_image,
     new_grid_for,
     read_ct,
+    read_grid,
+    read_labels,
     read_mask,
     write_ct,
     write_labels,
@@ -628,3 +631,53 @@ def test_real_scans_are_read_as_nibabel_reads_them(realdata: Path) -> None:
         np.testing.assert_array_equal(grid.to_file(ct.hu), np.asarray(reference.dataobj))
         np.testing.assert_array_equal(grid.affine, reference.affine)
         assert grid.warnings == ()
+
+
+@pytest.mark.parametrize("axes", ["LPS", "RAI", "SPL"])
+def test_the_grid_alone_is_the_grid_of_the_scan(tmp_path: Path, axes: str) -> None:
+    write_nifti(tmp_path / "a.nii.gz", [1, 2, 3], axes)
+    alone, read = read_grid(tmp_path / "a.nii.gz"), read_ct(tmp_path / "a.nii.gz")[1]
+    assert (alone.shape, alone.orientation) == (read.shape, read.orientation)
+    assert np.array_equal(alone.affine, read.affine)
+
+
+def test_the_grid_of_no_file_or_no_nifti_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.nii").write_bytes(b"DICOM or whatever" * 40)
+    for name in ("a.nii", "b.nii"):
+        with pytest.raises(ScanRefused, match=name):
+            read_grid(tmp_path / name)
+
+
+@pytest.mark.parametrize(("axes", "expected"), [("LPS", [0, 5, 2]), ("LPI", [2, 5, 0])])
+def test_labels_come_in_the_house_s_axes(tmp_path: Path, axes: str, expected: list[int]) -> None:
+    write_nifti(tmp_path / "a.nii", [0, 5, 2], axes, dtype="u1")
+    labels, _ = read_labels(tmp_path / "a.nii")
+    assert labels[:, 0, 0].tolist() == expected
+
+
+def test_a_label_beyond_the_subtypes_is_refused(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "a.nii", [0, 6], dtype="u1")
+    with pytest.raises(ScanRefused, match=r"expected labels from 0 to 5"):
+        read_labels(tmp_path / "a.nii")
+
+
+def test_an_offset_is_added_before_values_are_held_to_the_range(tmp_path: Path) -> None:
+    array = np.zeros((4, 5, 6), dtype=np.int16)
+    array[0, 0, 0], array[1, 0, 0], array[2, 0, 0] = -2000, 40 - 1024, 3500
+    path = tmp_path / "low.nii"
+    nib.save(nib.Nifti1Image(array, np.diag([1.0, 1.0, 5.0, 1.0])), path)
+    for ct, grid in (read_ct(path, hu_offset=1024.0), ct_from_image(nib.load(path), "image", hu_offset=1024.0)):
+        assert grid.to_file(ct.hu)[:3, 0, 0].tolist() == [-976.0, 40.0, 3071.0]
+    ct, grid = ct_from_array(array, np.diag([1.0, 1.0, 5.0, 1.0]), "array", hu_offset=-500.0)
+    assert grid.to_file(ct.hu)[:3, 0, 0].tolist() == [-1024.0, -1024.0, 3000.0]
+
+
+def test_a_qform_without_its_sign_is_taken_as_the_standard_says(tmp_path: Path) -> None:
+    """NIfTI-1: "if qfac is 0, it is taken as 1"."""
+    stated = patched(tmp_path, edit=setting(sform_code=0)).rename(tmp_path / "stated.nii")
+    header = nib.load(stated).header
+    if float(header["pixdim"][0]) == 1.0:
+        silent = patched(tmp_path, edit=setting(sform_code=0, pixdim=[0, *header["pixdim"][1:].tolist()]))
+        assert np.allclose(read_ct(silent)[0].affine, read_ct(stated)[0].affine)
+    else:
+        pytest.fail("expected the made-up image to have qfac 1")

@@ -1,11 +1,13 @@
 """What the classifier's outputs mean."""
 
+from typing import Literal
+
 import pytest
 import torch
 from networks import small_network
 
 from hgisam.labels import SUBTYPES, Subtype
-from hgisam.model.classifier import ClassifierOptions, HemorrhageClassifier
+from hgisam.model.classifier import ClassifierOptions, HemorrhageClassifier, pooled
 from hgisam.model.swin import SwinOptions
 
 
@@ -51,7 +53,7 @@ def test_token_logits_lie_where_their_pixels_are() -> None:
     with torch.no_grad():
         logits, tokens = model.forward_with_tokens(images)
         assert torch.equal(logits, model(images))
-    assert [tuple(t.shape) for t in tokens] == [(2, 16, 16), (2, 8, 8), (2, 4, 4)]
+    assert [tuple(t.shape) for t in tokens] == [(2, 16, 16), (2, 8, 8), (2, 4, 4), (2, 2, 2)]
     change = (tokens[0][1] - tokens[0][0]).abs()
     assert divmod(int(change.argmax()), 16) == (10, 2)
 
@@ -63,6 +65,26 @@ def test_a_token_loss_reaches_every_parameter() -> None:
     logits, tokens = model.forward_with_tokens(torch.rand(2, 3, 64, 64))
     (logits.sum() + sum(t.square().sum() for t in tokens)).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("pooling", ["mean", "log_sum_exp"])
+def test_pooling_as_written_down(pooling: Literal["mean", "log_sum_exp"]) -> None:
+    torch.manual_seed(0)
+    swin = SwinOptions(img_size=64, window=4, embed_dim=8, depths=(2, 2, 2), heads=(1, 2, 2))
+    model = HemorrhageClassifier(ClassifierOptions(swin=swin, pooling=pooling)).double().eval()
+    images = torch.rand(2, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        logits = model(images)
+        *_, tokens = model.swin.stages(images)
+        per_token = model.head(model.swin.norm(tokens))
+    by_hand = per_token.mean(dim=1) if pooling == "mean" else per_token.exp().mean(dim=1).log()
+    torch.testing.assert_close(logits, by_hand.float())
+
+
+def test_blood_under_one_token_is_not_averaged_away() -> None:
+    per_token = torch.full((1, 36, 1), -5.0)
+    per_token[0, 7] = 8.0
+    assert float(pooled(per_token, "mean")) < 0 < float(pooled(per_token, "log_sum_exp"))
 
 
 def test_token_logits_need_token_heads() -> None:

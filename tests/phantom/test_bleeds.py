@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from hgisam.labels import SUBTYPES, Subtype
 from hgisam.phantom.anatomy import Brain, Head
@@ -34,12 +35,17 @@ def test_volumes_are_log_normal_around_six_ml() -> None:
 
 
 @pytest.mark.parametrize("subtype", SUBTYPES)
-def test_blood_is_mostly_clot_of_50_to_90_hu_and_sometimes_faint(subtype: Subtype) -> None:
-    rng = np.random.default_rng(0)
-    means = np.array([Density.draw(rng, subtype, 34.0).mean_hu for _ in range(1000)])
-    assert np.mean((means >= 50) & (means <= 90)) > 0.7
-    assert means.min() > 34
-    assert 0.05 < np.mean(means < 34 + 15.1) < 0.3
+def test_blood_is_clot_of_50_to_90_hu_and_faint_where_asked_for(subtype: Subtype) -> None:
+    def means(faint_probability: float) -> NDArray[np.float64]:
+        rng = np.random.default_rng(0)
+        return np.array([Density.draw(rng, subtype, 34.0, faint_probability).mean_hu for _ in range(1000)])
+
+    floor = 48.0 if subtype is Subtype.SUBARACHNOID else 50.0
+    assert floor <= means(0.0).min()
+    assert means(0.0).max() <= 90
+    assert np.mean(means(0.2) < means(0.0) - 1e-9) == pytest.approx(0.2, abs=0.04)
+    assert means(1.0).min() >= 34 + 5
+    assert means(1.0).max() <= 34 + 15
 
 
 def test_blood_has_its_density_and_nothing_else_changes(head: Head, brain: Brain) -> None:

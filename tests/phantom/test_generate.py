@@ -87,7 +87,7 @@ def test_without_its_bleeds_a_seed_is_the_same_head(normal: Phantom, bled: Phant
     assert torch.equal(normal.ct.affine, bled.ct.affine)
     same = normal.ct.hu == bled.ct.hu
     assert same.float().mean() > 0.8  # skull, face, noise and scanner; the brain was pushed
-    assert same[:3].float().mean() > 0.98  # far below the bleeds
+    assert same[:3].float().mean() > 0.95  # far below the bleeds
 
 
 @pytest.mark.parametrize("subtype", SUBTYPES)

@@ -13,12 +13,14 @@ from hgisam.phantom.scanner import (
     motion_streaks,
     noise_texture,
     scan,
+    slow_shading,
     to_pixels,
+    with_tails,
 )
 
 QUIET = Protocol(
-    noise_hu=0.0, blur_mm=0.5, noise_grain_mm=0.6, cupping_hu=0.0, streak_hu=0.0, offset_hu=0.0, gain=1.0,
-    head_rest_hu=None, motion_hu=0.0, clip_radius_mm=None,
+    noise_hu=0.0, blur_mm=0.5, noise_grain_mm=0.6, cupping_hu=0.0, streak_hu=0.0, slice_tail=0.0, shading_hu=0.0,
+    offset_hu=0.0, gain=1.0, head_rest_hu=None, motion_hu=0.0, clip_radius_mm=None,
 )  # fmt: skip
 GRID = FineGrid(shape=(8, 60, 60), first_mm=(29.5, 29.5, 0.0), step_mm=(2.5, 1.0, 1.0))
 
@@ -105,13 +107,28 @@ def test_beam_hardening_is_dark_between_dense_bones_and_bright_beside_bone() -> 
     hu = torch.full((2, 96, 96), 30.0)
     hu[0, 40:56, 12:28] = 1400.0
     hu[0, 40:56, 68:84] = 1400.0
-    change = beam_hardening(hu, 1.0, cupping_hu=0.0, streak_hu=10.0)
-    between, above = float(change[0, 48, 48]), float(change[0, 10, 48])
+    rng = np.random.default_rng(0)
+    change = beam_hardening(rng, hu, 1.0, cupping_hu=0.0, streak_hu=10.0)
+    between, above = float(change[0, 40:56, 40:56].mean()), float(change[0, 10, 48])
     assert between < -1
     assert above == pytest.approx(0, abs=0.3)
     assert change[1].abs().max() == 0
-    bright = beam_hardening(hu, 1.0, cupping_hu=10.0, streak_hu=0.0)
+    bright = beam_hardening(rng, hu, 1.0, cupping_hu=10.0, streak_hu=0.0)
     assert float(bright[0, 60, 20]) > float(bright[0, 90, 48]) >= 0
+
+
+def test_slice_tails_take_from_both_neighbours_and_keep_what_is_even() -> None:
+    slices = torch.zeros(5, 2, 2)
+    slices[2] = 100.0
+    assert with_tails(slices, 0.1)[:, 0, 0].tolist() == pytest.approx([0.0, 10.0, 80.0, 10.0, 0.0])
+    assert with_tails(torch.full((3, 2, 2), 7.0), 0.1).flatten().tolist() == pytest.approx([7.0] * 12)
+    assert torch.equal(with_tails(slices[2:3], 0.1), slices[2:3])
+
+
+def test_shading_is_slow_and_of_about_unit_size() -> None:
+    shading = slow_shading(np.random.default_rng(0), (40, 128, 128), 1.0)
+    assert float(shading.std()) == pytest.approx(1.0, abs=0.35)
+    assert float((shading[:, 1:] - shading[:, :-1]).abs().max()) < 0.25
 
 
 def test_motion_streaks_run_along_lines_of_some_slices() -> None:

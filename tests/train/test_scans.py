@@ -1,24 +1,12 @@
 """What a batch is made of."""
 
-import pytest
 import torch
+from still import STILL
 
-from hgisam.brain import BrainOptions
-from hgisam.phantom import PhantomOptions
 from hgisam.preprocess import PreprocessOptions
-from hgisam.train.augment import AugmentOptions
-from hgisam.train.scans import HU_STEP, BatchSource, PreparedScan, SamplingOptions, prepare_phantoms
+from hgisam.train.prepared import HU_STEP, PreparedScan
+from hgisam.train.scans import BatchSource, SamplingOptions
 
-STILL = AugmentOptions(
-    flip_probability=0.0,
-    rotation_deg=0.0,
-    scale=0.0,
-    shift_mm=(0.0, 0.0),
-    gain=0.0,
-    offset_hu=0.0,
-    noise_hu=0.0,
-    blur_px=0.0,
-)
 SEEN = PreprocessOptions(fov_px=64)
 
 
@@ -71,15 +59,3 @@ def test_a_twin_is_the_same_slice_without_its_blood() -> None:
 def test_heads_without_a_twin_make_do_without() -> None:
     batch = next(source([head("a", [0, 20])], [head("b", [0, 20], bled=False)], twins=3))
     assert len(batch.labels) == 6
-
-
-def test_prepared_phantoms_come_from_the_cache_unchanged(tmp_path_factory: pytest.TempPathFactory) -> None:
-    cache = tmp_path_factory.mktemp("cache")
-    phantom = PhantomOptions(n_slices=15, slice_mm=10.0, size_px=112, pixel_mm=2.0, bleed_probability=1.0)
-    made, again = (prepare_phantoms(range(1), phantom, BrainOptions(), PreprocessOptions(), cache, 1)[0] for _ in "ab")
-    assert torch.equal(made.relative_hu, again.relative_hu)
-    assert made.slices == again.slices
-    assert made.relative_hu.shape[1:] == (192, 192)
-    assert made.blood.any()
-    in_blood = made.relative_hu[made.blood].float().mean() * HU_STEP
-    assert float(in_blood) > 3.0

@@ -1,0 +1,240 @@
+"""RSNA-2019 as Kaggle gives it: `stage_2_train.csv` (ID_xxx_subtype,Label) and `stage_2_train/ID_xxx.dcm`.
+
+Source: Flanders et al., Radiology: AI 2(3):e190211 (2020). 752,803 slices in no order: a slice's patient, series and
+place are in its header only. Headers are read once and may be kept in a file beside the cache.
+"""
+
+import csv
+import hashlib
+import io
+import logging
+import os
+import re
+from array import array
+from collections.abc import Iterable, Iterator, MutableSequence, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from hgisam.io.atomic import atomic_write
+from hgisam.io.dicom_slices import PlaneGeometry, read_slice_header, slice_order, steps_are_even
+from hgisam.io.errors import ScanRefused
+from hgisam.labels import Subtype
+from hgisam.train.cohort import CohortRefused, DicomSeries, Findings, LabelledScan, Trouble
+from hgisam.train.layouts.label_table import LabelTable, as_rows
+
+log = logging.getLogger(__name__)
+
+TABLE = "stage_2_train.csv"
+SLICES = "stage_2_train"
+
+_HEAD = "ID,Label"
+_SUFFIX = ".dcm"
+_PSEUDONYM = re.compile(r"ID_[0-9a-f]{4,}")
+_CHUNK = 500
+_INDEX_COLUMNS = (
+    "name", "n_bytes", "modified_ns", "refusal", "patient", "series", "wrapped", "rows", "columns", "x", "y", "z",
+    "c0", "c1", "c2", "r0", "r1", "r2", "between_rows", "between_columns",
+)  # fmt: skip
+
+Row = dict[str, str]
+_Stamp = tuple[str, int, int]
+"""A file's name, size and time of change: where all are as they were, so is its header."""
+
+
+@dataclass
+class _Series:
+    """Slices of one series as they come in, small: a million slices must fit."""
+
+    patient: str
+    geometry: PlaneGeometry
+    names: list[str] = field(default_factory=list)
+    positions_mm: MutableSequence[float] = field(default_factory=lambda: array("d"))
+    mixed: bool = False
+
+
+def read_rsna(
+    folder: Path, findings: Findings, *, workers: int = 1, index: Path | None = None
+) -> Iterable[LabelledScan]:
+    """Series of slices, each a scan of its patient, slices from the lowest to the highest.
+
+    A slice without a file (or with a damaged one, such as ID_6431af929) is missing from its scan, which stays.
+
+    Args:
+        folder: holds the table and the folder of slices.
+        findings: where trouble is noted.
+        workers: processes that read headers; 1 reads them here.
+        index: a CSV file that keeps what headers said, made where absent; None keeps nothing.
+
+    Raises:
+        CohortRefused: where the table's head or rows are not of this layout.
+    """
+    table = _read_table(folder / TABLE, findings)
+    series = _read_series(folder / SLICES, findings, workers, index)
+    for name, found in sorted(series.items()):
+        scan = _labelled(name, found, folder / SLICES, table, findings)
+        if scan is not None:
+            yield scan
+    for missing in table.left():
+        findings.add(Trouble.MISSING_FILE, f"{missing}{_SUFFIX}")
+
+
+def _read_table(path: Path, findings: Findings) -> LabelTable:
+    """Labels by slice; six rows for each."""
+    table = LabelTable(findings)
+    subtypes = {subtype.value: subtype for subtype in Subtype}
+    values = {"0": False, "1": True}
+    with path.open(encoding="utf-8-sig") as file:
+        head = file.readline().strip()
+        if head != _HEAD:
+            raise CohortRefused(
+                f"{path.name}: expected the columns {_HEAD}; got {head[:80]!r}; give the table of stage 2"
+            )
+        for number, line in enumerate(file, start=2):
+            key, _, value = line.strip().rpartition(",")
+            name, _, subtype = key.rpartition("_")
+            if name and subtype in subtypes and value in values:
+                table.add_one(name, subtypes[subtype], values[value])
+            elif line.strip():
+                findings.add(Trouble.MALFORMED, f"{path.name} line {number}")
+    return table
+
+
+def _labelled(name: str, series: _Series, folder: Path, table: LabelTable, findings: Findings) -> LabelledScan | None:
+    """A series with its labels; None where it is left out, which is noted."""
+    positions = np.array(series.positions_mm).reshape(-1, 3)
+    labels_of = {slice_name: table.pop(slice_name.removesuffix(_SUFFIX)) for slice_name in series.names}
+    if not any(found and found[1] for found in labels_of.values()):
+        findings.add(Trouble.UNLABELLED_FILE, f"series {name}")
+        return None
+    try:
+        if series.mixed:
+            raise ScanRefused("expected slices of one patient, size, direction and spacing; got several")
+        order = slice_order(positions, series.geometry)
+    except ScanRefused as error:
+        findings.add(Trouble.UNUSABLE_FILE, f"series {name}: {error}")
+        return None
+    if not steps_are_even(positions[order], series.geometry):
+        findings.add(Trouble.UNEVEN, f"series {name}")
+    names = tuple(series.names[place] for place in order)
+    for slice_name in names:
+        if labels_of[slice_name] is None:
+            findings.add(Trouble.UNLABELLED_SLICE, slice_name)
+    bits = [labels_of[slice_name] or (0, 0) for slice_name in names]
+    labels, known = (as_rows([pair[side] for pair in bits]) for side in (0, 1))
+    return LabelledScan(name, series.patient, DicomSeries(folder, names, f"series {name}"), labels, known)
+
+
+def _read_series(folder: Path, findings: Findings, workers: int, index: Path | None) -> dict[str, _Series]:
+    """All slices of a folder, by series."""
+    series: dict[str, _Series] = {}
+    for row in _headers(folder, workers, index):
+        if row["refusal"]:
+            findings.add(Trouble.UNUSABLE_FILE, row["refusal"])
+            continue
+        if row["wrapped"] == "1":
+            findings.add(Trouble.WRAPPED, row["name"])
+        geometry = PlaneGeometry(
+            int(row["rows"]),
+            int(row["columns"]),
+            tuple(float(row[column]) for column in ("c0", "c1", "c2", "r0", "r1", "r2")),  # type: ignore[arg-type]
+            (float(row["between_rows"]), float(row["between_columns"])),
+        )
+        found = series.setdefault(row["series"], _Series(row["patient"], geometry))
+        if found.geometry != geometry:
+            found.mixed |= not found.geometry.agrees_with(geometry)
+        found.mixed |= found.patient != row["patient"]
+        found.names.append(row["name"])
+        found.positions_mm.extend(float(row[column]) for column in "xyz")
+    return series
+
+
+def _headers(folder: Path, workers: int, index: Path | None) -> Iterator[Row]:
+    """One row for each file, from the index where the file is as it was then, else from the file itself."""
+    stamps = _stamps(folder)
+    if index is not None and index.is_file() and _is_of(index, stamps):
+        yield from _index_rows(index)
+        return
+    rows = _read_headers(folder, stamps, workers)
+    if index is None:
+        yield from rows
+        return
+    with atomic_write(index) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        writer = csv.DictWriter(text, _INDEX_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        text.detach()
+    yield from _index_rows(index)
+
+
+def _stamps(folder: Path) -> list[_Stamp]:
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        found = [
+            (entry.name, entry.stat().st_size, entry.stat().st_mtime_ns)
+            for entry in entries
+            if entry.name.endswith(_SUFFIX) and entry.name[0] != "."
+        ]
+    return sorted(found)
+
+
+def _index_rows(index: Path) -> Iterator[Row]:
+    with index.open(newline="", encoding="utf-8") as file:
+        yield from csv.DictReader(file)
+
+
+def _is_of(index: Path, stamps: Sequence[_Stamp]) -> bool:
+    """Whether an index speaks of exactly these files as they are now."""
+    wanted = ([name, str(n_bytes), str(modified_ns)] for name, n_bytes, modified_ns in stamps)
+    with index.open(newline="", encoding="utf-8") as file:
+        rows = csv.reader(file)
+        if next(rows, None) != list(_INDEX_COLUMNS):
+            return False
+        return all(row[:3] == next(wanted, None) for row in rows) and next(wanted, None) is None
+
+
+def _read_headers(folder: Path, stamps: list[_Stamp], workers: int) -> Iterator[Row]:
+    remaining = iter(stamps)
+    chunks = iter(lambda: list(islice(remaining, _CHUNK)), [])
+    if workers <= 1 or len(stamps) <= _CHUNK:
+        for chunk in chunks:
+            yield from _read_chunk(folder, chunk)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        n_read = 0
+        for rows in pool.map(_read_chunk, [folder] * -(-len(stamps) // _CHUNK), chunks):
+            n_read += len(rows)
+            if n_read % (100 * _CHUNK) == 0:
+                log.info("read %d of %d headers", n_read, len(stamps))
+            yield from rows
+
+
+def _read_chunk(folder: Path, stamps: list[_Stamp]) -> list[Row]:
+    return [_read_row(folder, stamp) for stamp in stamps]
+
+
+def _read_row(folder: Path, stamp: _Stamp) -> Row:
+    row = dict.fromkeys(_INDEX_COLUMNS, "")
+    row.update(zip(_INDEX_COLUMNS, map(str, stamp), strict=False))
+    try:
+        header = read_slice_header(folder / stamp[0])
+    except ScanRefused as error:
+        return row | {"refusal": str(error)}
+    geometry = header.geometry
+    numbers = (*header.position_mm, *geometry.orientation, *geometry.spacing_mm)
+    said = (header.series, int(header.wrapped), geometry.rows, geometry.columns, *map(repr, numbers))
+    return row | dict(zip(_INDEX_COLUMNS[4:], map(str, (pseudonym(header.patient), *said)), strict=True))
+
+
+def pseudonym(patient: str) -> str:
+    """The patient as outputs name them: RSNA's own pseudonym (`ID_` and hexadecimal digits), or a hash of anything
+    else, so that no identifier of a hospital gets into a table."""
+    if _PSEUDONYM.fullmatch(patient):
+        return patient
+    return "patient_" + hashlib.blake2b(patient.encode(), person=b"hgisam", digest_size=8).hexdigest()

@@ -1,0 +1,216 @@
+"""Synthetic bleeds painted into slices of real scans that hold none: what they look like is known to the pixel.
+
+Everything works on prepared slices (HU relative to the scan's brain median, on the network's canvas), one slice at a
+time, so that no two batches show the same blood.
+"""
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from scipy.ndimage import distance_transform_edt, gaussian_filter, zoom
+from torch import Tensor
+
+from hgisam.labels import Subtype
+
+Plane = NDArray[np.float32]
+
+CSF_HU = -9.0
+"""Relative HU below which a smoothed pixel counts as fluid: sulci and cisterns are partly brain."""
+VENTRICLE_DEPTH_MM = 18.0
+"""Fluid this deep is taken for ventricle, fluid nearer the skull for sulci, fissures and cisterns."""
+SKULL_HU = 55.0
+"""Relative HU above which a pixel is skull, its partial volume or a calcification, and stays as it is."""
+COVERED = 0.5
+"""A pixel is labelled where blood fills at least this share of it."""
+
+
+class PaintingOptions(BaseModel):
+    """Which bleeds to paint. Ranges are drawn from uniformly; `easy` is where training starts, `hard` where it ends."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    shares: dict[Subtype, float] = Field(
+        default={
+            Subtype.EPIDURAL: 0.14,
+            Subtype.INTRAPARENCHYMAL: 0.34,
+            Subtype.INTRAVENTRICULAR: 0.12,
+            Subtype.SUBARACHNOID: 0.18,
+            Subtype.SUBDURAL: 0.22,
+        }
+    )
+    """How often each subtype is tried; one that finds no room becomes intraparenchymal."""
+    radius_mm: tuple[float, float] = (3.0, 22.0)
+    """Least and largest size of a bleed: the radius of a clot, half the reach of a film, a crescent or a lens."""
+    easy_radius_mm: float = Field(default=12.0, gt=0)
+    """Least size at the start."""
+    contrast_hu: tuple[float, float] = (10.0, 45.0)
+    """Blood over the brain median."""
+    easy_contrast_hu: float = Field(default=24.0, gt=0)
+    """Least contrast at the start."""
+    blur_mm: tuple[float, float] = (0.5, 1.1)
+    """Standard deviation of the blood's edge: the scanner's own."""
+    min_mm2: float = Field(default=15.0, gt=0)
+    """A slice in which less blood than this finds room stays as it is."""
+
+
+def paint_slice(
+    relative_hu: Float[Tensor, "height width"],
+    region: Bool[Tensor, "height width"],
+    spacing_mm: float,
+    difficulty: float,
+    options: PaintingOptions,
+    rng: np.random.Generator,
+) -> tuple[Float[Tensor, "height width"], Bool[Tensor, "height width"]] | None:
+    """A slice with one bleed painted in, and where it is; None where the slice has no room for it.
+
+    Args:
+        relative_hu: HU minus the scan's brain median.
+        region: the intracranial region.
+        spacing_mm: side of a pixel.
+        difficulty: 0 for large and bright bleeds only, 1 for the whole range.
+        options: which bleeds.
+        rng: the source of all chance.
+    """
+    inside = region.numpy()
+    depth_mm = distance_transform_edt(inside, sampling=spacing_mm).astype(np.float32)
+    if depth_mm.max() < 2.0 * options.radius_mm[0]:
+        return None
+    hu = relative_hu.numpy()
+    least_radius = options.easy_radius_mm + difficulty * (options.radius_mm[0] - options.easy_radius_mm)
+    radius_mm = math.exp(rng.uniform(math.log(least_radius), math.log(options.radius_mm[1])))
+    least_contrast = options.easy_contrast_hu + difficulty * (options.contrast_hu[0] - options.easy_contrast_hu)
+    contrast_hu = float(rng.uniform(least_contrast, options.contrast_hu[1]))
+    kinds = list(options.shares)
+    shares = np.array([options.shares[kind] for kind in kinds])
+    kind = kinds[int(rng.choice(len(kinds), p=shares / shares.sum()))]
+    smooth_hu = gaussian_filter(hu, 1.0 / spacing_mm)
+    shape = _shape(kind, inside, depth_mm, smooth_hu, radius_mm, spacing_mm, rng)
+    if shape is None or _area_mm2(shape, spacing_mm) < options.min_mm2:
+        shape = _clot(inside, depth_mm, min(radius_mm, 0.6 * float(depth_mm.max())), spacing_mm, rng)
+        kind = Subtype.INTRAPARENCHYMAL
+    blur_px = float(rng.uniform(*options.blur_mm)) / spacing_mm
+    blood = gaussian_filter(shape, blur_px)
+    if _area_mm2(blood, spacing_mm) < options.min_mm2:
+        return None
+    painted = hu.copy()
+    if kind is Subtype.INTRAPARENCHYMAL and rng.random() < 0.7:
+        painted -= _edema_hu(shape, inside, spacing_mm, rng)
+    uneven = 1.0 + float(rng.uniform(0.0, 0.15)) * _noise(rng, hu.shape, 6.0 / spacing_mm)
+    tissue = inside & (painted < SKULL_HU)
+    under = gaussian_filter(painted * tissue, 2.5 / spacing_mm)
+    under /= np.maximum(gaussian_filter(tissue.astype(np.float32), 2.5 / spacing_mm), 0.05)
+    painted += blood * tissue * np.maximum(contrast_hu * uneven - under, 0.0)
+    return torch.from_numpy(painted.astype(np.float32)), torch.from_numpy(blood >= COVERED) & region
+
+
+def _shape(
+    kind: Subtype,
+    inside: NDArray[np.bool_],
+    depth_mm: Plane,
+    smooth_hu: Plane,
+    radius_mm: float,
+    spacing_mm: float,
+    rng: np.random.Generator,
+) -> Plane | None:
+    """The share of each pixel that is blood, before the scanner's blur; None where there is no place for it."""
+    match kind:
+        case Subtype.SUBDURAL:
+            thickness_mm = float(rng.uniform(3.0, 6.0)) + 0.25 * radius_mm
+            return _along_skull(inside, depth_mm, thickness_mm, 2.6 * radius_mm, 0.5, spacing_mm, rng)
+        case Subtype.EPIDURAL:
+            thickness_mm = float(rng.uniform(0.5, 0.9)) * radius_mm
+            return _along_skull(inside, depth_mm, thickness_mm, 1.3 * radius_mm, 1.0, spacing_mm, rng)
+        case Subtype.SUBARACHNOID:
+            fluid = (smooth_hu < CSF_HU) & (depth_mm > 1.5) & (depth_mm < VENTRICLE_DEPTH_MM)
+            return _in_fluid(fluid, smooth_hu, 1.6 * radius_mm, spacing_mm, rng)
+        case Subtype.INTRAVENTRICULAR:
+            fluid = (smooth_hu < 1.5 * CSF_HU) & (depth_mm > VENTRICLE_DEPTH_MM)
+            return _in_fluid(fluid, smooth_hu, 1.6 * radius_mm, spacing_mm, rng)
+        case _:
+            return _clot(inside, depth_mm, radius_mm, spacing_mm, rng)
+
+
+def _clot(
+    inside: NDArray[np.bool_], depth_mm: Plane, radius_mm: float, spacing_mm: float, rng: np.random.Generator
+) -> Plane:
+    """A ragged union of ellipses in the brain."""
+    room = np.argwhere(depth_mm > min(3.0 + 0.7 * radius_mm, 0.9 * float(depth_mm.max())))
+    row, column = room[int(rng.integers(len(room)))]
+    rows, columns = (np.arange(size, dtype=np.float32) for size in inside.shape)
+    field = np.full(inside.shape, -np.inf, dtype=np.float32)
+    for number in range(1 + int(rng.integers(0, 4))):
+        size = radius_mm if number == 0 else radius_mm * float(rng.uniform(0.3, 0.7))
+        away = np.zeros(2) if number == 0 else rng.normal(0.0, 0.7 * radius_mm, 2)
+        y = ((rows - row) * spacing_mm - away[0])[:, None]
+        x = ((columns - column) * spacing_mm - away[1])[None, :]
+        angle, stretch = float(rng.uniform(0.0, math.pi)), float(np.exp(rng.normal(0.0, 0.25)))
+        along = (y * math.cos(angle) + x * math.sin(angle)) / stretch
+        across = (x * math.cos(angle) - y * math.sin(angle)) * stretch
+        field = np.maximum(field, size - np.hypot(along, across))
+    field += 0.3 * radius_mm * float(rng.uniform(0.3, 1.0)) * _noise(rng, inside.shape, 0.4 * radius_mm / spacing_mm)
+    return ((field > 0.0) & (depth_mm > 1.5)).astype(np.float32)
+
+
+def _along_skull(
+    inside: NDArray[np.bool_],
+    depth_mm: Plane,
+    thickness_mm: float,
+    reach_mm: float,
+    steepness: float,
+    spacing_mm: float,
+    rng: np.random.Generator,
+) -> Plane | None:
+    """Blood under the skull about one point of it: a crescent (steepness 0.5) or a lens (1)."""
+    edge = np.argwhere(inside & (depth_mm <= 1.5 * spacing_mm))
+    if len(edge) == 0:
+        return None
+    row, column = edge[int(rng.integers(len(edge)))]
+    middle = np.argwhere(inside).mean(axis=0)
+    rows, columns = np.indices(inside.shape, dtype=np.float32)
+    away_mm = spacing_mm * np.hypot(rows - row, columns - column)
+    own_side = (columns - middle[1]) * np.sign(column - middle[1] + 1e-6) > 2.0 / spacing_mm
+    profile = np.clip(1.0 - (away_mm / reach_mm) ** 2 + 0.15 * _noise(rng, inside.shape, 8.0 / spacing_mm), 0.0, 1.0)
+    limit_mm = thickness_mm * profile**steepness
+    shape: Plane = (inside & own_side & (depth_mm > 0.8) & (depth_mm < limit_mm)).astype(np.float32)
+    return shape
+
+
+def _in_fluid(
+    fluid: NDArray[np.bool_], smooth_hu: Plane, reach_mm: float, spacing_mm: float, rng: np.random.Generator
+) -> Plane | None:
+    """Blood that replaces fluid around one point of it, as far as it is fluid."""
+    places = np.argwhere(fluid)
+    if len(places) * spacing_mm**2 < 15.0:
+        return None
+    row, column = places[int(rng.integers(len(places)))]
+    rows, columns = np.indices(fluid.shape, dtype=np.float32)
+    away_mm = spacing_mm * np.hypot(rows - row, columns - column)
+    fullness = np.clip(smooth_hu / (2.5 * CSF_HU), 0.0, 1.0)
+    limit_mm = reach_mm * (1.0 + 0.3 * _noise(rng, fluid.shape, 6.0 / spacing_mm))
+    share: Plane = np.sqrt(fluid * (away_mm < limit_mm) * fullness).astype(np.float32)
+    return share
+
+
+def _edema_hu(shape: Plane, inside: NDArray[np.bool_], spacing_mm: float, rng: np.random.Generator) -> Plane:
+    """How much darker the brain around a clot is."""
+    width_mm = float(rng.uniform(2.0, 10.0))
+    outside_mm = distance_transform_edt(shape < COVERED, sampling=spacing_mm)
+    rim = np.clip(1.0 - outside_mm / width_mm, 0.0, 1.0) * (shape < COVERED) * inside
+    edema: Plane = (float(rng.uniform(3.0, 12.0)) * gaussian_filter(rim, 1.0 / spacing_mm)).astype(np.float32)
+    return edema
+
+
+def _area_mm2(share: Plane, spacing_mm: float) -> float:
+    return float((share >= COVERED).sum()) * spacing_mm**2
+
+
+def _noise(rng: np.random.Generator, shape: tuple[int, ...], scale_px: float) -> Plane:
+    """Smooth noise of about unit size that changes over scale_px."""
+    nodes = [max(4, math.ceil(size / max(scale_px, 1.0)) + 3) for size in shape]
+    coarse = rng.standard_normal(nodes).astype(np.float32)
+    fine: Plane = zoom(coarse, [size / n for size, n in zip(shape, nodes, strict=True)], order=1)
+    return fine[: shape[0], : shape[1]]

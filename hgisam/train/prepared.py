@@ -1,0 +1,437 @@
+"""Prepared scans: decoded and laid on the network's canvas once, kept on disk, and mapped into memory from there.
+
+A cache folder holds two files for each scan: `KEY.npy`, one record per slice, and `KEY.json`, which is written last and
+says what the first is, or why there is none. A scan's key follows from its name and files; the folder's name from all
+settings and the code. So nothing in it is ever changed, many processes may fill it, and a stop loses one scan's work.
+"""
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int16, Int64
+from numpy.typing import NDArray
+from pydantic import BaseModel
+from torch import Tensor
+
+from hgisam.brain import BrainOptions, brain_median_hu, intracranial_region, midsagittal_line
+from hgisam.io.atomic import atomic_write, make_output_folder
+from hgisam.io.errors import ScanRefused
+from hgisam.io.tables import write_json
+from hgisam.labels import Subtype
+from hgisam.phantom import PhantomOptions, make_phantom, slice_labels
+from hgisam.plausibility import check_hu
+from hgisam.preprocess import PreprocessOptions, preprocess
+from hgisam.train.cohort import Cohort, DicomSeries, LabelledScan, NiftiFile
+from hgisam.volume import CTVolume
+
+log = logging.getLogger(__name__)
+
+HU_STEP = 0.25
+"""Prepared HU are stored as int16 in steps of this: below the noise of any scan."""
+
+MAX_MAPPED = 1024
+"""So many scans' files are mapped at a time; a system allows some 65,000 mappings."""
+
+_FORMAT = 2
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedScan:
+    """The slices of one scan that show brain, on the network's canvas. Tensors may lie on disk: do not write to them.
+
+    Attributes:
+        name: of the scan.
+        relative_hu: HU minus the scan's brain median, in steps of HU_STEP.
+        median_hu: the scan's brain median.
+        region: the intracranial region.
+        blood: where there is blood, exact for phantoms; nowhere where the scan has no reference mask.
+        slices: index of each slice in the scan.
+        labels: which of `hgisam.labels.Subtype` each slice shows; None where only `blood` tells.
+        known: of which labels that is known; None likewise.
+        has_reference: whether `blood` is what the scan shows, rather than nothing at all.
+    """
+
+    name: str
+    relative_hu: Int16[Tensor, "slices height width"]
+    median_hu: float
+    region: Bool[Tensor, "slices height width"]
+    blood: Bool[Tensor, "slices height width"]
+    slices: list[int]
+    labels: Bool[Tensor, "slices 6"] | None = None
+    known: Bool[Tensor, "slices 6"] | None = None
+    has_reference: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class SliceIndex:
+    """What a sampler must know of every prepared slice, without a look at its pixels.
+
+    Attributes:
+        scan: which scan of the cohort it is of.
+        row: which of that scan's prepared slices it is.
+        labels: which subtypes it shows, in the order of `hgisam.labels.Subtype`.
+        known: of which that is known.
+        brain_mm2: area of the intracranial region.
+        blood_mm2: area of blood in the reference mask; NaN where the scan has none.
+    """
+
+    scan: Int64[Tensor, " n"]
+    row: Int64[Tensor, " n"]
+    labels: Bool[Tensor, "n 6"]
+    known: Bool[Tensor, "n 6"]
+    brain_mm2: Float[Tensor, " n"]
+    blood_mm2: Float[Tensor, " n"]
+
+
+class PreparedScans(Sequence[PreparedScan]):
+    """The prepared scans of a cohort, each mapped from disk when it is asked for.
+
+    Small to keep and to send to another process, whatever the number of slices: pixels stay on disk.
+
+    Attributes:
+        scans: the labelled scans that could be prepared, in the cohort's order; the i-th item is the i-th of them.
+        refused: name and reason of those that could not.
+    """
+
+    def __init__(self, folder: Path, keys: Sequence[str], scans: Sequence[LabelledScan], spacing_mm: float) -> None:
+        """Look up what is in a cache.
+
+        Args:
+            folder: the cache, filled.
+            keys: what each scan is kept under.
+            scans: all scans of the cohort.
+            spacing_mm: of the canvas.
+
+        Raises:
+            FileNotFoundError: where a scan has not been prepared yet.
+        """
+        self._folder, self._spacing_mm = folder, spacing_mm
+        found = [(scan, key, _read_record(folder, key)) for scan, key in zip(scans, keys, strict=True)]
+        self.refused = tuple((scan.name, str(record["refused"])) for scan, _, record in found if record["refused"])
+        kept = [(scan, key, record) for scan, key, record in found if not record["refused"]]
+        self.scans = tuple(scan for scan, _, _ in kept)
+        self._keys = tuple(key for _, key, _ in kept)
+        self._records = tuple(record for _, _, record in kept)
+
+    def __len__(self) -> int:
+        return len(self.scans)
+
+    @overload
+    def __getitem__(self, index: int) -> PreparedScan: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[PreparedScan]: ...
+    def __getitem__(self, index: int | slice) -> PreparedScan | list[PreparedScan]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        scan, record = self.scans[index], self._records[index]
+        rows = torch.tensor(record["slices"])
+        return _mapped_scan(self._folder, self._keys[index], scan.name, record, scan.labels[rows], scan.known[rows])
+
+    @cached_property
+    def slice_index(self) -> SliceIndex:
+        """Every prepared slice, in the order of scans and slices."""
+        pixel_mm2 = self._spacing_mm**2
+        n_slices = torch.tensor([len(record["slices"]) for record in self._records], dtype=torch.int64)
+        rows = [torch.tensor(record["slices"], dtype=torch.int64) for record in self._records]
+        labels = [scan.labels[shown] for scan, shown in zip(self.scans, rows, strict=True)]
+        known = [scan.known[shown] for scan, shown in zip(self.scans, rows, strict=True)]
+        areas_px = [
+            [math.nan if pixels is None else pixels for record in self._records for pixels in record[kind]]
+            for kind in ("brain_px", "blood_px")
+        ]
+        none = torch.zeros(0, len(Subtype), dtype=torch.bool)
+        return SliceIndex(
+            scan=torch.repeat_interleave(torch.arange(len(self)), n_slices),
+            row=torch.cat([torch.zeros(0, dtype=torch.int64), *(torch.arange(len(shown)) for shown in rows)]),
+            labels=torch.cat([none, *labels]),
+            known=torch.cat([none, *known]),
+            brain_mm2=torch.tensor(areas_px[0], dtype=torch.float32) * pixel_mm2,
+            blood_mm2=torch.tensor(areas_px[1], dtype=torch.float32) * pixel_mm2,
+        )
+
+    @property
+    def n_positive_left_out(self) -> int:
+        """Slices labelled positive in which no brain was found: training never sees them."""
+        return sum(int(scan.positive.sum()) for scan in self.scans) - int(self.slice_index.labels[:, -1].sum())
+
+
+def prepare_cohort(
+    cohort: Cohort, brain: BrainOptions, preprocessing: PreprocessOptions, cache: Path, workers: int
+) -> PreparedScans:
+    """Every scan of a cohort, decoded and prepared once and kept in a cache folder.
+
+    A scan that cannot be used (damaged, not in HU, no head) is refused once, with its reason, and left out.
+
+    Args:
+        cohort: the scans.
+        brain: how the intracranial region is found.
+        preprocessing: the canvas.
+        cache: where prepared scans are kept; a folder for these settings is made in it.
+        workers: processes that prepare; 1 or less prepares here.
+
+    Raises:
+        OutputError: where the cache cannot be written.
+    """
+    folder = _cache_folder(cache, ("brain/*.py", "io/*.py", "preprocess.py"), (brain, preprocessing))
+    keys = [_key(scan) for scan in cohort.scans]
+    jobs = [
+        (folder, key, scan.name, scan.voxels, scan.reference, scan.n_slices, brain, preprocessing)
+        for key, scan in zip(keys, cohort.scans, strict=True)
+        if not _record_path(folder, key).is_file()
+    ]
+    _run_all(_prepare_scan_into, jobs, workers)
+    prepared = PreparedScans(folder, keys, cohort.scans, preprocessing.spacing_mm)
+    for name, reason in prepared.refused:
+        log.warning("%s is left out: %s", name, reason)
+    if prepared.n_positive_left_out:
+        log.warning("%d positive slices are left out: no brain was found in them", prepared.n_positive_left_out)
+    return prepared
+
+
+def prepare_phantoms(
+    seeds: range,
+    phantom: PhantomOptions,
+    brain: BrainOptions,
+    preprocessing: PreprocessOptions,
+    cache: Path,
+    workers: int,
+) -> list[PreparedScan]:
+    """Many phantoms, each made and prepared once and kept in a cache folder. Arguments as for `prepare_cohort`."""
+    folder = _cache_folder(cache, ("phantom/*.py", "brain/*.py", "preprocess.py"), (phantom, brain, preprocessing))
+    jobs = [
+        (folder, str(seed), seed, phantom, brain, preprocessing)
+        for seed in seeds
+        if not _record_path(folder, str(seed)).is_file()
+    ]
+    _run_all(_prepare_phantom_into, jobs, workers)
+    records = [_read_record(folder, str(seed)) for seed in seeds]
+    labels = [torch.tensor(record["labels"], dtype=torch.bool).reshape(-1, len(Subtype)) for record in records]
+    return [
+        _mapped_scan(folder, str(seed), str(seed), record, shown, torch.ones_like(shown))
+        for seed, record, shown in zip(seeds, records, labels, strict=True)
+    ]
+
+
+def prepare_phantom(
+    seed: int, phantom: PhantomOptions, brain: BrainOptions, preprocessing: PreprocessOptions
+) -> PreparedScan:
+    """One phantom on the network's canvas."""
+    made = make_phantom(seed, phantom)
+    present = [[row.present[subtype] for subtype in Subtype] for row in slice_labels(made)]
+    scan = prepare_scan(f"{seed}", made.ct, made.labels > 0, brain, preprocessing)
+    labels = torch.tensor(present)[scan.slices]
+    return PreparedScan(
+        scan.name,
+        scan.relative_hu,
+        scan.median_hu,
+        scan.region,
+        scan.blood,
+        scan.slices,
+        labels,
+        torch.ones_like(labels),
+    )
+
+
+def prepare_scan(
+    name: str,
+    ct: CTVolume,
+    blood: Bool[Tensor, "depth height width"] | None,
+    brain: BrainOptions,
+    preprocessing: PreprocessOptions,
+) -> PreparedScan:
+    """A scan and its known blood on the network's canvas; slices without brain are left out.
+
+    A canvas that has grown beyond the network's field of view is cut to its middle, since batches need one size.
+
+    Args:
+        name: of the scan.
+        ct: the scan.
+        blood: its reference mask; None where there is none.
+        brain: how the intracranial region is found.
+        preprocessing: the canvas.
+
+    Raises:
+        ValueError: where no brain is found.
+    """
+    region = intracranial_region(ct, brain)
+    slices = torch.nonzero(region.any(dim=2).any(dim=1)).flatten().tolist()
+    median_hu = brain_median_hu(ct, region)
+    batch = preprocess(ct, region, midsagittal_line(ct, region, brain), median_hu, preprocessing)
+    hu, region = (_centre(planes[slices], preprocessing.fov_px) for planes in (batch.relative_hu, batch.region))
+    relative = (hu.clamp(-1024, 3071) / HU_STEP).round().to(torch.int16)
+    if blood is None:
+        return PreparedScan(name, relative, median_hu, region, _nowhere(region.shape), slices, has_reference=False)
+    on_canvas = _centre(batch.to_canvas(blood.float())[slices], preprocessing.fov_px)
+    return PreparedScan(name, relative, median_hu, region, on_canvas >= 0.5, slices)
+
+
+def _centre(planes: Tensor, fov_px: int) -> Tensor:
+    """The middle fov_px x fov_px of planes [slices, rows, columns] that are at least as large."""
+    top, left = ((size - fov_px) // 2 for size in planes.shape[1:])
+    return planes[:, top : top + fov_px, left : left + fov_px].contiguous()
+
+
+def _nowhere(shape: tuple[int, ...]) -> Bool[Tensor, "slices height width"]:
+    """A mask of nothing that takes no memory."""
+    return torch.zeros(1, 1, 1, dtype=torch.bool).expand(shape)
+
+
+def _cache_folder(cache: Path, code: Iterable[str], options: Iterable[BaseModel]) -> Path:
+    """Made, and named after settings and code: whatever could make a prepared scan look different."""
+    package = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in code for path in package.glob(pattern)):
+        digest.update(path.read_bytes())
+    settings = [_FORMAT, HU_STEP, digest.hexdigest(), *(option.model_dump(mode="json") for option in options)]
+    name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    return make_output_folder(cache / name)
+
+
+def _key(scan: LabelledScan) -> str:
+    """Names what is kept of a scan, after its name and its files as they are: their names, sizes and times of change.
+
+    Labels are no part of it: they are joined when a scan is asked for, so that mended labels cost nothing.
+    """
+    digest = hashlib.sha256(scan.name.encode())
+    for path in (*scan.voxels.files, *([] if scan.reference is None else [scan.reference])):
+        stat = path.stat()
+        digest.update(f"\0{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}".encode())
+    return digest.hexdigest()[:32]
+
+
+def _record_path(folder: Path, key: str) -> Path:
+    return folder / f"{key}.json"
+
+
+def _read_record(folder: Path, key: str) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(_record_path(folder, key).read_text(encoding="utf-8"))
+    return record
+
+
+def _run_all(prepare: Callable[..., None], jobs: Sequence[tuple[object, ...]], workers: int) -> None:
+    """Do all jobs, in other processes where there is more than one worker."""
+    if workers <= 1 or len(jobs) <= 1:
+        for job in jobs:
+            prepare(*job)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        running = [pool.submit(prepare, *job) for job in jobs]
+        try:
+            for done, finished in enumerate(as_completed(running), start=1):
+                finished.result()
+                if done % 20 == 0:
+                    log.info("prepared %d of %d scans", done, len(jobs))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _prepare_phantom_into(
+    folder: Path, key: str, seed: int, phantom: PhantomOptions, brain: BrainOptions, preprocessing: PreprocessOptions
+) -> None:
+    with _one_thread():
+        _keep(folder, key, prepare_phantom(seed, phantom, brain, preprocessing))
+
+
+def _prepare_scan_into(
+    folder: Path,
+    key: str,
+    name: str,
+    voxels: NiftiFile | DicomSeries,
+    reference: Path | None,
+    n_slices: int,
+    brain: BrainOptions,
+    preprocessing: PreprocessOptions,
+) -> None:
+    unlabelled = torch.zeros(n_slices, len(Subtype), dtype=torch.bool)
+    scan = LabelledScan(name, "", voxels, unlabelled, unlabelled, reference)
+    try:
+        ct = scan.load()
+        _check_plausible(ct)
+        mask = scan.load_reference()
+        if mask is not None and mask.voxels.shape != ct.hu.shape:
+            shapes = f"{tuple(ct.hu.shape)}; got {tuple(mask.voxels.shape)}"
+            raise ScanRefused(f"{name}: expected a reference mask of {shapes}; it is of another scan")
+        with _one_thread():
+            prepared = prepare_scan(name, ct, None if mask is None else mask.voxels, brain, preprocessing)
+    except ValueError as error:
+        write_json(_record_path(folder, key), {"name": name, "refused": " ".join(str(error).split())})
+    else:
+        _keep(folder, key, prepared)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch sums in another order on other thread counts; with one, a prepared scan is the same wherever it is made."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _check_plausible(ct: CTVolume) -> None:
+    plausibility = check_hu(ct)
+    if plausibility.verdict == "refused":
+        raise ScanRefused(f"{ct.source}: expected a head CT in HU; got {'; '.join(plausibility.reasons)}; leave it out")
+
+
+def _keep(folder: Path, key: str, scan: PreparedScan) -> None:
+    """Write a prepared scan: its records, then what they are."""
+    fields = {"relative_hu": scan.relative_hu, "region": scan.region}
+    if scan.has_reference:
+        fields["blood"] = scan.blood
+    dtype = np.dtype([(name, planes.numpy().dtype, planes.shape[1:]) for name, planes in fields.items()], align=True)
+    records = np.zeros(len(scan.slices), dtype=dtype)
+    for name, planes in fields.items():
+        records[name] = planes.numpy()
+    with atomic_write(folder / f"{key}.npy") as file:
+        np.lib.format.write_array(file, records, allow_pickle=False)
+    blood_px = scan.blood.sum(dim=(1, 2)).tolist() if scan.has_reference else [None] * len(scan.slices)
+    write_json(
+        _record_path(folder, key),
+        {
+            "name": scan.name,
+            "refused": None,
+            "median_hu": scan.median_hu,
+            "slices": scan.slices,
+            "brain_px": scan.region.sum(dim=(1, 2)).tolist(),
+            "blood_px": blood_px,
+            "labels": None if scan.labels is None else scan.labels.int().tolist(),
+        },
+    )
+
+
+@lru_cache(maxsize=MAX_MAPPED)
+def _mapped(path: Path) -> NDArray[Any]:
+    """A file's records, on disk until they are looked at. Private: what is written to them reaches no file."""
+    mapped: NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
+    return mapped
+
+
+def _mapped_scan(
+    folder: Path,
+    key: str,
+    name: str,
+    record: dict[str, Any],
+    labels: Bool[Tensor, "slices 6"],
+    known: Bool[Tensor, "slices 6"],
+) -> PreparedScan:
+    records = _mapped(folder / f"{key}.npy")
+    relative_hu, region = torch.from_numpy(records["relative_hu"]), torch.from_numpy(records["region"])
+    has_reference = "blood" in (records.dtype.names or ())
+    blood = torch.from_numpy(records["blood"]) if has_reference else _nowhere(tuple(region.shape))
+    median_hu = float(record["median_hu"])
+    return PreparedScan(name, relative_hu, median_hu, region, blood, record["slices"], labels, known, has_reference)

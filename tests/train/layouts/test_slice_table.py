@@ -1,0 +1,178 @@
+"""NIfTI files beside slice_labels.csv: rows find their slice in any axes, and what does not fit is told."""
+
+from pathlib import Path
+
+import pytest
+from scan_files import write_nifti
+
+from hgisam.cases import InputError
+from hgisam.io.tables import SLICE_LABEL_COLUMNS
+from hgisam.phantom import PhantomOptions, make_phantom, slice_labels
+from hgisam.phantom_folder import write_phantoms
+from hgisam.train.cohort import Cohort, CohortRefused, Trouble
+from hgisam.train.layouts import read_cohort
+
+HEAD = ",".join(SLICE_LABEL_COLUMNS)
+NEGATIVE, SUBDURAL = "0,0,0,0,0,0", "0,0,0,0,1,1"
+
+
+def write_table(folder: Path, rows: list[str], head: str = HEAD) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "slice_labels.csv").write_text("\n".join([head, *rows]) + "\n")
+
+
+def troubles(cohort: Cohort) -> dict[Trouble, int]:
+    return {finding.trouble: finding.count for finding in cohort.findings}
+
+
+@pytest.mark.parametrize("axes", ["LPS", "LPI", "RAS", "SPL", "IRA", "LSP"])
+def test_labels_follow_their_slices_into_the_house_s_order(tmp_path: Path, axes: str) -> None:
+    write_nifti(tmp_path / "a.nii.gz", [10, 50, 30, 20], axes)
+    write_table(tmp_path, [f"a.nii.gz,{k},{SUBDURAL if k == 1 else NEGATIVE}" for k in (2, 0, 3, 1)])
+    (scan,) = read_cohort(tmp_path).scans
+    bright = scan.load().hu[:, 0, 0] == 50
+    assert scan.positive.tolist() == bright.tolist()
+    assert scan.labels[:, 4].tolist() == bright.tolist()
+    assert scan.negative.tolist() == (~bright).tolist()
+
+
+def test_everything_that_does_not_fit_is_counted(tmp_path: Path) -> None:
+    for name in ("a.nii.gz", "b.nii.gz", "unlabelled.nii.gz"):
+        write_nifti(tmp_path / name, [1] * 20)
+    (tmp_path / "damaged.nii.gz").write_bytes(b"not an image")
+    rows = [f"a.nii.gz,{k},{NEGATIVE}" for k in range(20)]
+    rows += [f"b.nii.gz,{k},{NEGATIVE}" for k in range(17)]
+    rows += [
+        f"a.nii.gz,3,{NEGATIVE}",  # again
+        f"a.nii.gz,4,{SUBDURAL}",  # and differently
+        "b.nii.gz,17,0,0,0,0,0,1",  # any without a subtype
+        "b.nii.gz,18,0,0,0,0,1,0",  # a subtype without any
+        f"b.nii.gz,20,{NEGATIVE}",  # there are 20
+        f"b.nii.gz,x,{NEGATIVE}",
+        "b.nii.gz,1,0,0,0,0,2,1",
+        f"damaged.nii.gz,0,{NEGATIVE}",
+        f"gone.nii.gz,0,{NEGATIVE}",
+        f"../slice_table/a.nii.gz,0,{NEGATIVE}",
+    ]
+    write_table(tmp_path, rows)
+    cohort = read_cohort(tmp_path)
+    assert troubles(cohort) == {
+        Trouble.MISSING_FILE: 2,
+        Trouble.UNLABELLED_FILE: 1,
+        Trouble.UNUSABLE_FILE: 1,
+        Trouble.UNLABELLED_SLICE: 1,
+        Trouble.OUTSIDE: 1,
+        Trouble.MALFORMED: 2,
+        Trouble.DUPLICATE: 1,
+        Trouble.DISAGREEING: 1,
+        Trouble.CONTRADICTING: 2,
+    }
+    a, b = cohort.scans
+    assert [k for k in range(20) if not a.known[k].all()] == [4]
+    assert [k for k in range(20) if not b.known[k].all()] == [17, 18, 19]
+    assert "2 x a subtype where there is not any" in cohort.summary()
+    assert "damaged.nii.gz: expected a NIfTI file" in cohort.summary()
+
+
+def test_a_table_that_contradicts_itself_throughout_is_refused(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "a.nii.gz", [1] * 4)
+    write_table(tmp_path, [f"a.nii.gz,{k},0,0,0,0,1,0" for k in range(4)])
+    with pytest.raises(CohortRefused):
+        read_cohort(tmp_path)
+
+
+def test_a_table_without_a_column_is_refused(tmp_path: Path) -> None:
+    write_table(tmp_path, [], HEAD.replace("subdural,", ""))
+    with pytest.raises(CohortRefused, match="missing"):
+        read_cohort(tmp_path)
+
+
+def test_no_scan_with_labels_is_refused_with_what_was_found(tmp_path: Path) -> None:
+    write_table(tmp_path, [f"gone.nii.gz,0,{NEGATIVE}"])
+    with pytest.raises(CohortRefused, match=r"gone\.nii\.gz"):
+        read_cohort(tmp_path)
+
+
+def test_a_patient_column_joins_scans_of_one_patient(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "a.nii.gz", [1])
+    write_nifti(tmp_path / "b.nii", [1])
+    write_table(tmp_path, [f"a.nii.gz,0,{NEGATIVE},p", f"b.nii,0,{SUBDURAL},p"], f"{HEAD},patient")
+    cohort = read_cohort(tmp_path)
+    assert cohort.patients == ("p",)
+    assert cohort.patient_subtypes.tolist() == [[False, False, False, False, True, True]]
+    assert [scan.name for scan in cohort.of({"p"})] == ["a", "b"]
+
+
+def test_a_file_of_two_patients_is_refused(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "a.nii.gz", [1, 2])
+    write_table(tmp_path, [f"a.nii.gz,0,{NEGATIVE},p", f"a.nii.gz,1,{NEGATIVE},q"], f"{HEAD},patient")
+    with pytest.raises(CohortRefused, match="line 3: expected one patient"):
+        read_cohort(tmp_path)
+
+
+def test_no_voxel_is_decoded_while_the_cohort_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object, **__: object) -> None:
+        pytest.fail("voxels were decoded")
+
+    write_nifti(tmp_path / "a.nii.gz", [1])
+    write_table(tmp_path, [f"a.nii.gz,0,{NEGATIVE}"])
+    monkeypatch.setattr("hgisam.io.nifti._read_voxels", never)
+    assert len(read_cohort(tmp_path).scans) == 1
+
+
+def test_a_file_that_lost_a_slice_since_is_refused_when_loaded(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "a.nii.gz", [1, 2])
+    write_table(tmp_path, [f"a.nii.gz,{k},{NEGATIVE}" for k in (0, 1)])
+    (scan,) = read_cohort(tmp_path).scans
+    write_nifti(tmp_path / "a.nii.gz", [1])
+    with pytest.raises(ValueError, match="expected 2 slices; got 1"):
+        scan.load()
+
+
+def test_phantoms_as_the_command_writes_them(tmp_path: Path) -> None:
+    options = PhantomOptions(n_slices=6, slice_mm=10.0, size_px=64, pixel_mm=4.0, bleed_probability=1.0)
+    phantom = make_phantom(0, options)
+    write_phantoms([phantom, phantom], ["p0", "p1"], tmp_path, options=options)
+    cohort = read_cohort(tmp_path)
+    assert cohort.layout == "phantoms"
+    assert cohort.patients == ("p0", "p1")
+    for scan in cohort.scans:
+        assert scan.labels.tolist() == [list(row.present.values()) for row in slice_labels(phantom)]
+        reference = scan.load_reference()
+        assert reference is not None
+        assert reference.voxels.equal(phantom.labels > 0)
+    (tmp_path / "truth" / "p1_labels.nii.gz").unlink()
+    without = read_cohort(tmp_path)
+    assert troubles(without) == {Trouble.MISSING_REFERENCE: 1}
+    assert without.scans[1].load_reference() is None
+
+
+def test_the_sample_volumes_are_a_cohort(sample_volumes: Path) -> None:
+    cohort = read_cohort(sample_volumes)
+    assert (cohort.layout, len(cohort.scans), cohort.findings) == ("phantoms", 5, ())
+    for scan in cohort.scans:
+        reference = scan.load_reference()
+        assert reference is not None
+        area_px = reference.voxels.sum(dim=(1, 2))
+        assert bool((area_px[scan.positive] > 0).all())
+        assert bool((area_px[scan.negative] * 0.81 < 10.0).all())
+
+
+def test_a_folder_of_no_layout_says_what_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"stage_2_train\.csv and stage_2_train/"):
+        read_cohort(tmp_path)
+    with pytest.raises(InputError, match=r"expected a data set \(bhsd: images/ and ground truths/\)"):
+        read_cohort(tmp_path, "bhsd")
+    with pytest.raises(InputError, match="check the path"):
+        read_cohort(tmp_path / "nowhere")
+
+
+def test_the_real_scans(realdata: Path) -> None:
+    cohort = read_cohort(realdata / "ct_ich")
+    assert (len(cohort.scans), len(cohort.patients), cohort.findings) == (69, 69, ())
+    assert sum(scan.n_slices for scan in cohort.scans) == 2084
+    assert sum(int(scan.positive.sum()) for scan in cohort.scans) == 252
+    assert int(cohort.patient_subtypes[:, -1].sum()) == 29
+    volume = cohort.scans[0].load()
+    assert len(volume.hu) == cohort.scans[0].n_slices
+    assert bool((volume.slice_positions_mm.diff() > 0).all())

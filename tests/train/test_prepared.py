@@ -1,0 +1,199 @@
+"""Prepared scans: made once, mapped from disk, never changed, and each refusal remembered with its reason."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from analytic_head import AIR, SKULL_SEMI_AXES_MM, draw_head
+
+from hgisam.brain import BrainOptions
+from hgisam.io.nifti import new_grid_for, write_ct, write_mask
+from hgisam.labels import Subtype
+from hgisam.phantom import PhantomOptions
+from hgisam.preprocess import PreprocessOptions
+from hgisam.train.cohort import Cohort, LabelledScan, NiftiFile
+from hgisam.train.prepared import HU_STEP, PreparedScans, prepare_cohort, prepare_phantoms, prepare_scan
+
+BRAIN = BrainOptions()
+CANVAS = PreprocessOptions(spacing_mm=2.0, fov_px=96)
+BLEED_HU = 75.0
+BLED = 7
+"""The slice that bleeds. The lowest two are empty, so that it is not the seventh of those prepared."""
+
+
+def labelled(path: Path, n_slices: int, reference: Path | None = None, positive: int = BLED) -> LabelledScan:
+    labels = torch.zeros(n_slices, len(Subtype), dtype=torch.bool)
+    labels[positive, [1, 5]] = True
+    return LabelledScan(path.name.split(".")[0], "p", NiftiFile(path), labels, torch.ones_like(labels), reference)
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    """A head with a bleed and its mask, the same without the mask, and a block of water."""
+    folder = tmp_path_factory.mktemp("heads")
+    head = draw_head((10.0, 2.0, 2.0))
+    bleed = head.inside & (head.across_mm.abs() < 12) & (head.along_mm.abs() < 12)
+    bleed[:BLED], bleed[BLED + 1 :] = False, False
+    ct = head.with_hu(bleed, BLEED_HU)
+    ct.hu[:2] = AIR
+    grid = new_grid_for(ct)
+    write_ct(folder / "a.nii.gz", ct, grid)
+    write_ct(folder / "b.nii.gz", ct, grid)
+    write_mask(folder / "a_mask.nii.gz", bleed, grid)
+    write_ct(folder / "water.nii.gz", head.with_hu(torch.ones_like(bleed), 0.0), grid)
+    scans = [
+        labelled(folder / "a.nii.gz", len(ct.hu), folder / "a_mask.nii.gz"),
+        labelled(folder / "b.nii.gz", len(ct.hu)),
+        labelled(folder / "water.nii.gz", len(ct.hu)),
+    ]
+    return Cohort("drawn", tuple(scans))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def prepared(heads: Cohort, cache: Path) -> PreparedScans:
+    return prepare_cohort(heads, BRAIN, CANVAS, cache, workers=1)
+
+
+def test_what_comes_from_the_cache_is_what_was_prepared(heads: Cohort, prepared: PreparedScans) -> None:
+    mask = heads.scans[0].load_reference()
+    assert mask is not None
+    direct = prepare_scan("a", heads.scans[0].load(), mask.voxels, BRAIN, CANVAS)
+    cached = prepared[0]
+    assert cached.relative_hu.equal(direct.relative_hu)
+    assert cached.region.equal(direct.region)
+    assert cached.blood.equal(direct.blood)
+    assert (cached.name, cached.median_hu, cached.slices) == ("a", direct.median_hu, direct.slices)
+    assert cached.relative_hu.shape[1:] == (96, 96)
+
+
+def test_hu_blood_and_labels_are_of_one_slice(heads: Cohort, prepared: PreparedScans) -> None:
+    scan = prepared[0]
+    row = scan.slices.index(BLED)
+    assert row != BLED
+    assert scan.blood.any(dim=2).any(dim=1).nonzero().flatten().tolist() == [row]
+    in_blood = scan.relative_hu[scan.blood].float().mean() * HU_STEP + scan.median_hu
+    assert float(in_blood) == pytest.approx(BLEED_HU, abs=5.0)
+    assert scan.labels is not None
+    assert scan.labels[:, 5].nonzero().flatten().tolist() == [row]
+    assert scan.labels.equal(heads.scans[0].labels[scan.slices])
+
+
+def test_a_scan_without_a_mask_has_labels_and_no_blood(prepared: PreparedScans) -> None:
+    with_mask, without = prepared[:2]
+    assert with_mask.has_reference and not without.has_reference
+    assert not without.blood.any()
+    assert without.blood.shape == without.region.shape
+    assert without.relative_hu.equal(with_mask.relative_hu)
+    assert without.labels is not None
+    assert bool(without.labels.any())
+
+
+def test_a_scan_that_is_no_head_is_left_out_with_its_reason(
+    heads: Cohort, prepared: PreparedScans, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ((name, reason),) = prepared.refused
+    assert name == "water"
+    assert "expected a head CT in HU" in reason
+    assert [scan.name for scan in prepared.scans] == ["a", "b"]
+    assert len(prepared) == 2
+
+    def never(*_: object) -> None:
+        pytest.fail("a scan was read again")
+
+    monkeypatch.setattr("hgisam.train.cohort.read_ct", never)
+    assert prepare_cohort(heads, BRAIN, CANVAS, cache, workers=1).refused == prepared.refused
+
+
+def test_the_index_knows_every_slice_without_a_look_at_pixels(prepared: PreparedScans) -> None:
+    index = prepared.slice_index
+    assert len(index.scan) == sum(len(scan.slices) for scan in prepared)
+    for place in range(len(index.scan)):
+        scan, row = prepared[int(index.scan[place])], int(index.row[place])
+        assert scan.labels is not None
+        assert index.labels[place].equal(scan.labels[row])
+        assert float(index.brain_mm2[place]) == float(scan.region[row].sum()) * 4.0
+    of_first = index.scan == 0
+    assert float(index.blood_mm2[of_first].sum()) == float(prepared[0].blood.sum()) * 4.0
+    assert bool(index.blood_mm2[~of_first].isnan().all())
+    widest_mm2 = 3.1416 * SKULL_SEMI_AXES_MM[1] * SKULL_SEMI_AXES_MM[2]
+    assert float(index.brain_mm2.max()) == pytest.approx(widest_mm2, rel=0.1)
+
+
+def test_mended_labels_need_no_preparation(
+    heads: Cohort, prepared: PreparedScans, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hgisam.train.cohort.read_ct", lambda *_: pytest.fail("a scan was read again"))
+    moved = [
+        LabelledScan(scan.name, scan.patient, scan.voxels, scan.labels.roll(1, dims=0), scan.known, scan.reference)
+        for scan in heads.scans
+    ]
+    again = prepare_cohort(Cohort("drawn", tuple(moved)), BRAIN, CANVAS, cache, workers=1)
+    assert again.slice_index.labels[:, 5].nonzero()[0].equal(prepared.slice_index.labels[:, 5].nonzero()[0] + 1)
+
+
+def test_positive_slices_without_brain_are_counted(heads: Cohort, cache: Path) -> None:
+    first = heads.scans[0]
+    empty = Cohort("drawn", (labelled(first.voxels.files[0], first.n_slices, first.reference, positive=0),))
+    found = prepare_cohort(empty, BRAIN, CANVAS, cache, workers=1)
+    assert 0 not in found[0].slices
+    assert found.n_positive_left_out == 1
+
+
+def test_what_is_written_to_a_scan_in_memory_does_not_reach_the_cache(heads: Cohort, cache: Path) -> None:
+    def on_disk() -> list[bytes]:
+        return [path.read_bytes() for path in sorted(cache.rglob("*.npy"))]
+
+    scan = prepare_cohort(heads, BRAIN, CANVAS, cache, workers=1)[0]
+    before, kept = on_disk(), int(scan.relative_hu[0, 0, 0])
+    scan.relative_hu[0, 0, 0] = kept + 1
+    assert on_disk() == before
+    scan.relative_hu[0, 0, 0] = kept
+
+
+def test_a_stop_in_mid_scan_costs_that_scan_only(
+    heads: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    one = Cohort("drawn", heads.scans[:1])
+    with monkeypatch.context() as patched:
+        patched.setattr("hgisam.train.prepared.write_json", stop)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_cohort(one, BRAIN, CANVAS, tmp_path, workers=1)
+    assert list(tmp_path.rglob("*.json")) == []
+    assert len(prepare_cohort(one, BRAIN, CANVAS, tmp_path, workers=1)) == 1
+    assert len(list(tmp_path.rglob("*.npy"))) == 1
+
+
+def test_other_settings_and_other_files_have_a_place_of_their_own(heads: Cohort, tmp_path: Path) -> None:
+    one = Cohort("drawn", heads.scans[1:2])
+    prepare_cohort(one, BRAIN, CANVAS, tmp_path, workers=1)
+    prepare_cohort(one, BRAIN, CANVAS.model_copy(update={"fov_px": 104}), tmp_path, workers=1)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_many_workers_prepare_the_same(heads: Cohort, prepared: PreparedScans, tmp_path: Path) -> None:
+    together = prepare_cohort(heads, BRAIN, CANVAS, tmp_path, workers=2)
+    assert together.refused == prepared.refused
+    for found, expected in zip(together, prepared, strict=True):
+        assert found.relative_hu.equal(expected.relative_hu)
+        assert found.region.equal(expected.region)
+
+
+def test_prepared_phantoms_come_from_the_cache_unchanged(tmp_path: Path) -> None:
+    phantom = PhantomOptions(n_slices=15, slice_mm=10.0, size_px=112, pixel_mm=2.0, bleed_probability=1.0)
+    (made,), (again,) = (prepare_phantoms(range(1), phantom, BRAIN, PreprocessOptions(), tmp_path, 1) for _ in "ab")
+    assert made.relative_hu.equal(again.relative_hu)
+    assert made.slices == again.slices
+    assert made.relative_hu.shape[1:] == (192, 192)
+    assert float(made.relative_hu[made.blood].float().mean() * HU_STEP) > 3.0
+    assert made.labels is not None
+    blood_mm2 = made.blood.sum(dim=(1, 2))
+    assert bool((blood_mm2[made.labels[:, 5]] > 0).all())
+    assert float(blood_mm2[~made.labels[:, 5]].max()) < 30.0
