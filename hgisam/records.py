@@ -26,13 +26,20 @@ Record = dict[str, Any]
 
 
 def recorded_path(path: Path) -> str:
-    """A path as outputs state it: the file's name alone, since folders are often named after patients and users."""
-    return valid_text(path.name)
+    """A path as outputs state it: its last name alone, since folders are often named after patients and users."""
+    return valid_text(path.name or path.resolve().name)
 
 
 def recorded_reason(reason: str, path: Path) -> str:
-    """A reason as outputs state it: one line, and the case's path as `recorded_path` has it."""
-    return valid_text(" ".join(reason.replace(str(path), recorded_path(path)).split()))
+    """A reason as outputs state it: one line, and paths as `recorded_path` has them.
+
+    A file within the case's folder or archive is named first, before what was expected of it.
+    """
+    source, expected, rest = reason.partition(": expected ")
+    if expected and source.startswith(str(path)):
+        source = recorded_path(Path(source))
+    named = f"{source}{expected}{rest}".replace(str(path), recorded_path(path))
+    return valid_text(" ".join(named.split()))
 
 
 def case_record(command: str, case: str, path: Path, input_sha256: str | None) -> Record:

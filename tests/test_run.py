@@ -22,7 +22,7 @@ from hgisam.io.dicom import read_dicom
 from hgisam.io.errors import OutputError
 from hgisam.pipeline import SegmentationResult
 from hgisam.plausibility import Plausibility
-from hgisam.records import recorded_path
+from hgisam.records import recorded_path, recorded_reason
 from hgisam.run import classify_cases, segment_cases
 from hgisam.volume import MaskVolume
 
@@ -244,6 +244,10 @@ def test_no_output_names_the_machine_or_its_user(tmp_path: Path, scans: Scans) -
 def test_a_folder_that_is_named_after_somebody_is_not_recorded() -> None:
     assert recorded_path(Path("Doe_Jane_1950/a.nii.gz")) == "a.nii.gz"
     assert recorded_path(Path("/home/jane/a.nii.gz")) == "a.nii.gz"
+    assert recorded_path(Path()) == Path.cwd().name
+    for source in ("in/Doe_Jane/7.dcm", "in/export.zip:Doe_Jane/7.dcm"):
+        reason = recorded_reason(f"{source}: expected readable pixels; got none", Path(source).parents[1])
+        assert reason == "7.dcm: expected readable pixels; got none"
 
 
 def test_what_the_other_command_made_of_another_scan_goes(tmp_path: Path, scans: Scans) -> None:

@@ -2,18 +2,22 @@
 
 import logging
 import math
+import os
 import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 import pydicom
+from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset, read_preamble
 
 from hgisam.io.dicom_files import DicomFile, FileReader
+from hgisam.io.dicom_geometry import PlaneGeometry, Vector
 from hgisam.io.errors import ScanRefused
 
 MAX_FRAMES = 4096
@@ -33,6 +37,8 @@ _OTHER_CLASSES = (
     ("1.2.840.10008.5.1.4.1.1.481", "radiotherapy object"),
 )
 _LOCALIZER = re.compile("LOCALIZER|SCOUT|SURVIEW|TOPOGRAM")
+_IMPLICIT, _EXPLICIT, _BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
+_BEFORE_PIXELS = {"": 4, _IMPLICIT: 4, _EXPLICIT: 8, _BIG_ENDIAN: 8}
 _PIXEL_TAGS = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
 _UNIT_TOLERANCE = 0.01
 _MOST = 1e6
@@ -42,54 +48,55 @@ _TAGS = (
     "SeriesDescription", "ConvolutionKernel", "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "RescaleSlope",
     "RescaleIntercept", "ModalityLUTSequence", "NumberOfSeriesRelatedInstances",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "PatientID", "BitsAllocated", "BitsStored",
+    "PixelRepresentation",
 )  # fmt: skip
-
-Vector = tuple[float, float, float]
+_WRAPPED_BITS, _WRAPPED_ABOVE_HU = 12, -100.0
 
 
 @dataclass(frozen=True)
 class SliceHeader:
-    """One slice as its header describes it. Positions and directions are DICOM's own: mm to Left, Posterior, Superior.
+    """One slice as its header describes it. Positions are DICOM's own: mm to Left, Posterior, Superior.
 
     Attributes:
         file: where it is.
         frame: its index in that file, from 0.
-        study_uid: of the examination; empty where the file does not say.
+        patient: the identifier in it, never written to any output as it is; empty where the file does not say.
+        study_uid: of the examination; likewise.
         series_uid: of the series; likewise.
         sop_instance_uid: of the object; likewise.
         description: the series' own, printable, cut short.
         kernel: the reconstruction kernel's name, likewise.
         image_type: the first three values: ORIGINAL or DERIVED, PRIMARY or SECONDARY, AXIAL or another.
-        rows: pixels from top to bottom.
-        columns: pixels from left to right.
+        plane: size, directions and spacing of the picture.
         position: middle of the first pixel.
-        along_columns: direction in which the column index grows.
-        along_rows: direction in which the row index grows.
-        spacing_mm: from row to row, and from column to column.
         thickness_mm: nominal; NaN where the file does not say.
         slope: stored number times slope plus intercept is HU; 1 and 0 where the file states none.
         intercept: see slope.
+        hu_stated: whether the file states both.
+        wrapped: whether HU below 0 are stored 4096 too high: some scanners of RSNA-2019 wrote HU as they are into 12
+            unsigned bits, without the offset that makes them positive, and air of -1000 became 3096.
+        missing_bytes: how many bytes of pixels the file lacks by its own header; 0 where it is compressed.
         stated_count: how many instances the series has by its own account; None where it gives none.
     """
 
     file: DicomFile
     frame: int
+    patient: str
     study_uid: str
     series_uid: str
     sop_instance_uid: str
     description: str
     kernel: str
     image_type: tuple[str, ...]
-    rows: int
-    columns: int
+    plane: PlaneGeometry
     position: Vector
-    along_columns: Vector
-    along_rows: Vector
-    spacing_mm: tuple[float, float]
     thickness_mm: float
     slope: float
     intercept: float
+    hu_stated: bool
+    wrapped: bool
+    missing_bytes: int
     stated_count: int | None
 
 
@@ -121,7 +128,7 @@ def quiet_pydicom() -> Iterator[None]:
     try:
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), disable_value_validation():
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -140,6 +147,38 @@ def read_headers(reader: FileReader, file: DicomFile) -> list[SliceHeader] | Lef
         return LeftOut(file, f"unreadable: {type(error).__name__}", damaged=True)
 
 
+def read_slice_header(path: Path) -> SliceHeader:
+    """The header of a file that holds one slice in HU, of a patient that it names, and has all of its pixels.
+
+    Raises:
+        ScanRefused: where it does not, or is missing or damaged.
+    """
+    file = DicomFile(path)
+    with FileReader() as reader:
+        found = read_headers(reader, file)
+    if isinstance(found, LeftOut):
+        raise ScanRefused(f"{path.name}: expected a CT slice in Hounsfield units; got '{found.reason}'; leave it out")
+    header = found[0]
+    lacking = [
+        what
+        for what, is_there in (
+            ("a rescale slope and intercept", header.hu_stated),
+            ("an identifier of its patient", header.patient),
+            ("an identifier of its series", header.series_uid),
+        )
+        if not is_there
+    ]
+    if lacking or len(found) > 1:
+        got = f"none with {' and '.join(lacking)}" if lacking else f"{len(found)} frames"
+        raise ScanRefused(f"{path.name}: expected a single CT slice in Hounsfield units; got {got}; leave it out")
+    if header.missing_bytes:
+        raise ScanRefused(
+            f"{path.name}: expected {header.missing_bytes:,} bytes more of pixels; got a file that ends before them; it"
+            " is truncated: copy it again, or leave it out"
+        )
+    return header
+
+
 def transfer_syntax(stream: BinaryIO) -> str:
     """The transfer syntax that a file states; empty where it states none. The stream is back at its start after it.
 
@@ -156,7 +195,7 @@ def transfer_syntax(stream: BinaryIO) -> str:
 
 
 def _headers(stream: BinaryIO, file: DicomFile) -> list[SliceHeader] | LeftOut:
-    transfer_syntax(stream)
+    syntax = transfer_syntax(stream)
     dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
     has_pixels = stream.read(4) in _PIXEL_TAGS
     sop_class = str(dataset.get("SOPClassUID", dataset.file_meta.get("MediaStorageSOPClassUID", "")))
@@ -168,8 +207,9 @@ def _headers(stream: BinaryIO, file: DicomFile) -> list[SliceHeader] | LeftOut:
     series_uid = _text(dataset, "SeriesInstanceUID")
     if not has_pixels:
         return LeftOut(file, "an image without its pixels", damaged=True, series_uid=series_uid)
+    missing_bytes = _missing_bytes(dataset, stream, _BEFORE_PIXELS[syntax]) if syntax in _BEFORE_PIXELS else 0
     try:
-        found = _slices(dataset, file)
+        found = _slices(dataset, file, missing_bytes)
     except ScanRefused as error:
         return LeftOut(file, str(error), damaged=True, series_uid=series_uid)
     return found or LeftOut(file, "no position in the patient")
@@ -196,7 +236,15 @@ def _no_ct(dataset: Dataset, sop_class: str, *, has_pixels: bool) -> str | None:
     return None
 
 
-def _slices(dataset: Dataset, file: DicomFile) -> list[SliceHeader]:
+def _missing_bytes(dataset: Dataset, stream: BinaryIO, n_before: int) -> int:
+    """How many bytes of pixels a plain file lacks, the stream being `n_before` bytes before them."""
+    sizes = [int(dataset.get(keyword) or 0) for keyword in ("Rows", "Columns", "BitsAllocated")]
+    wanted = math.prod(sizes) // 8 * int(dataset.get("NumberOfFrames") or 1)
+    begin = stream.tell() + n_before
+    return max(0, wanted - (stream.seek(0, os.SEEK_END) - begin))
+
+
+def _slices(dataset: Dataset, file: DicomFile, missing_bytes: int) -> list[SliceHeader]:
     """The slices of a CT image, none where it has no place in the patient.
 
     In an enhanced image, what differs is in each frame's groups and what is shared in one for all.
@@ -207,7 +255,7 @@ def _slices(dataset: Dataset, file: DicomFile) -> list[SliceHeader]:
     stated = int(dataset.get("NumberOfFrames") or 1)
     groups = dataset.get("PerFrameFunctionalGroupsSequence")
     if groups is None:
-        header = _slice(dataset, [dataset], file, 0)
+        header = _slice(dataset, [dataset], file, 0, missing_bytes)
         if header is not None and stated > 1:
             raise ScanRefused(f"expected a position for each frame; got {stated} frames and one; export single images")
         return [header] if header is not None else []
@@ -215,7 +263,8 @@ def _slices(dataset: Dataset, file: DicomFile) -> list[SliceHeader]:
         raise ScanRefused(f"expected a description for each frame; got {stated} frames and {len(groups)} descriptions")
     shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     found = [
-        _slice(dataset, [*_macros(own), *_macros(shared), dataset], file, index) for index, own in enumerate(groups)
+        _slice(dataset, [*_macros(own), *_macros(shared), dataset], file, index, missing_bytes)
+        for index, own in enumerate(groups)
     ]
     if None in found:
         raise ScanRefused("expected a position, an orientation and a spacing for each frame; got frames without")
@@ -231,7 +280,9 @@ def _macros(group: Dataset) -> list[Dataset]:
     return [group[keyword].value[0] for keyword in keywords if group.get(keyword)]
 
 
-def _slice(dataset: Dataset, macros: list[Dataset], file: DicomFile, frame: int) -> SliceHeader | None:
+def _slice(
+    dataset: Dataset, macros: list[Dataset], file: DicomFile, frame: int, missing_bytes: int
+) -> SliceHeader | None:
     """One slice; None where it has no place in the patient. What belongs to a frame is looked up in `macros`, in order.
 
     Raises:
@@ -250,26 +301,33 @@ def _slice(dataset: Dataset, macros: list[Dataset], file: DicomFile, frame: int)
     slope, intercept = _numbers(macros, "RescaleSlope", 1), _numbers(macros, "RescaleIntercept", 1)
     if slope == (0.0,) or "ModalityLUTSequence" in dataset:
         raise ScanRefused("expected a rescale slope other than 0 and no look-up table; got one; HU cannot be told")
+    unsigned_12_bit = dataset.get("PixelRepresentation") == 0 and dataset.get("BitsStored") == _WRAPPED_BITS
     thickness = _numbers(macros, "SliceThickness", 1)
     count = dataset.get("NumberOfSeriesRelatedInstances")
     return SliceHeader(
         file=file,
         frame=frame,
+        patient=_text(dataset, "PatientID"),
         study_uid=_text(dataset, "StudyInstanceUID"),
         series_uid=_text(dataset, "SeriesInstanceUID"),
         sop_instance_uid=_text(dataset, "SOPInstanceUID"),
         description=_text(dataset, "SeriesDescription"),
         kernel=next((text for macro in macros if (text := _text(macro, "ConvolutionKernel"))), ""),
         image_type=tuple(_values(dataset, "ImageType")[:3]),
-        rows=rows,
-        columns=columns,
+        plane=PlaneGeometry(
+            rows=rows,
+            columns=columns,
+            along_columns=(along_columns[0], along_columns[1], along_columns[2]),
+            along_rows=(along_rows[0], along_rows[1], along_rows[2]),
+            spacing_mm=(spacing[0], spacing[1]),
+        ),
         position=(position[0], position[1], position[2]),
-        along_columns=(along_columns[0], along_columns[1], along_columns[2]),
-        along_rows=(along_rows[0], along_rows[1], along_rows[2]),
-        spacing_mm=(spacing[0], spacing[1]),
         thickness_mm=thickness[0] if thickness and thickness[0] > 0 else math.nan,
         slope=slope[0] if slope else 1.0,
         intercept=intercept[0] if intercept else 0.0,
+        hu_stated=slope is not None and intercept is not None,
+        wrapped=unsigned_12_bit and intercept is not None and intercept[0] > _WRAPPED_ABOVE_HU,
+        missing_bytes=missing_bytes,
         stated_count=int(count) if count else None,
     )
 

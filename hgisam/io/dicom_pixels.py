@@ -22,6 +22,7 @@ CODECS_EXTRA = "pip install 'hgisam[codecs]'"
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 _JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 Stored = NDArray[np.integer[Any]]
+_WRAP = 4096.0
 _J2K_MAGIC, _J2K_BOX = b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  "
 
 
@@ -49,6 +50,8 @@ class SliceReader:
         hu = _signed(stored, self._dataset, ~air, header).astype(np.float32)
         hu *= np.float32(header.slope)
         hu += np.float32(header.intercept + self._hu_offset)
+        if header.wrapped and not self._hu_offset:  # an offset says that the numbers are off in another way
+            hu = unwrapped(hu)
         hu[air] = LOWEST_HU
         return np.clip(hu, LOWEST_HU, HIGHEST_HU, out=hu)
 
@@ -69,8 +72,9 @@ class SliceReader:
     def _stored(self, header: SliceHeader) -> Stored:
         """The numbers as the file has them, [rows, columns]."""
         dataset, file = self._dataset, header.file
-        if (dataset.get("Rows"), dataset.get("Columns")) != (header.rows, header.columns):
-            raise ScanRefused(f"{file}: expected {header.rows} x {header.columns} px; got others; it has changed")
+        rows, columns = header.plane.shape
+        if (dataset.get("Rows"), dataset.get("Columns")) != header.plane.shape:
+            raise ScanRefused(f"{file}: expected {rows} x {columns} px; got others; it has changed")
         if "PixelData" not in dataset:
             raise ScanRefused(f"{file}: expected its pixels; got none; the file is truncated: copy it again")
         try:
@@ -87,22 +91,26 @@ class SliceReader:
                     f"{file}: expected a decoder for {syntax}; got none installed; {CODECS_EXTRA}"
                 ) from error
             raise _damaged(file, error) from error
-        if stored.shape != (header.rows, header.columns) or stored.dtype.kind not in "ui":
-            raise ScanRefused(
-                f"{file}: expected whole numbers, {header.rows} x {header.columns}; got {stored.dtype} {stored.shape}"
-            )
+        if stored.shape != header.plane.shape or stored.dtype.kind not in "ui":
+            raise ScanRefused(f"{file}: expected whole numbers, {rows} x {columns}; got {stored.dtype} {stored.shape}")
         return stored
 
     def _check_codestream(self, header: SliceHeader) -> None:
         """Refuse a compressed picture of another size than the header's before a decoder makes room for it."""
+        rows, columns = header.plane.shape
         n_frames = int(self._dataset.get("NumberOfFrames") or 1)
         codestream = get_frame(self._dataset.PixelData, header.frame, number_of_frames=n_frames)
         size = codestream_size(codestream)
-        if size is not None and size != (header.rows, header.columns):
+        if size is not None and size != header.plane.shape:
             raise ScanRefused(
-                f"{header.file}: expected a picture of {header.rows} x {header.columns}; got one of {size[0]} x"
+                f"{header.file}: expected a picture of {rows} x {columns}; got one of {size[0]} x"
                 f" {size[1]} inside; the header and the picture contradict each other"
             )
+
+
+def unwrapped(hu: NDArray[np.float32]) -> NDArray[np.float32]:
+    """HU that were stored without an offset in 12 unsigned bits, taken back into -1024..3071 by steps of 4096."""
+    return np.asarray(np.mod(hu - LOWEST_HU, _WRAP) + LOWEST_HU, dtype=np.float32)
 
 
 def codestream_size(data: bytes) -> tuple[int, int] | None:

@@ -10,21 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hgisam.io.dicom_files import DicomFile, FileReader, dicom_files_in
+from hgisam.io.dicom_geometry import LARGEST_TILT_DEG
 from hgisam.io.dicom_header import LeftOut, SliceHeader, read_headers
 from hgisam.io.errors import ScanRefused
-
-ORIENTATION_TOLERANCE = 2e-3
-"""Slices whose direction cosines differ by no more than this lie in one orientation: 0.1 degrees."""
-
-SPACING_TOLERANCE = 1e-3
-"""Pixel spacings that differ by no more than this fraction are one."""
-
-LARGEST_TILT_DEG = 40.0
-"""Slices that lean from the axial plane by more are coronal or sagittal."""
 
 SERIES_COLUMNS = ("series_uid", "description", "kernel", "slices", "thickness_mm")
 """Columns of the table from which a series is chosen."""
@@ -147,7 +136,7 @@ def find_series(paths: Iterable[Path]) -> SeriesListing:
                 left_out.append(found)
                 continue
             for header in found:
-                if _tilt_deg(header) > LARGEST_TILT_DEG:
+                if header.plane.tilt_deg > LARGEST_TILT_DEG:
                     left_out.append(LeftOut(file, "coronal or sagittal slices"))
                     break
                 headers[header.study_uid][header.series_uid].append(header)
@@ -191,20 +180,9 @@ def kernel_kind(kernel: str) -> str | None:
     return "bone" if siemens and int(siemens[1]) >= _SIEMENS_BONE_FROM else None
 
 
-def slice_normal(header: SliceHeader) -> NDArray[np.float64]:
-    """Unit vector across a slice, turned to Superior; in DICOM's axes."""
-    normal = np.cross(header.along_columns, header.along_rows)
-    normal *= (1.0 if normal[2] >= 0 else -1.0) / np.linalg.norm(normal)
-    return np.asarray(normal)
-
-
-def _tilt_deg(header: SliceHeader) -> float:
-    return float(np.degrees(np.arccos(min(1.0, float(slice_normal(header)[2])))))
-
-
 def _series(slices: list[SliceHeader], left_out: list[LeftOut]) -> DicomSeries:
     """One series, sorted, with what is wrong with it and what lay beside it."""
-    normal = slice_normal(slices[0])
+    normal = slices[0].plane.normal
     ordered = tuple(sorted(slices, key=lambda header: (float(normal @ header.position), str(header.file))))
     damaged = [left for left in left_out if left.damaged and left.series_uid == slices[0].series_uid != ""]
     problem = None
@@ -242,21 +220,15 @@ def _groups(slices: list[SliceHeader]) -> list[list[SliceHeader]]:
 
 
 def _alike(first: SliceHeader, other: SliceHeader) -> bool:
-    axes = zip((*first.along_columns, *first.along_rows), (*other.along_columns, *other.along_rows), strict=True)
-    spacings = zip(first.spacing_mm, other.spacing_mm, strict=True)
-    return (
-        (first.rows, first.columns, first.image_type) == (other.rows, other.columns, other.image_type)
-        and all(abs(a - b) <= ORIENTATION_TOLERANCE for a, b in axes)
-        and all(abs(a / b - 1) <= SPACING_TOLERANCE for a, b in spacings)
-    )
+    return first.image_type == other.image_type and first.plane.agrees_with(other.plane)
 
 
 def _described(group: list[SliceHeader]) -> str:
-    first = group[0]
+    first, plane = group[0], group[0].plane
     kind = "/".join(first.image_type) or "no image type"
     return (
-        f"{len(group)} of {first.rows} x {first.columns} px of {first.spacing_mm[1]:.3g} mm, tilted by"
-        f" {_tilt_deg(first):.1f} degrees ({kind})"
+        f"{len(group)} of {plane.rows} x {plane.columns} px of {plane.spacing_mm[1]:.3g} mm, tilted by"
+        f" {plane.tilt_deg:.1f} degrees ({kind})"
     )
 
 

@@ -193,6 +193,26 @@ def test_a_sign_that_ends_within_the_stored_bits_is_read(tmp_path: Path) -> None
     np.testing.assert_array_equal(hu_of(tmp_path, ct_slice(stored, BitsStored=12, HighBit=11)), hu)
 
 
+def test_negative_hu_without_a_sign_or_an_offset_are_put_right_and_that_is_said(tmp_path: Path) -> None:
+    hu = np.linspace(-1000, 3000, 120).round().astype(np.int64).reshape(SHAPE)
+    tags = {"BitsStored": 12, "HighBit": 11, "RescaleIntercept": 0}
+    path = save(ct_slice((hu % 4096).astype(np.uint16), **tags), tmp_path / "slice.dcm")
+    ct, grid = read_dicom(path)
+    np.testing.assert_array_equal(planes(ct)[0], hu)
+    assert grid.warnings == (
+        "numbers of 12 bits without a sign or an offset: those above 3071 were taken as negative HU",
+    )
+
+
+def test_an_offset_is_added_before_clipping_and_in_place_of_what_twelve_bits_suggest(tmp_path: Path) -> None:
+    hu = np.linspace(-1000, 3000, 120).round().astype(np.int64).reshape(SHAPE)
+    tags = {"BitsStored": 12, "HighBit": 11, "RescaleIntercept": 0}
+    path = save(ct_slice((hu + 1024).astype(np.uint16), **tags), tmp_path / "slice.dcm")
+    ct, grid = read_dicom(path, hu_offset=-1024)
+    np.testing.assert_array_equal(planes(ct)[0], hu)
+    assert grid.warnings == ()
+
+
 @pytest.mark.parametrize(
     ("tags", "stored"),
     [
