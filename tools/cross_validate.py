@@ -5,8 +5,8 @@
 The YAML names a recipe and, for each row, what differs from it and the seeds. Each row, seed and fold is one training
 in OUTPUT/ROW/seed_S/fold_K; what is finished is not done again, and what was stopped goes on. Then every row's
 out-of-fold probabilities are held against the labels, with 95 % bootstrap intervals by patient: slice AUC; scan AUC by
-the highest slice, and by a scan head fitted on the other folds; and the Dice of the map on bleeds painted into the judges'
-own slices.
+the highest slice, and by a scan head fitted on the other folds; and the Dice of the map on bleeds painted into the
+judges' own slices.
 Nothing is chosen on the patients that are tested: steps, and how slices become scans, are fixed beforehand.
 """
 
@@ -129,7 +129,7 @@ def scan_head_auc(scored: ScoredSlices, folds: list[ScoredSlices]) -> Estimate:
     for scan, rows in scored.rows_by_scan().items():
         slices[scan] = to_log_odds(scored.probabilities[rows[scored.has_brain[rows]]])
         bled[scan] = bool(scored.positive[rows].any())
-    probabilities = {}
+    probabilities: dict[str, torch.Tensor] = {}
     for fold in folds:
         tested = set(fold.scans)
         others = [scan for scan in slices if scan not in tested]
