@@ -1,4 +1,6 @@
-"""Inputs as typed -> named cases: which files a folder gives, and for each a name that is safe in the output folder."""
+"""Inputs as typed -> named cases: which scans a folder or an archive gives, and for each a name that is safe in the
+output folder.
+"""
 
 import json
 import logging
@@ -6,10 +8,16 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from hgisam.io.dicom_files import kind_of_file
+from hgisam.io.errors import ScanRefused
+
+if TYPE_CHECKING:
+    from hgisam.io.dicom_series import DicomSeries
 
 log = logging.getLogger(__name__)
 
@@ -30,43 +38,91 @@ class InputError(ValueError):
     """What was typed cannot be worked on as it stands; no scan was touched. Exit code 2."""
 
 
+class SeriesChoiceNeeded(InputError):
+    """More than one DICOM series of an examination could be meant.
+
+    Attributes:
+        rows: the series to choose from; columns as in `hgisam.io.dicom_series.SERIES_COLUMNS`.
+    """
+
+    def __init__(self, message: str, rows: Sequence[dict[str, Any]]) -> None:
+        super().__init__(message)
+        self.rows = tuple(rows)
+
+
 @dataclass(frozen=True)
 class Case:
     """One scan to work on.
 
     Attributes:
         name: begins the name of every output of this scan; unique in a run, also where upper and lower case are one.
-        path: the file, as it was given on the command line (relative stays relative).
+        path: the file, archive or folder, as it was given on the command line (relative stays relative).
+        series: what is meant of a path that holds DICOM; None for any other file.
     """
 
     name: str
     path: Path
+    series: "DicomSeries | None" = None
+
+    @property
+    def scan(self) -> "Path | DicomSeries":
+        """What is to be read."""
+        return self.path if self.series is None else self.series
 
 
-def find_cases(inputs: Sequence[Path]) -> tuple[Case, ...]:
+_Found = tuple[Path, "DicomSeries | None"]
+"""A scan and where it is."""
+
+
+def find_cases(inputs: Sequence[Path], series_uids: Collection[str] = ()) -> tuple[Case, ...]:
     """The scans that the inputs stand for, each with a name of its own.
 
     A file stands for itself. A folder stands for every `.nii` and `.nii.gz` directly in it, sorted by name; hidden
     files are left out, and so are masks and maps that lie beside a hgisam record of their own case. A file that is
     reached twice is one case. Two files with one stem are told apart by their folders' names, then by a number.
 
+    A folder without NIfTI files directly in it, and a zip archive, stand for the DICOM in them, however deep; DICOM
+    files that are named one by one are taken together. Each examination (StudyInstanceUID) among them is a case if it
+    has one series of axial CT slices, or one with a soft kernel beside others with bone kernels.
+
     Args:
         inputs: files and folders.
+        series_uids: of DICOM, take these series and no others.
 
     Returns:
         At least one case.
 
     Raises:
-        InputError: where an input does not exist or cannot be listed, a folder holds no scan, or there is no input.
+        InputError: where an input does not exist or cannot be listed, a folder holds no scan, there is no input, or a
+            series is not there.
+        SeriesChoiceNeeded: where more than one series of an examination could be meant.
     """
-    paths: dict[Path, Path] = {}
+    found: list[_Found] = []
+    single_files: list[Path] = []
     for given in inputs:
-        for path in _files_of(given):
-            paths.setdefault(path.resolve(), path)
-    if not paths:
+        kind = _kind_of(given)
+        if kind == "dicom":
+            single_files.append(given)
+        elif kind == "zip" or (kind == "folder" and not _has_nifti(given)):
+            found += _dicom_scans([given], series_uids)
+        else:
+            found += [(path, None) for path in ([given] if kind == "other" else _scans_in(given))]
+    if single_files:
+        found += _dicom_scans(single_files, series_uids)
+    missing = set(series_uids) - {series.uid for _, series in found if series is not None}
+    if missing:
+        raise InputError(f"expected the series {sorted(missing)[0]}; got inputs without it; check --series-uid")
+    scans: dict[tuple[Path, str | None], _Found] = {}
+    for path, series in found:
+        scans.setdefault((path.resolve(), series.uid if series is not None else None), (path, series))
+    if not scans:
         raise InputError("expected at least one file or folder; got none; name a scan")
-    files = tuple(paths.values())
-    return tuple(Case(name, path) for name, path in zip(_unique_names(files), files, strict=True))
+    distinct = tuple(scans.values())
+    names = _unique_names([path for path, _ in distinct])
+    return tuple(
+        Case(name, path, series and replace(series, name=name))
+        for name, (path, series) in zip(names, distinct, strict=True)
+    )
 
 
 def safe_name(name: str) -> str:
@@ -104,24 +160,78 @@ def own_record(path: Path) -> dict[str, Any]:
     return found if ours else {}
 
 
-def _files_of(given: Path) -> list[Path]:
-    """The scans that one input stands for: itself, or the files of the folder."""
+def _kind_of(given: Path) -> str:
+    """What one input is: `folder`, or a file that is `dicom`, `zip` or `other`."""
     try:
         if given.is_dir():
-            return _scans_in(given)
+            return "folder"
         if given.is_file():
-            return [given]
+            return kind_of_file(given)
     except OSError as error:
         raise InputError(f"{given}: expected a readable input; got '{error.strerror}'; check access") from error
     raise InputError(f"{given}: expected a file or a folder; got nothing of that name; check the spelling")
 
 
+def _has_nifti(folder: Path) -> bool:
+    try:
+        return any(_is_nifti(path) for path in folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{folder}: expected a readable input; got '{error.strerror}'; check access") from error
+
+
+def _is_nifti(path: Path) -> bool:
+    """Whether a path is a NIfTI file by its name. A broken link is one that cannot be read, and is listed as one."""
+    named = not path.name.startswith(".") and path.name.lower().endswith(_SUFFIXES)
+    return named and (path.is_file() or not path.exists())
+
+
+def _dicom_scans(places: Sequence[Path], series_uids: Collection[str]) -> list[_Found]:
+    """One series of each examination in the places; those that hold none are left for the reader to refuse."""
+    from hgisam.io.dicom_series import DicomSeries, choose_series, find_series
+
+    try:
+        listing = find_series(places)
+    except ScanRefused:
+        return [(place, None) for place in places]
+    is_folder = places[0].is_dir()
+    if is_folder and not listing.series and not listing.left_out:
+        raise InputError(
+            f"{places[0]}: expected .nii or .nii.gz files directly in this folder, or DICOM files in it or below; got"
+            " none; name the folder with them"
+        )
+    if not listing.series:
+        return [(place, None) for place in places]
+    for left in listing.left_out:
+        loud = left.damaged or not is_folder
+        log.log(logging.WARNING if loud else logging.INFO, "%s: left out; %s", left.file, left.reason)
+    if series_uids:
+        chosen = [series for series in listing.series if series.uid in series_uids]
+    else:
+        examinations: dict[str, list[DicomSeries]] = {}
+        for series in listing.series:
+            examinations.setdefault(series.study_uid, []).append(series)
+        chosen = []
+        for candidates in examinations.values():
+            one = choose_series(candidates)
+            if one is None:
+                raise SeriesChoiceNeeded(
+                    f"{places[0] if len(places) == 1 else candidates[0].path}: expected one series of axial CT slices;"
+                    f" got {len(candidates)}; choose with --series-uid",
+                    [candidate.row() for candidate in candidates],
+                )
+            chosen.append(one)
+    if len(chosen) == 1 and len(places) == 1:
+        return [(places[0], chosen[0])]
+    return [(series.path, series) for series in chosen]
+
+
 def _scans_in(folder: Path) -> list[Path]:
+    """The NIfTI files directly in a folder that are scans."""
     scans = []
+    others_are_dicom = False
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.name.lower().endswith(_SUFFIXES):
-            continue
-        if path.exists() and not path.is_file():  # a broken link is a scan that cannot be read, and is listed as one
+        if not _is_nifti(path):
+            others_are_dicom = others_are_dicom or (path.is_file() and kind_of_file(path) == "dicom")
             continue
         own = _OWN_OUTPUT.fullmatch(path.name)
         if own and own_record(folder / f"{own['case']}.json"):
@@ -130,13 +240,18 @@ def _scans_in(folder: Path) -> list[Path]:
         scans.append(path)
     if not scans:
         raise InputError(
-            f"{folder}: expected .nii or .nii.gz files directly in this folder; got none; name the folder with them"
+            f"{folder}: expected .nii or .nii.gz files directly in this folder; got only masks and maps that hgisam"
+            " wrote; name the folder with the scans"
         )
+    if others_are_dicom:
+        log.warning("%s: its NIfTI files are taken, its DICOM files are not; keep those in another folder", folder)
     return scans
 
 
 def _stem(path: Path) -> str:
-    """The file's name without `.nii.gz`, `.nii` or whatever one suffix it has; a hidden file keeps its name."""
+    """The file's name without `.nii.gz`, `.nii` or whatever one suffix it has; folders and hidden files keep theirs."""
+    if path.is_dir():
+        return Path(os.path.abspath(path)).name  # noqa: PTH100 - resolve() would follow the link's name away
     lower = path.name.lower()
     suffix = next((s for s in _SUFFIXES if lower.endswith(s) and lower != s), path.suffix)
     return path.name[: len(path.name) - len(suffix)]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hgisam import NOTICE, __version__
-from hgisam.cases import InputError, find_cases
+from hgisam.cases import InputError, SeriesChoiceNeeded, find_cases
 from hgisam.exits import ExitCode, Interrupts
 from hgisam.io.atomic import make_output_folder
 from hgisam.io.errors import OutputError, ScanRefused
@@ -28,7 +28,10 @@ app.add_typer(train_app, name="train")
 
 Inputs = Annotated[
     list[Path],
-    typer.Argument(metavar="INPUT", help="Head CT, one NIfTI file each; a folder stands for those in it."),
+    typer.Argument(
+        metavar="INPUT",
+        help="Head CT: a NIfTI file or a folder of them; a folder, zip or files of DICOM, each examination one scan.",
+    ),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Output folder; made if absent.")]
 Weights = Annotated[
@@ -43,6 +46,13 @@ Config = Annotated[
 ]
 HuOffset = Annotated[
     float | None, typer.Option(metavar="HU", help="Added to every voxel, for files known to be off, such as -1024.")
+]
+SeriesUid = Annotated[
+    list[str] | None,
+    typer.Option(metavar="UID", help="Of DICOM, the series to take; may be given again.", show_default="the only one"),
+]
+AllowGaps = Annotated[
+    bool, typer.Option("--allow-gaps", help="Take a DICOM series with missing slices: the volume is a lower bound.")
 ]
 OperatingPoint = Annotated[
     float | None,
@@ -83,13 +93,15 @@ def segment(
     ] = None,
     operating_point: OperatingPoint = None,
     hu_offset: HuOffset = None,
+    series_uid: SeriesUid = None,
+    allow_gaps: AllowGaps = False,
     save_map: Annotated[bool, typer.Option("--save-map", help="Write saliency maps, CASE_map.nii.gz.")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Outline the blood and measure it: a mask, a preview and a record per scan, a summary over all."""
     with _session(quiet=quiet, verbose=verbose):
-        cases = find_cases(inputs)
+        cases = find_cases(inputs, series_uid or ())
         make_output_folder(output)
         flags = {
             "gate": False if no_gate else None,
@@ -97,6 +109,7 @@ def segment(
             "refine": {"method": None if threshold is None else "threshold"},
             "operating_point": operating_point,
             "hu_offset": hu_offset,
+            "allow_gaps": allow_gaps or None,
         }
         model = _load(weights, config, flags, device, batch_size)
         model.check("segment")
@@ -116,14 +129,16 @@ def classify(
     config: Config = None,
     operating_point: OperatingPoint = None,
     hu_offset: HuOffset = None,
+    series_uid: SeriesUid = None,
+    allow_gaps: AllowGaps = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Probability of hemorrhage, for each scan and slice; no mask, and faster than segment."""
     with _session(quiet=quiet, verbose=verbose):
-        cases = find_cases(inputs)
+        cases = find_cases(inputs, series_uid or ())
         make_output_folder(output)
-        flags = {"operating_point": operating_point, "hu_offset": hu_offset}
+        flags = {"operating_point": operating_point, "hu_offset": hu_offset, "allow_gaps": allow_gaps or None}
         model = _load(weights, config, flags, device, batch_size)
         model.check("classify")
         from hgisam.run import classify_cases
@@ -355,6 +370,8 @@ def _session(*, quiet: bool, verbose: bool) -> Iterator[None]:
         log.error("cancelled")
         raise typer.Exit(ExitCode.CANCELLED) from None
     except Exception as error:  # whatever it is, it ends in one line and an exit status
+        if isinstance(error, SeriesChoiceNeeded):
+            _show(error.rows, tuple(error.rows[0]))
         code = _exit_code_of(error)
         log.error("%s", f"unexpected {type(error).__name__}: {error}" if code is ExitCode.UNEXPECTED else error)
         log.debug("where it failed", exc_info=error)

@@ -20,6 +20,9 @@ from torch import Tensor
 
 from hgisam import __version__
 from hgisam.brain import BrainOptions, brain_median_hu, coverage_doubts, intracranial_region, midsagittal_line
+from hgisam.io.dicom import read_dicom
+from hgisam.io.dicom_files import kind_of_file
+from hgisam.io.dicom_series import DicomSeries
 from hgisam.io.errors import ScanRefused
 from hgisam.io.nifti import NiftiGrid, ct_from_array, ct_from_image, read_ct
 from hgisam.labels import Subtype
@@ -41,8 +44,9 @@ from hgisam.segment import (
 from hgisam.volume import CTVolume, MaskVolume
 from hgisam.weak import AT_CONTRAST, HuThreshold, SelfAttention, WeakMethod
 
-Scan = str | Path | nib.spatialimages.SpatialImage | tuple[ArrayLike, ArrayLike]
-"""What can be segmented: a file, a nibabel image, or an array of HU with its affine (voxel index -> RAS+ mm)."""
+Scan = str | Path | DicomSeries | nib.spatialimages.SpatialImage | tuple[ArrayLike, ArrayLike]
+"""What can be segmented: a NIfTI file; a DICOM file, folder or zip archive with one series; one series of
+`hgisam.io.dicom_series.find_series`; a nibabel image; an array of HU with its affine (voxel index -> RAS+ mm)."""
 
 DEFAULT_BATCH_SIZE = {"cpu": 4, "cuda": 64, "mps": 16}
 """Windows per pass by kind of device: on a CPU small batches stay in the cache, on a GPU large ones fill it."""
@@ -72,6 +76,8 @@ class SegmentOptions(BaseModel):
     """How the map becomes a mask."""
     hu_offset: float = 0.0
     """Added to the file's values before anything else, for files that are known to be off, such as -1024."""
+    allow_gaps: bool = False
+    """Whether a DICOM series with missing slices is taken; its volume is then a lower bound."""
 
     @model_validator(mode="after")
     def _threshold_is_used(self) -> Self:
@@ -196,7 +202,10 @@ class SegmentationResult(ClassificationResult):
 
     @property
     def volume_ml(self) -> float | None:
-        """Voxel count x |det(affine)| in mL; None where it was not measured (see volume_reason)."""
+        """Voxel count x |det(affine)| in mL, of DICOM the sum over slices of area x local spacing.
+
+        None where it was not measured (see volume_reason).
+        """
         return None if self.volume_reason else self.mask_volume.volume_ml
 
 
@@ -334,7 +343,7 @@ class Segmenter:
             region=look.region,
             brain_median_hu=look.median_hu if look.slices else None,
             slice_gated=_in_file_order(gated, look.grid).numpy(),
-            volume_reason=None if look.slices else "no brain was found in the scan, so nothing was measured",
+            volume_reason=_volume_reason(look),
         )
 
     @property
@@ -353,7 +362,7 @@ class Segmenter:
         """Read, check, preprocess, and one forward pass over every slice that shows brain."""
         timings = _Stopwatch()
         with timings.of("read"):
-            ct, grid = _open(scan, self.options.hu_offset)
+            ct, grid = _open(scan, self.options)
         with timings.of("check"):
             plausibility = check_hu(ct)
             if plausibility.verdict == "refused":
@@ -507,16 +516,34 @@ class _Stopwatch:
         self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start, 4)
 
 
-def _open(scan: Scan, hu_offset: float) -> tuple[CTVolume, NiftiGrid]:
-    if isinstance(scan, str | Path):
-        return read_ct(Path(scan), hu_offset=hu_offset)
+def _open(scan: Scan, options: SegmentOptions) -> tuple[CTVolume, NiftiGrid]:
+    hu_offset = options.hu_offset
+    if isinstance(scan, str):
+        scan = Path(scan)
+    if isinstance(scan, DicomSeries) or (isinstance(scan, Path) and _may_hold_dicom(scan)):
+        return read_dicom(scan, allow_gaps=options.allow_gaps, hu_offset=hu_offset)
+    if isinstance(scan, Path):
+        return read_ct(scan, hu_offset=hu_offset)
     if isinstance(scan, tuple) and len(scan) == 2 and not isinstance(scan[0], np.ma.MaskedArray):
         array, affine = np.asarray(scan[0]), np.asarray(scan[1], dtype=np.float64)
         return ct_from_array(array, affine, "array", hu_offset=hu_offset)
     if isinstance(scan, nib.spatialimages.SpatialImage):
         return ct_from_image(scan, "image", hu_offset=hu_offset)
     got = "a masked array" if isinstance(scan, tuple) and len(scan) == 2 else type(scan).__name__
-    raise TypeError(f"expected a path, a nibabel image, or (array of HU, affine); got {got}")
+    raise TypeError(f"expected a path, a DICOM series, a nibabel image, or (array of HU, affine); got {got}")
+
+
+def _may_hold_dicom(path: Path) -> bool:
+    return path.is_dir() or kind_of_file(path) in {"dicom", "zip"}
+
+
+def _volume_reason(look: _Look) -> str | None:
+    """Why a scan's volume is not measured; None where it is."""
+    if not look.slices:
+        return "no brain was found in the scan, so nothing was measured"
+    if look.ct.slice_voxel_ml.isnan().any():
+        return "the scan is one slice whose thickness is not stated, so nothing was measured"
+    return None
 
 
 def _in_file_order(values: Tensor, grid: NiftiGrid) -> Tensor:

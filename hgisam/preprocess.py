@@ -211,7 +211,8 @@ def _place_canvas(
     y = torch.cat([(points @ along) for points in outline])
     centre_along = float(y.min() + y.max()) / 2 if len(y) else 0.0
     if options.align:
-        offsets = torch.tensor([midline.offset_at_mm(d) for d in range(depth)], dtype=torch.float64)
+        coordinates = volume.slice_coordinates.tolist()
+        offsets = torch.tensor([midline.offset_at_mm(d) for d in coordinates], dtype=torch.float64)
     else:
         x = torch.cat([(points @ across) for points in outline])
         offsets = torch.full((depth,), float(x.min() + x.max()) / 2 if len(x) else 0.0, dtype=torch.float64)

@@ -21,7 +21,7 @@ from torch import Tensor
 from hgisam import NOTICE
 from hgisam.io.atomic import atomic_write
 from hgisam.io.nifti import NiftiGrid
-from hgisam.volume import CTVolume, MaskVolume, voxel_volume_ml
+from hgisam.volume import CTVolume, MaskVolume
 from hgisam.windowing import BRAIN
 
 WIDTH_PX = 1600
@@ -153,14 +153,14 @@ def render_preview(
     n_tiles = _COLUMNS * (3 if len(findings) <= MOST_FINDINGS // 2 else 4)
     others = spread_slices(ct, findings, n_tiles - len(findings) - len(mapped))
     view = _view_of_head(ct)
-    voxel_ml = voxel_volume_ml(ct.affine)
+    voxel_ml = ct.slice_voxel_ml.nan_to_num(nan=0.0).tolist()
     tiles: list[Image.Image] = []
     map_places = set()
     for index in (*findings, *others):
         grey = view.shown(BRAIN.apply(ct.hu[index]))
         tile = _outlined(grey, view, mask[index])
         label = f"slice {index if slice_indices is None else slice_indices[index]}"
-        _annotate(tile, label, float(slice_probabilities[index]), int(mask[index].count_nonzero()) * voxel_ml)
+        _annotate(tile, label, float(slice_probabilities[index]), int(mask[index].count_nonzero()) * voxel_ml[index])
         tiles.append(tile)
         if saliency is not None and index in mapped:
             map_places.add(len(tiles))

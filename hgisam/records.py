@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 
 from hgisam import NOTICE, __version__
+from hgisam.io.dicom_series import DicomSeries
 from hgisam.labels import SUBTYPES
 from hgisam.pipeline import ClassificationResult, SegmentationResult
 from hgisam.plausibility import Plausibility
+from hgisam.volume import SlicePlanes
 
 SEGMENT_SUMMARY = (
     "case", "input", "status", "reason", "probability", "volume_ml", "volume_reason", "n_voxels", "n_slices",
@@ -24,13 +26,20 @@ Record = dict[str, Any]
 
 
 def recorded_path(path: Path) -> str:
-    """A path as outputs state it: the file's name alone, since folders are often named after patients and users."""
-    return valid_text(path.name)
+    """A path as outputs state it: its last name alone, since folders are often named after patients and users."""
+    return valid_text(path.name or path.resolve().name)
 
 
 def recorded_reason(reason: str, path: Path) -> str:
-    """A reason as outputs state it: one line, and the case's path as `recorded_path` has it."""
-    return valid_text(" ".join(reason.replace(str(path), recorded_path(path)).split()))
+    """A reason as outputs state it: one line, and paths as `recorded_path` has them.
+
+    A file within the case's folder or archive is named first, before what was expected of it.
+    """
+    source, expected, rest = reason.partition(": expected ")
+    if expected and source.startswith(str(path)):
+        source = recorded_path(Path(source))
+    named = f"{source}{expected}{rest}".replace(str(path), recorded_path(path))
+    return valid_text(" ".join(named.split()))
 
 
 def case_record(command: str, case: str, path: Path, input_sha256: str | None) -> Record:
@@ -50,6 +59,13 @@ def case_record(command: str, case: str, path: Path, input_sha256: str | None) -
         "input": recorded_path(path),
         "input_sha256": input_sha256,
     }
+
+
+def dicom_record(series: DicomSeries | None) -> Record:
+    """What a record says of a DICOM series beside its slices; nothing for any other input. No text of the header."""
+    if series is None:
+        return {}
+    return {"dicom": {"series_uid": series.uid, "n_files": len(series.files), "left_out": series.left_out_reasons}}
 
 
 def refusal_record(command: str, status: str, reason: str) -> Record:
@@ -96,6 +112,7 @@ def segmentation_record(result: SegmentationResult) -> Record:
     return record | {
         "volume_ml": result.volume_ml,
         "volume_reason": result.volume_reason,
+        **({} if result.ct.slices is None else {"volume_is_lower_bound": not result.ct.slices.complete}),
         "n_voxels": int(in_mask.sum()),
         "n_slices_in_mask": int((in_mask > 0).sum()),
     }
@@ -105,17 +122,31 @@ def slice_rows(result: ClassificationResult) -> list[Record]:
     """One row per slice: index in the input, position in mm, probability of `any` and of the known subtypes.
 
     Without a network the probability is None, never 0.
+    For DICOM the index counts from the lowest slice up, and a row has the slice's own spacing, thickness and UID too.
     """
     subtypes = [subtype for subtype in SUBTYPES if subtype in result.subtype_probabilities]
     return [
         {
             "slice_index": index,
             "position_mm": round(float(result.slice_positions_mm[index]), 3),
+            **_slice_origin(result.ct.slices, index),
             "probability_any": None if np.isnan(probability) else round(float(probability), 6),
         }
         | {f"probability_{s}": round(float(result.subtype_probabilities[s][index]), 6) for s in subtypes}
         for index, probability in enumerate(result.slice_probabilities)
     ]
+
+
+def _slice_origin(slices: SlicePlanes | None, index: int) -> Record:
+    """What a row says of a DICOM slice beside its position; nothing for a slice of any other input."""
+    if slices is None:
+        return {}
+    return {
+        "spacing_mm": round(float(slices.spacing_mm[index]), 3),
+        "thickness_mm": round(float(slices.thickness_mm[index]), 3),
+        "sop_instance_uid": slices.uids[index],
+        "frame": slices.frames[index],
+    }
 
 
 def summary_row(record: Record, columns: tuple[str, ...]) -> Record:

@@ -12,7 +12,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from hgisam.brain import smoothed_contrast_hu
-from hgisam.volume import CTVolume, MaskVolume, voxel_volume_ml
+from hgisam.volume import CTVolume, MaskVolume
 
 CONNECTIVITY = 18
 """Voxels that share a face or an edge are one component: a thin oblique crescent stays whole."""
@@ -76,8 +76,9 @@ def refine(
             chosen = choose_components(dense, near, options.min_share)
         else:
             chosen = threshold_mask(near, threshold) & inside
-        voxels[bounds] = remove_small_components(chosen, volume.affine, options.min_component_mm3)
-    return MaskVolume(voxels=voxels, affine=volume.affine, source=volume.source)
+        voxel_mm3 = 1000.0 * volume.slice_voxel_ml[bounds[0]]
+        voxels[bounds] = remove_small_components(chosen, voxel_mm3, options.min_component_mm3)
+    return MaskVolume(voxels=voxels, affine=volume.affine, source=volume.source, slices=volume.slices)
 
 
 def threshold_mask(
@@ -115,20 +116,37 @@ def choose_components(
 
 
 def remove_small_components(
-    mask: Bool[Tensor, "depth height width"], affine: Float[Tensor, "4 4"], min_component_mm3: float
+    mask: Bool[Tensor, "depth height width"], voxel_mm3: Float[Tensor, " depth"], min_component_mm3: float
 ) -> Bool[Tensor, "depth height width"]:
     """The mask without its connected components below a volume in mm3; an empty mask stays empty.
 
     Args:
         mask: the mask to clean.
-        affine: voxel index -> RAS+ mm.
+        voxel_mm3: volume of a voxel of each slice; where it is unknown (NaN), nothing is removed.
         min_component_mm3: the smallest volume that stays.
     """
-    min_voxels = int(np.ceil(min_component_mm3 / (1000.0 * voxel_volume_ml(affine)) - 1e-9))
+    if bool(voxel_mm3.isnan().any()):
+        return mask.clone()
+    if bool((voxel_mm3 != voxel_mm3[0]).any()):
+        return _without_small(mask, voxel_mm3, min_component_mm3)
+    min_voxels = int(np.ceil(min_component_mm3 / float(voxel_mm3[0]) - 1e-9))
     if min_voxels <= 1:
         return mask.clone()
     kept = cc3d.dust(mask.numpy(), threshold=min_voxels, connectivity=CONNECTIVITY)  # type: ignore[call-overload]
     return torch.from_numpy(np.ascontiguousarray(kept, dtype=bool))
+
+
+def _without_small(
+    mask: Bool[Tensor, "depth height width"], voxel_mm3: Float[Tensor, " depth"], min_component_mm3: float
+) -> Bool[Tensor, "depth height width"]:
+    """The same where voxels differ in size from slice to slice."""
+    labels: NDArray[np.uint32] = cc3d.connected_components(mask.numpy(), connectivity=CONNECTIVITY)  # type: ignore[call-overload]
+    sizes_mm3 = np.zeros(int(labels.max()) + 1)
+    for plane, mm3 in zip(labels, voxel_mm3.tolist(), strict=True):
+        sizes_mm3 += mm3 * np.bincount(plane.ravel(), minlength=len(sizes_mm3))
+    kept = sizes_mm3 >= min_component_mm3 * (1 - 1e-9)
+    kept[0] = False
+    return torch.from_numpy(kept[labels])
 
 
 def _dense_tissue(

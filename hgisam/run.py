@@ -15,6 +15,7 @@ import torch
 from hgisam import NOTICE, __version__
 from hgisam.cases import Case, own_record
 from hgisam.exits import ExitCode, Interrupts
+from hgisam.io.dicom_series import DicomSeries
 from hgisam.io.errors import OutputError, ScanRefused
 from hgisam.io.nifti import write_map, write_mask
 from hgisam.io.tables import write_csv, write_json
@@ -29,6 +30,7 @@ from hgisam.records import (
     Record,
     case_record,
     classification_record,
+    dicom_record,
     plausibility_values,
     recorded_path,
     recorded_reason,
@@ -58,9 +60,9 @@ class ScanModel(Protocol):
     @property
     def settings(self) -> dict[str, Any]: ...
 
-    def segment(self, scan: Path) -> SegmentationResult: ...
+    def segment(self, scan: Path | DicomSeries) -> SegmentationResult: ...
 
-    def classify(self, scan: Path) -> ClassificationResult: ...
+    def classify(self, scan: Path | DicomSeries) -> ClassificationResult: ...
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def segment_cases(
     """
 
     def analyse(case: Case) -> tuple[Record, Callable[[], None]]:
-        result = model.segment(case.path)
+        result = model.segment(case.scan)
 
         def write() -> None:
             write_mask(folder / f"{case.name}_mask.nii.gz", result.mask_volume.voxels, result.grid)
@@ -117,7 +119,7 @@ def classify_cases(model: ScanModel, cases: Sequence[Case], folder: Path, *, sho
     """
 
     def analyse(case: Case) -> tuple[Record, Callable[[], None]]:
-        result = model.classify(case.path)
+        result = model.classify(case.scan)
         rows = slice_rows(result)
 
         def write() -> None:
@@ -192,10 +194,10 @@ class _Run:
 
         What the other command made of the same bytes stays; of other bytes, it goes too.
         """
-        sha256 = _sha256(case.path)
+        sha256 = _sha256(case)
         earlier = own_record(self.folder / f"{case.name}.json").get("input_sha256", sha256)
         self._clear(case, self.suffixes if earlier == sha256 else ALL_SUFFIXES)
-        header = case_record(self.command, case.name, case.path, sha256)
+        header = case_record(self.command, case.name, case.path, sha256) | dicom_record(case.series)
         try:
             found, write = analyse(case)
         except Exception as error:  # noqa: BLE001 - one bad case must not end the others
@@ -287,10 +289,12 @@ def _exit_code(statuses: Sequence[str]) -> ExitCode:
     return ExitCode.REFUSED if statuses[0] == "refused" else ExitCode.UNEXPECTED
 
 
-def _sha256(path: Path) -> str | None:
-    """sha256 of a file's bytes; None where it cannot be read."""
+def _sha256(case: Case) -> str | None:
+    """sha256 of a file's bytes, or over those of a series; None where one cannot be read."""
+    if case.series is not None:
+        return case.series.sha256()
     try:
-        with path.open("rb") as file:
+        with case.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None

@@ -101,6 +101,45 @@ class Orientation:
         return tuple(i for i, flip in enumerate(self.flips) if flip)
 
 
+@dataclass(frozen=True, eq=False)
+class SlicePlanes:
+    """Each slice's own place in the patient: what one affine cannot say of uneven slices, and where each came from.
+
+    Attributes:
+        affines: float64; per slice, index (h, w, 1) -> RAS+ mm.
+        spacing_mm: float64; the length along its normal that each slice stands for: half the way to either neighbour,
+            missing slices not counted; NaN where nothing tells, which is the case of one slice without a thickness.
+        thickness_mm: float64; nominal; NaN where the scan does not say.
+        uids: SOPInstanceUID of the object that each slice is in; empty where the scan does not say.
+        frames: each slice's frame in that object, from 1.
+        regular: whether the volume's affine places every slice as well as its own does.
+        complete: whether no slice is missing between the first and the last; else a volume is a lower bound.
+    """
+
+    affines: Float[Tensor, "depth 3 3"]
+    spacing_mm: Float[Tensor, " depth"]
+    thickness_mm: Float[Tensor, " depth"]
+    uids: tuple[str, ...]
+    frames: tuple[int, ...]
+    regular: bool
+    complete: bool
+
+    @property
+    def voxel_ml(self) -> Float[Tensor, " depth"]:
+        """Volume in mL of a voxel of each slice: pixel area x local spacing; NaN where the spacing is unknown."""
+        edges = self.affines[:, :, :2]
+        area_mm2 = torch.linalg.vector_norm(torch.linalg.cross(edges[:, :, 0], edges[:, :, 1]), dim=1)
+        voxel_ml: Tensor = area_mm2 * self.spacing_mm / 1000.0
+        return voxel_ml
+
+    @property
+    def distances_mm(self) -> Float[Tensor, " depth"]:
+        """How far each slice lies from the first along the first one's normal."""
+        normal = torch.linalg.cross(self.affines[0, :, 1], self.affines[0, :, 0])
+        distances: Tensor = (self.affines[:, :, 2] - self.affines[0, :, 2]) @ (normal / normal.norm())
+        return distances
+
+
 def _check_grid(shape: tuple[int, ...], affine: Tensor, source: str) -> None:
     if len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"{source}: expected three axes of at least one voxel; got shape {shape}; give one 3D volume")
@@ -108,6 +147,11 @@ def _check_grid(shape: tuple[int, ...], affine: Tensor, source: str) -> None:
         raise ValueError(f"{source}: expected a finite float64 [4, 4] affine; got {affine.dtype} {tuple(affine.shape)}")
     if torch.linalg.det(affine[:3, :3]).abs() < 1e-9:
         raise ValueError(f"{source}: expected an invertible affine; got determinant 0; the spacing is unknown")
+
+
+def _check_slices(slices: SlicePlanes | None, depth: int, source: str) -> None:
+    if slices is not None and not len(slices.affines) == len(slices.uids) == len(slices.frames) == depth:
+        raise ValueError(f"{source}: expected a place for each of {depth} slices; got {len(slices.affines)}")
 
 
 def _spacing_mm(affine: Tensor) -> tuple[float, float, float]:
@@ -121,19 +165,23 @@ class CTVolume:
 
     Attributes:
         hu: float32; axes to Superior, Posterior, Left.
-        affine: float64; index (d, h, w, 1) -> RAS+ mm.
+        affine: float64; index (d, h, w, 1) -> RAS+ mm. Of uneven slices, the closest: their mean step.
         source: where it came from; appears in every error. Never a patient's name.
+        slices: each slice's own place, where the scan came as single slices; None where the affine says it all.
 
     Raises:
-        ValueError: where it is not three axes of at least one voxel, or the affine is not finite and invertible.
+        ValueError: where it is not three axes of at least one voxel, the affine is not finite and invertible, or there
+            are not as many places as slices.
     """
 
     hu: Float[Tensor, "depth height width"]
     affine: Float[Tensor, "4 4"]
     source: str
+    slices: SlicePlanes | None = None
 
     def __post_init__(self) -> None:
         _check_grid(tuple(self.hu.shape), self.affine, self.source)
+        _check_slices(self.slices, self.hu.shape[0], self.source)
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -144,10 +192,36 @@ class CTVolume:
     def slice_positions_mm(self) -> Float[Tensor, " depth"]:
         """Each slice's position in mm along Superior (RAS+ z of the middle of the slice); not all spacing if tilted."""
         _, height, width = self.hu.shape
+        if self.slices is not None:
+            middle = torch.tensor([(height - 1) / 2, (width - 1) / 2, 1.0], dtype=torch.float64)
+            return (self.slices.affines @ middle)[:, 2]
         index = torch.zeros(self.hu.shape[0], 4, dtype=torch.float64)
         index[:, 0] = torch.arange(self.hu.shape[0])
         index[:, 1], index[:, 2], index[:, 3] = (height - 1) / 2, (width - 1) / 2, 1.0
         return (index @ self.affine.T)[:, 2]
+
+    @property
+    def slice_coordinates(self) -> Float[Tensor, " depth"]:
+        """How far each slice lies from the first, in mean steps: 0, 1, 2 and so on for even slices."""
+        even = torch.arange(self.hu.shape[0], dtype=torch.float64)
+        if self.slices is None or self.slices.regular:
+            return even
+        distances = self.slices.distances_mm
+        return distances * (even[-1] / distances[-1])
+
+    @property
+    def widest_spacing_mm(self) -> float:
+        """The length along depth that the thickest slice stands for; `spacing_mm[0]` for even slices."""
+        if self.slices is None or self.slices.regular:
+            return self.spacing_mm[0]
+        return float(self.slices.spacing_mm.max())
+
+    @property
+    def slice_voxel_ml(self) -> Float[Tensor, " depth"]:
+        """Volume of a voxel of each slice in mL; NaN where it is unknown."""
+        if self.slices is not None:
+            return self.slices.voxel_ml
+        return torch.full((self.hu.shape[0],), voxel_volume_ml(self.affine), dtype=torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +232,7 @@ class MaskVolume:
         voxels: bool; axes to Superior, Posterior, Left.
         affine: float64; index (d, h, w, 1) -> RAS+ mm.
         source: where it came from; appears in every error.
+        slices: each slice's own place, as in the scan; None where the affine says it all.
 
     Raises:
         ValueError: as for `CTVolume`.
@@ -166,9 +241,11 @@ class MaskVolume:
     voxels: Bool[Tensor, "depth height width"]
     affine: Float[Tensor, "4 4"]
     source: str
+    slices: SlicePlanes | None = None
 
     def __post_init__(self) -> None:
         _check_grid(tuple(self.voxels.shape), self.affine, self.source)
+        _check_slices(self.slices, self.voxels.shape[0], self.source)
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -182,8 +259,14 @@ class MaskVolume:
 
     @property
     def volume_ml(self) -> float:
-        """Voxel count x |det(affine)| in mL; 0.0 where the mask is empty."""
-        return int(torch.count_nonzero(self.voxels)) * self.voxel_ml
+        """Voxel count x |det(affine)| in mL, of single slices the sum of area x local spacing; 0.0 where it is empty.
+
+        NaN where the one slice's thickness is unknown.
+        """
+        if self.slices is None:
+            return int(torch.count_nonzero(self.voxels)) * self.voxel_ml
+        counts = self.voxels.flatten(1).sum(dim=1, dtype=torch.float64)
+        return float(counts @ self.slices.voxel_ml)
 
 
 def voxel_volume_ml(affine: Float[Tensor, "4 4"]) -> float:

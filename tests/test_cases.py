@@ -1,12 +1,14 @@
 """Which scans the inputs stand for, and names that can never leave the output folder or meet one another."""
 
+import zipfile
 from pathlib import Path
 
 import pytest
+from dicom_writer import write_series
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hgisam.cases import MAX_NAME_BYTES, InputError, find_cases, safe_name
+from hgisam.cases import MAX_NAME_BYTES, InputError, SeriesChoiceNeeded, find_cases, safe_name
 
 
 def touch(*paths: Path) -> None:
@@ -111,3 +113,96 @@ def test_a_safe_name_is_a_plain_visible_short_file_name(name: str) -> None:
     assert 0 < len(safe.encode()) <= MAX_NAME_BYTES
     assert safe_name(safe) == safe
     assert safe.casefold() not in {"run", "summary"}
+
+
+# ---- DICOM
+
+
+POSITIONS = [0.0, 5.0, 10.0]
+
+
+def test_a_folder_of_dicom_however_deep_is_one_case_named_by_it(tmp_path: Path) -> None:
+    write_series(tmp_path / "patient.7" / "DICOM" / "S1", POSITIONS)
+    (case,) = find_cases([tmp_path / "patient.7"])
+    assert (case.name, case.path) == ("patient.7", tmp_path / "patient.7")
+    assert case.series is not None
+    assert case.scan is case.series
+    assert len(case.series.slices) == 3
+
+
+def test_an_archive_is_a_case_named_by_itself(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "head 7.zip", "w") as archive:
+        for path in write_series(tmp_path / "in", POSITIONS):
+            archive.write(path, f"x/{path.name}")
+    (case,) = find_cases([tmp_path / "head 7.zip"])
+    assert case.name == "head_7"
+    assert case.series is not None
+
+
+def test_files_named_one_by_one_are_the_scan_that_they_make(tmp_path: Path) -> None:
+    files = write_series(tmp_path / "head", POSITIONS)
+    (case,) = find_cases(files)
+    assert (case.name, case.path) == ("head", tmp_path / "head")
+    (single,) = find_cases(files[:1])
+    assert single.name == files[0].stem
+
+
+def test_every_examination_in_a_folder_is_a_case(tmp_path: Path) -> None:
+    for patient in ("b", "a"):
+        write_series(tmp_path / patient / "DICOM", POSITIONS, StudyInstanceUID=f"1.{ord(patient)}")
+    assert names(tmp_path) == ["a_DICOM", "b_DICOM"]
+    for number in (3, 4):
+        write_series(tmp_path / "flat", POSITIONS, StudyInstanceUID=f"1.{number}", SeriesInstanceUID=f"1.{number}.1")
+    first, second = names(tmp_path / "flat")
+    assert first.endswith("_flat")
+    assert second == f"{first}_2"
+
+
+def test_of_two_series_of_one_examination_none_is_guessed_until_one_is_named(tmp_path: Path) -> None:
+    for uid, kernel in (("1.5", "H31s"), ("1.6", "H31s"), ("1.7", "H60s")):
+        write_series(tmp_path, POSITIONS, SeriesInstanceUID=uid, ConvolutionKernel=kernel)
+    with pytest.raises(SeriesChoiceNeeded, match="got 3; choose with --series-uid") as choice:
+        find_cases([tmp_path])
+    assert [row["series_uid"] for row in choice.value.rows] == ["1.5", "1.6", "1.7"]
+    (chosen,) = find_cases([tmp_path], ["1.6"])
+    assert chosen.series is not None
+    assert (chosen.series.uid, chosen.name) == ("1.6", safe_name(tmp_path.name))
+    both = find_cases([tmp_path], ["1.6", "1.7"])
+    assert {case.series.uid for case in both if case.series} == {"1.6", "1.7"}
+    assert len({case.name for case in both}) == 2
+    with pytest.raises(InputError, match=r"expected the series 1\.8"):
+        find_cases([tmp_path], ["1.6", "1.8"])
+
+
+def test_a_soft_kernel_beside_bone_is_taken(tmp_path: Path) -> None:
+    for uid, kernel in (("1.5", "BONE"), ("1.6", "STANDARD")):
+        write_series(tmp_path, POSITIONS, SeriesInstanceUID=uid, ConvolutionKernel=kernel)
+    (case,) = find_cases([tmp_path])
+    assert case.series is not None
+    assert case.series.uid == "1.6"
+
+
+def test_nifti_directly_in_a_folder_is_what_it_stands_for_and_dicom_there_is_not_lost_in_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path / "a.nii.gz")
+    write_series(tmp_path / "deeper", POSITIONS)
+    assert names(tmp_path) == ["a"]
+    assert caplog.text == ""
+    write_series(tmp_path, POSITIONS)
+    assert names(tmp_path) == ["a"]
+    assert "its DICOM files are not" in caplog.text
+
+
+def test_dicom_that_holds_no_scan_is_a_case_for_the_reader_to_refuse(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", POSITIONS, Modality="MR")
+    (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 and nothing more")
+    cases = find_cases([tmp_path / "in", tmp_path / "broken.zip"])
+    assert [(case.name, case.series) for case in cases] == [("in", None), ("broken", None)]
+
+
+def test_a_named_file_that_is_no_slice_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files = write_series(tmp_path / "ct", POSITIONS)
+    scout = write_series(tmp_path / "scout", [0.0], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    assert len(find_cases([*files, *scout])) == 1
+    assert "left out; localizer" in caplog.text

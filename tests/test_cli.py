@@ -12,6 +12,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from dicom_writer import write_series
 from fake_model import FakeModel
 from typer.testing import CliRunner, Result
 
@@ -291,3 +292,27 @@ def test_sigterm_ends_the_command_with_130_and_a_record_of_it(tmp_path: Path, sc
 def test_python_m_hgisam_is_hgisam() -> None:
     done = subprocess.run([sys.executable, "-m", "hgisam", "--version"], capture_output=True, text=True, check=False)
     assert done.stdout.startswith(f"hgisam {__version__}")
+
+
+@pytest.mark.usefixtures("loader")
+def test_series_to_choose_from_are_a_table_on_stdout_and_exit_2(tmp_path: Path) -> None:
+    for uid, kernel in (("1.5", "H31s"), ("1.6", "H41s")):
+        write_series(tmp_path / "head", [0.0, 5.0], SeriesInstanceUID=uid, ConvolutionKernel=kernel)
+    done = hgisam("segment", tmp_path / "head", "-o", tmp_path / "out")
+    assert done.exit_code == 2
+    assert [line.split() for line in done.stdout.splitlines()] == [
+        ["series_uid", "description", "kernel", "slices", "thickness_mm"],
+        ["1.5", "-", "H31s", "2", "5"],
+        ["1.6", "-", "H41s", "2", "5"],
+    ]
+    assert done.stderr.splitlines() == [
+        f"hgisam: error: {tmp_path / 'head'}: expected one series of axial CT slices; got 2; choose with --series-uid"
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+def test_leave_for_gaps_reaches_the_settings(tmp_path: Path, loader: Loader, scan: Callable[..., str]) -> None:
+    hgisam("segment", scan("a"), "-o", tmp_path / "out", "--allow-gaps")
+    assert loader.options.allow_gaps
+    hgisam("classify", scan("a"), "-o", tmp_path / "out2")
+    assert not loader.options.allow_gaps

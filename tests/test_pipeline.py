@@ -1,5 +1,6 @@
 """One scan through all stages, with a tiny network of random weights: what holds whatever the network has learned."""
 
+import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,10 +9,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from dicom_writer import ct_slice, save, write_series
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from hgisam import Segmenter, __version__, pipeline
+from hgisam.io.dicom_series import find_series
 from hgisam.io.errors import ScanRefused
 from hgisam.labels import Subtype
 from hgisam.model.architecture import Architecture, build_classifier
@@ -282,3 +285,53 @@ def test_a_method_that_cannot_look_into_the_network_is_refused_and_classifying_i
     with pytest.raises(WeightsError, match="the method 'self_attention': expected a Swin Transformer"):
         segmenter.segment(array_and_affine)
     assert 0.0 < float(segmenter.classify(array_and_affine).probability or 0.0) < 1.0
+
+
+def test_a_dicom_series_gives_what_its_array_gives_whichever_way_it_comes(
+    make_weights: Callable[..., Path], phantom: Phantom, tmp_path: Path
+) -> None:
+    hu = phantom.ct.hu.round()
+    array, affine = hu.numpy(), phantom.ct.affine.numpy()
+    corner = affine[:3, 3] * [-1, -1, 1]
+    for index in np.random.default_rng(0).permutation(len(array)).tolist():
+        dataset = ct_slice(
+            array[index].astype(np.int16),
+            ImagePositionPatient=[*corner[:2].tolist(), float(corner[2] + 10.0 * index)],
+            PixelSpacing=[2.0, 2.0],
+            SliceThickness=10.0,
+        )
+        save(dataset, tmp_path / "head" / f"{index}.dcm")
+    with zipfile.ZipFile(tmp_path / "head.zip", "w") as archive:
+        for path in (tmp_path / "head").iterdir():
+            archive.write(path, path.name)
+    segmenter = Segmenter(make_weights())
+    from_array = segmenter.segment((array, affine))
+    result = segmenter.segment(tmp_path / "head")
+    assert torch.equal(result.mask_volume.voxels, from_array.mask_volume.voxels)
+    assert torch.equal(result.saliency_house, from_array.saliency_house)
+    assert result.volume_ml == pytest.approx(from_array.volume_ml)
+    np.testing.assert_allclose(result.slice_positions_mm, from_array.slice_positions_mm)
+    assert result.slice_axis == 2
+    for scan in (str(tmp_path / "head.zip"), find_series([tmp_path / "head"]).series[0]):
+        np.testing.assert_array_equal(segmenter.classify(scan).slice_probabilities, from_array.slice_probabilities)
+
+
+def test_a_gap_is_refused_until_it_is_allowed_and_one_slice_of_unknown_thickness_has_no_volume(
+    make_weights: Callable[..., Path], phantom: Phantom, tmp_path: Path
+) -> None:
+    pixels = [plane.round().numpy().astype(np.int16) for plane in phantom.ct.hu]
+    kept = [index for index in range(15) if index != 7]
+    write_series(
+        tmp_path / "gap", [10.0 * i for i in kept], pixels=[pixels[i] for i in kept], thickness_mm=10.0,
+        PixelSpacing=[2.0, 2.0],
+    )  # fmt: skip
+    with pytest.raises(ScanRefused, match="--allow-gaps"):
+        Segmenter(make_weights()).classify(tmp_path / "gap")
+    allowed = Segmenter(make_weights(), options=SegmentOptions(allow_gaps=True)).segment(tmp_path / "gap")
+    assert any("lower bound" in warning for warning in allowed.warnings)
+    assert allowed.volume_ml == pytest.approx(int(allowed.mask.sum()) * 0.04)
+    write_series(tmp_path / "one", [0.0], pixels=[pixels[8]], thickness_mm=None, PixelSpacing=[2.0, 2.0])
+    one = Segmenter(make_weights()).segment(tmp_path / "one")
+    assert one.slice_has_brain.all()
+    assert one.volume_ml is None
+    assert "thickness is not stated" in str(one.volume_reason)

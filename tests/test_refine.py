@@ -6,6 +6,7 @@ import torch
 from hgisam.refine import RefineOptions, choose_components, refine, remove_small_components, threshold_mask
 from hgisam.volume import CTVolume
 
+VOXEL_MM3 = torch.full((3,), 5.0, dtype=torch.float64)
 AFFINE = torch.diag(torch.tensor([5.0, 1.0, 1.0, 1.0], dtype=torch.float64))
 
 
@@ -114,10 +115,22 @@ def test_the_smallest_component_that_stays_is_measured_in_mm3() -> None:
     mask = torch.zeros(3, 20, 20, dtype=torch.bool)
     mask[1, 2:4, 2:7] = True
     mask[1, 10:13, 10:13] = True
-    kept = remove_small_components(mask, AFFINE, min_component_mm3=50.0)
+    kept = remove_small_components(mask, VOXEL_MM3, min_component_mm3=50.0)
     assert int(kept.sum()) == 10
     assert kept[1, 2, 2]
-    assert torch.equal(remove_small_components(mask, AFFINE, 0.0), mask)
+    assert torch.equal(remove_small_components(mask, VOXEL_MM3, 0.0), mask)
+
+
+def test_of_uneven_slices_each_component_is_measured_with_its_own_slices() -> None:
+    mask = torch.zeros(3, 20, 20, dtype=torch.bool)
+    mask[0, 2:4, 2:7] = True  # 10 voxels of 2 mm3
+    mask[2, 2:4, 2:7] = True  # 10 voxels of 7 mm3
+    mask[0:3, 12, 12] = True  # 3 voxels: 2 + 3 + 7 mm3
+    kept = remove_small_components(mask, torch.tensor([2.0, 3.0, 7.0], dtype=torch.float64), min_component_mm3=21.0)
+    assert kept.any(dim=2).any(dim=1).tolist() == [False, False, True]
+    assert int(kept.sum()) == 10
+    unknown = torch.full((3,), float("nan"), dtype=torch.float64)
+    assert torch.equal(remove_small_components(mask, unknown, 1000.0), mask)
 
 
 def test_threshold_zero_never_marks_voxels_without_saliency() -> None:

@@ -1,6 +1,7 @@
 """Many scans into one folder: what is written, what becomes of bad cases, and how a run ends."""
 
 import csv
+import gzip
 import json
 import logging
 import os
@@ -12,13 +13,18 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from dicom_writer import pattern, write_series
 from fake_model import AFFINE, MASKED, VOXEL_ML, FakeModel
 
 from hgisam.cases import Case, InputError, find_cases
 from hgisam.exits import ExitCode
+from hgisam.io.dicom import read_dicom
 from hgisam.io.errors import OutputError
-from hgisam.records import recorded_path
+from hgisam.pipeline import SegmentationResult
+from hgisam.plausibility import Plausibility
+from hgisam.records import recorded_path, recorded_reason
 from hgisam.run import classify_cases, segment_cases
+from hgisam.volume import MaskVolume
 
 
 @pytest.fixture
@@ -238,6 +244,10 @@ def test_no_output_names_the_machine_or_its_user(tmp_path: Path, scans: Scans) -
 def test_a_folder_that_is_named_after_somebody_is_not_recorded() -> None:
     assert recorded_path(Path("Doe_Jane_1950/a.nii.gz")) == "a.nii.gz"
     assert recorded_path(Path("/home/jane/a.nii.gz")) == "a.nii.gz"
+    assert recorded_path(Path()) == Path.cwd().name
+    for source in ("in/Doe_Jane/7.dcm", "in/export.zip:Doe_Jane/7.dcm"):
+        reason = recorded_reason(f"{source}: expected readable pixels; got none", Path(source).parents[1])
+        assert reason == "7.dcm: expected readable pixels; got none"
 
 
 def test_what_the_other_command_made_of_another_scan_goes(tmp_path: Path, scans: Scans) -> None:
@@ -277,3 +287,62 @@ def test_sharing_a_folder_between_commands_is_said(
     classify_cases(FakeModel(), scans(a=""), tmp_path / "out")
     assert "records of an earlier segment run are replaced" in caplog.text
     assert "a_mask.nii.gz" in files(tmp_path / "out")
+
+
+# ---- DICOM
+
+
+class DicomModel(FakeModel):
+    """Reads the series that it is given, and takes what is denser than 300 HU for blood."""
+
+    def segment(self, scan: Any) -> SegmentationResult:
+        ct, grid = read_dicom(scan)
+        depth = ct.hu.shape[0]
+        return SegmentationResult(
+            ct=ct, grid=grid, probability=0.9, slice_probabilities=np.full(depth, 0.9, np.float32),
+            subtype_probabilities={}, slice_has_brain=np.ones(depth, bool), warnings=grid.warnings,
+            slice_positions_mm=np.asarray(ct.slice_positions_mm), plausibility=Plausibility("ok", (), {}),
+            timings_s={}, settings={}, weights_sha256="ab" * 32, operating_point=0.5,
+            mask_volume=MaskVolume(ct.hu > 300, ct.affine, ct.source, ct.slices), saliency_house=ct.hu * 0,
+            region=ct.hu > 0, brain_median_hu=30.0, slice_gated=np.ones(depth, bool), volume_reason=None,
+        )  # fmt: skip
+
+
+def test_a_dicom_series_is_recorded_slice_by_slice_without_a_word_of_its_header(tmp_path: Path) -> None:
+    secret = {
+        "PatientName": "Planted^Name", "PatientID": "PLANTED", "PatientBirthDate": "19010203",
+        "AccessionNumber": "PLANTED", "InstitutionName": "Planted", "SeriesDescription": "Planted",
+        "StudyDescription": "Planted", "ReferringPhysicianName": "Planted", "ImageComments": "Planted",
+        "ConvolutionKernel": "Planted", "ProtocolName": "Planted", "StationName": "Planted",
+    }  # fmt: skip
+    z = [0.0, 2.5, 5.0, 7.5, 12.5, 17.5]
+    write_series(tmp_path / "head", z, pixels=[pattern(i, (64, 64)) for i in range(6)], **secret)
+    out = tmp_path / "out"
+    cases = find_cases([tmp_path / "head"])
+    report = segment_cases(DicomModel(), cases, out)
+    assert report.exit_code == ExitCode.OK
+    found = record(out, "head")
+    assert found["dicom"] == {"series_uid": "1.2.3.1.1", "n_files": 6, "left_out": {}}
+    assert found["input_sha256"] == cases[0].series.sha256()  # type: ignore[union-attr]
+    assert [row["position_mm"] for row in found["slices"]] == z
+    assert [row["spacing_mm"] for row in found["slices"]] == [2.5, 2.5, 2.5, 3.75, 5.0, 5.0]
+    assert [row["thickness_mm"] for row in found["slices"]] == [5.0] * 6
+    assert len({row["sop_instance_uid"] for row in found["slices"]}) == 6
+    counts = np.array([row["n_voxels"] for row in found["slices"]])
+    spacings = np.array([row["spacing_mm"] for row in found["slices"]])
+    assert found["volume_ml"] == pytest.approx(float((counts * spacings).sum() * 0.25 / 1000))
+    assert found["volume_is_lower_bound"] is False
+    assert any("mean of 3.50 mm" in warning for warning in found["warnings"])
+    for path in out.iterdir():
+        data = path.read_bytes()
+        if path.suffix == ".gz":
+            data = gzip.decompress(data)
+        assert b"lanted" not in data.lower(), path.name
+        assert b"1901" not in data, path.name
+
+
+def test_a_folder_of_dicom_without_a_scan_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_series(tmp_path / "mr", [0.0], Modality="MR", SOPClassUID="1.2.840.10008.5.1.4.1.1.4")
+    report = segment_cases(DicomModel(), find_cases([tmp_path / "mr"]), tmp_path / "out")
+    assert report.exit_code == ExitCode.REFUSED
+    assert "refused: mr: expected axial CT slices; got no CT (modality MR)" in caplog.text

@@ -38,15 +38,19 @@ class Midline:
         angle_deg: turn of the head in its slices; 0 where the line runs straight from anterior to posterior, above 0
             where its posterior end points to the patient's Right.
         offset_mm: signed distance from the middle of the picture to the line in slice 0, above 0 to the Left.
-        offset_step_mm: how much the offset grows from one slice to the next: the lean of the head.
+        offset_step_mm: how much the offset grows from one slice to the next, or in the mean step of uneven slices: the
+            lean of the head.
     """
 
     angle_deg: float
     offset_mm: float
     offset_step_mm: float
 
-    def offset_at_mm(self, depth: int) -> float:
-        """Signed distance in mm from the middle of the picture to the line in slice `depth`, above 0 to the Left."""
+    def offset_at_mm(self, depth: float) -> float:
+        """Signed distance in mm from the middle of the picture to the line in slice `depth`, above 0 to the Left.
+
+        Of uneven slices, `depth` is one of the scan's `slice_coordinates`.
+        """
         return self.offset_mm + depth * self.offset_step_mm
 
 
@@ -101,7 +105,7 @@ class _MirrorContent:
 
     Attributes:
         planes: 0..1; 0 where nothing is compared.
-        depths: the scan's slice that each plane is from.
+        depths: the coordinate of the scan's slice that each plane is from.
         cell_mm: the grid's cell.
         centre_mm: (y, x) of the grid's centre.
     """
@@ -186,7 +190,7 @@ def _mirror_content(
         near = functional.max_pool2d((sampled[:, 1] > 0.5).float(), 2 * reach + 1, stride=1, padding=reach)
         planes[index] = functional.avg_pool2d(sampled[:, 0] * near, 3, stride=1, padding=1)
     centre_mm = ((centre[0] - (height - 1) / 2) * dy, (centre[1] - (width - 1) / 2) * dx)
-    return _MirrorContent(planes=planes, depths=depths.double(), cell_mm=grid_mm, centre_mm=centre_mm)
+    return _MirrorContent(planes=planes, depths=volume.slice_coordinates[depths], cell_mm=grid_mm, centre_mm=centre_mm)
 
 
 def _parabola_peak(values: Float[Tensor, " n"], peak: int) -> float:

@@ -172,7 +172,7 @@ def _coarse_grid(volume: CTVolume, options: BrainOptions) -> tuple[FloatArray, t
     """
     spacing = volume.spacing_mm
     depth, height, width = volume.hu.shape
-    group = min(depth, max(1, int(np.ceil(options.grid_depth_mm / spacing[0] - 1e-6))))
+    group = min(depth, max(1, int(np.ceil(options.grid_depth_mm / volume.widest_spacing_mm - 1e-6))))
     rows = max(1, min(height, round(height * spacing[1] / options.grid_mm)))
     columns = max(1, min(width, round(width * spacing[2] / options.grid_mm)))
     cells = torch.empty(-(-depth // group), rows, columns)

@@ -201,21 +201,25 @@ def ct_from_array(
     return _ct_from_stored(stored, _offset(layout, hu_offset), header, Geometry(stated, geometry.warnings), source)
 
 
-def new_grid_for(volume: CTVolume | MaskVolume, axes: str = "LPS") -> NiftiGrid:
-    """A fresh grid to write a volume that came from no file.
+def new_grid_for(
+    volume: CTVolume | MaskVolume, axes: str | Orientation = "LPS", warnings: tuple[str, ...] = ()
+) -> NiftiGrid:
+    """A fresh grid to write a volume that came from no NIfTI file.
 
     Args:
         volume: in house axes.
         axes: the directions that the file's three axes are to run in, nearest: `LPS`, `RAS`, or any other of the 48.
+        warnings: what the reader had to put up with.
 
     Raises:
         ValueError: where `axes` is none of the 48.
     """
-    orientation = Orientation.from_axis_codes(axes)
+    orientation = axes if isinstance(axes, Orientation) else Orientation.from_axis_codes(axes)
     voxels = volume.hu if isinstance(volume, CTVolume) else volume.voxels
     shape = tuple(int(voxels.shape[house_axis]) for house_axis in np.argsort(orientation.axes))
     affine = orientation.file_affine(volume.affine.numpy(), shape)
-    return NiftiGrid(shape, affine, _new_header(shape, np.dtype(np.int16), affine, volume.source), orientation)
+    header = _new_header(shape, np.dtype(np.int16), affine, volume.source)
+    return NiftiGrid(shape, affine, header, orientation, warnings)
 
 
 def write_mask(path: Path, mask: Bool[Tensor, "depth height width"], grid: NiftiGrid) -> None:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from hgisam.io.dicom_slices import read_series
+from hgisam.io.dicom import read_slices
 from hgisam.io.errors import ScanRefused
 from hgisam.io.nifti import read_ct, read_mask
 from hgisam.labels import Subtype
@@ -42,7 +42,7 @@ class Trouble(StrEnum):
     DUPLICATE = "a row repeated with the same labels: counted once"
     DISAGREEING = "a slice labelled twice, differently: its labels unknown"
     CONTRADICTING = "a subtype where there is not any, or any without a subtype: its labels unknown"
-    UNEVEN = "slices unevenly spaced: kept, the mean step taken for all"
+    UNEVEN = "slices unevenly spaced: kept, each where it lies"
     WRAPPED = "negative HU stored as unsigned 12 bit: put right"
 
 
@@ -104,7 +104,7 @@ class NiftiFile:
 
 
 @dataclass(frozen=True)
-class DicomSeries:
+class DicomFiles:
     """A scan's voxels in DICOM files, one for each slice.
 
     Attributes:
@@ -126,9 +126,9 @@ class DicomSeries:
         """Read the scan.
 
         Raises:
-            ScanRefused: as `hgisam.io.dicom_slices.read_series`.
+            ScanRefused: as `hgisam.io.dicom.read_slices`.
         """
-        return read_series(self.files, self.source)
+        return read_slices(self.files, self.source)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +146,7 @@ class LabelledScan:
 
     name: str
     patient: str
-    voxels: NiftiFile | DicomSeries
+    voxels: NiftiFile | DicomFiles
     labels: Bool[Tensor, "slices 6"]
     known: Bool[Tensor, "slices 6"]
     reference: Path | None = None

@@ -116,7 +116,7 @@ def paint_slice(
         return None
     painted = hu.copy()
     if kind is Subtype.INTRAPARENCHYMAL and rng.random() < 0.7:
-        painted -= _edema_hu(shape, inside, spacing_mm, rng)
+        painted -= _edema_hu(shape, inside, spacing_mm, rng) * (hu < SKULL_HU)
     uneven = 1.0 + float(rng.uniform(0.0, 0.15)) * _noise(rng, hu.shape, 6.0 / spacing_mm)
     tissue = inside & (painted < SKULL_HU)
     under = gaussian_filter(painted * tissue, 2.5 / spacing_mm)

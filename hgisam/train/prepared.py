@@ -34,7 +34,7 @@ from hgisam.labels import Subtype
 from hgisam.phantom import PhantomOptions, make_phantom, slice_labels
 from hgisam.plausibility import check_hu
 from hgisam.preprocess import PreprocessOptions, preprocess
-from hgisam.train.cohort import Cohort, DicomSeries, LabelledScan, NiftiFile
+from hgisam.train.cohort import Cohort, DicomFiles, LabelledScan, NiftiFile
 from hgisam.volume import CTVolume
 
 log = logging.getLogger(__name__)
@@ -375,7 +375,7 @@ def _prepare_scan_into(
     folder: Path,
     key: str,
     name: str,
-    voxels: NiftiFile | DicomSeries,
+    voxels: NiftiFile | DicomFiles,
     reference: Path | None,
     n_slices: int,
     brain: BrainOptions,

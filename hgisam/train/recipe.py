@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -73,6 +74,8 @@ class SplitOptions(BaseModel):
     """Share of those not tested that chooses: when to stop, temperature, operating point."""
     seed: int = Field(default=0, ge=0)
     """Of the deal."""
+    train_patients: int | None = Field(default=None, ge=1)
+    """Learn from so many of the training patients only, drawn by the seed: for learning curves. None takes all."""
 
 
 class PhantomSource(BaseModel):
@@ -289,7 +292,7 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
             prepared = prepare_cohort(cohort, options.brain, options.preprocess, cache, workers)
             tuning, test = (judges_of(prepared, fold.patients(role)) for role in (Role.TUNING, Role.TEST))
             if sampling.of_patients():
-                patients = PatientSlices(prepared, fold.patients(Role.TRAIN), sampling)
+                patients = PatientSlices(prepared, _taught_by(fold, options.split), sampling)
                 log.info("%d positive and %d negative slices", len(patients.positive), len(patients.negative))
         phantoms = _phantoms(options, cache, workers) if sampling.of_phantoms() else None
         if data is None and options.phantoms.n_tuning:
@@ -322,6 +325,13 @@ def _fold(split: SplitOptions, cohort: Cohort, output: Path) -> Fold:
         if not (dist.is_initialized() and dist.get_rank()):
             splits.save(path)
     return splits.folds[split.fold]
+
+
+def _taught_by(fold: Fold, split: SplitOptions) -> frozenset[str]:
+    """The training patients, or as many of them as the recipe wants; fewer are among more."""
+    everyone = sorted(fold.patients(Role.TRAIN))
+    order = np.random.default_rng(split.seed).permutation(len(everyone))
+    return frozenset(everyone[k] for k in order[: split.train_patients])
 
 
 def _phantoms(options: TrainOptions, cache: Path, workers: int) -> PhantomSlices:

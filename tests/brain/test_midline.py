@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from hgisam.brain import Midline, intracranial_region, midsagittal_line
 from hgisam.io.nifti import read_ct
-from hgisam.volume import CTVolume
+from hgisam.volume import CTVolume, SlicePlanes
 
 
 def line_of(volume: CTVolume) -> Midline:
@@ -98,3 +98,19 @@ def test_a_real_head_turned_by_a_known_angle_has_its_line_turned_by_it(realdata:
     angle_deg = line_of(volume).angle_deg
     for turn_deg in (-17.0, 6.4):
         assert line_of(turned(volume, turn_deg)).angle_deg - angle_deg == pytest.approx(turn_deg, abs=1.0)
+
+
+def test_in_uneven_slices_the_line_leans_by_mm_and_not_by_slice() -> None:
+    step_mm = 0.5
+    head = draw_head(spacing_mm=(2.5, 1.0, 1.0), offset_mm=-14.0, offset_step_mm=step_mm)
+    kept = [*range(22), *range(22, len(head.ct.hu), 3)]
+    z = torch.tensor(kept, dtype=torch.float64) * 2.5
+    affines = head.ct.affine[:3, 1:].repeat(len(kept), 1, 1)
+    affines[:, 2, 2] = z
+    spacing = torch.cat([torch.full((22,), 2.5), torch.full((len(kept) - 22,), 7.5)]).double()
+    places = SlicePlanes(affines, spacing, spacing, ("",) * len(kept), (1,) * len(kept), regular=False, complete=True)
+    uneven = CTVolume(head.ct.hu[kept], head.ct.affine, "uneven", places)
+    line = midsagittal_line(uneven, head.inside[kept])
+    found = [line.offset_at_mm(c) for c in uneven.slice_coordinates.tolist()]
+    for index in range(4, len(kept) - 2):
+        assert found[index] == pytest.approx(-14.0 + kept[index] * step_mm, abs=1.5)

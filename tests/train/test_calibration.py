@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from hgisam.train.calibration import fit_temperature, pick_operating_point
+from hgisam.evaluate.detection import auc
+from hgisam.model.scan_head import ScanHead
+from hgisam.train.calibration import (
+    ScoredScan,
+    calibrate,
+    fit_scan_head,
+    fit_temperature,
+    pick_operating_point,
+    slice_auc,
+)
 
 
 def test_the_temperature_that_made_the_labels_is_found() -> None:
@@ -18,3 +27,60 @@ def test_the_operating_point_is_the_highest_that_finds_enough(sensitivity: float
     probabilities = torch.tensor([0.9, 0.1, 0.7, 0.5, 0.6, 0.2])
     labels = torch.tensor([True, False, True, True, False, True])
     assert pick_operating_point(probabilities, labels, sensitivity) == pytest.approx(expected)
+
+
+def scored(n: int, seed: int, *, scale: float = 1.0) -> list[ScoredScan]:
+    """Scans of ten slices; every second bleeds in three of them, whose log-odds are higher by 3."""
+    generator = torch.Generator().manual_seed(seed)
+    scans = []
+    for number in range(n):
+        labels = torch.zeros(10, dtype=torch.bool)
+        labels[4:7] = number % 2 == 0
+        log_odds = torch.randn(10, generator=generator, dtype=torch.float64) - 1.5 + 3.0 * labels
+        scans.append(ScoredScan(scale * log_odds, labels, torch.ones(10, dtype=torch.bool)))
+    return scans
+
+
+def test_calibration_undoes_an_overconfident_scale() -> None:
+    plain, loud = (calibrate(scored(60, 0, scale=scale), 0.9) for scale in (1.0, 4.0))
+    assert loud.temperature == pytest.approx(4.0 * plain.temperature, rel=1e-3)
+    assert loud.operating_point == pytest.approx(plain.operating_point, abs=1e-3)
+    assert loud.scan_head.weights == pytest.approx(plain.scan_head.weights, abs=2e-2)
+
+
+def test_the_operating_point_finds_the_share_that_was_asked_for() -> None:
+    scans = scored(60, 1)
+    found = calibrate(scans, 0.95)
+    probabilities = torch.cat([found.log_odds(scan.log_odds).sigmoid() for scan in scans])
+    labels = torch.cat([scan.labels for scan in scans])
+    assert float((probabilities[labels] >= found.operating_point).double().mean()) >= 0.95
+    assert float((probabilities[labels] > found.operating_point).double().mean()) < 0.95
+
+
+def test_unknown_slices_choose_nothing() -> None:
+    scans = scored(20, 2)
+    with_unknown = [
+        ScoredScan(
+            torch.cat([scan.log_odds, torch.full((2,), -40.0).double()]),
+            torch.cat([scan.labels, torch.zeros(2, dtype=torch.bool)]),
+            torch.cat([scan.known, torch.zeros(2, dtype=torch.bool)]),
+        )
+        for scan in scans
+    ]
+    plain, other = calibrate(scans, 0.9), calibrate(with_unknown, 0.9)
+    assert (plain.temperature, plain.operating_point) == (other.temperature, other.operating_point)
+    assert slice_auc(scans) == slice_auc(with_unknown)
+
+
+def test_a_scan_head_tells_scans_apart_and_is_calibrated() -> None:
+    scans = scored(200, 3)
+    bled = [bool(scan.labels.any()) for scan in scans]
+    head = fit_scan_head([scan.log_odds for scan in scans], bled)
+    said = torch.stack([head(scan.log_odds) for scan in scored(200, 4)]).sigmoid()
+    assert auc(said.float(), torch.tensor(bled)) > 0.9
+    assert float(said.mean()) == pytest.approx(0.5, abs=0.06)
+
+
+def test_with_too_few_scans_the_highest_slice_speaks() -> None:
+    scans = scored(4, 5)
+    assert fit_scan_head([scan.log_odds for scan in scans], [True, False, True, False]) == ScanHead()

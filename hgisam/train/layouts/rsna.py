@@ -21,10 +21,11 @@ from pathlib import Path
 import numpy as np
 
 from hgisam.io.atomic import atomic_write
-from hgisam.io.dicom_slices import PlaneGeometry, read_slice_header, slice_order, steps_are_even
+from hgisam.io.dicom_geometry import PlaneGeometry, evenly_stacked, slice_order
+from hgisam.io.dicom_header import read_slice_header
 from hgisam.io.errors import ScanRefused
 from hgisam.labels import Subtype
-from hgisam.train.cohort import CohortRefused, DicomSeries, Findings, LabelledScan, Trouble
+from hgisam.train.cohort import CohortRefused, DicomFiles, Findings, LabelledScan, Trouble
 from hgisam.train.layouts.label_table import LabelTable, as_rows
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class _Series:
     """Slices of one series as they come in, small: a million slices must fit."""
 
     patient: str
-    geometry: PlaneGeometry
+    plane: PlaneGeometry
     names: list[str] = field(default_factory=list)
     positions_mm: MutableSequence[float] = field(default_factory=lambda: array("d"))
     mixed: bool = False
@@ -114,11 +115,11 @@ def _labelled(name: str, series: _Series, folder: Path, table: LabelTable, findi
     try:
         if series.mixed:
             raise ScanRefused("expected slices of one patient, size, direction and spacing; got several")
-        order = slice_order(positions, series.geometry)
+        order = slice_order(positions, series.plane)
     except ScanRefused as error:
         findings.add(Trouble.UNUSABLE_FILE, f"series {name}: {error}")
         return None
-    if not steps_are_even(positions[order], series.geometry):
+    if not evenly_stacked(positions[order]):
         findings.add(Trouble.UNEVEN, f"series {name}")
     names = tuple(series.names[place] for place in order)
     for slice_name in names:
@@ -126,7 +127,7 @@ def _labelled(name: str, series: _Series, folder: Path, table: LabelTable, findi
             findings.add(Trouble.UNLABELLED_SLICE, slice_name)
     bits = [labels_of[slice_name] or (0, 0) for slice_name in names]
     labels, known = (as_rows([pair[side] for pair in bits]) for side in (0, 1))
-    return LabelledScan(name, series.patient, DicomSeries(folder, names, f"series {name}"), labels, known)
+    return LabelledScan(name, series.patient, DicomFiles(folder, names, f"series {name}"), labels, known)
 
 
 def _read_series(folder: Path, findings: Findings, workers: int, index: Path | None) -> dict[str, _Series]:
@@ -138,15 +139,16 @@ def _read_series(folder: Path, findings: Findings, workers: int, index: Path | N
             continue
         if row["wrapped"] == "1":
             findings.add(Trouble.WRAPPED, row["name"])
-        geometry = PlaneGeometry(
+        plane = PlaneGeometry(
             int(row["rows"]),
             int(row["columns"]),
-            tuple(float(row[column]) for column in ("c0", "c1", "c2", "r0", "r1", "r2")),  # type: ignore[arg-type]
+            (float(row["c0"]), float(row["c1"]), float(row["c2"])),
+            (float(row["r0"]), float(row["r1"]), float(row["r2"])),
             (float(row["between_rows"]), float(row["between_columns"])),
         )
-        found = series.setdefault(row["series"], _Series(row["patient"], geometry))
-        if found.geometry != geometry:
-            found.mixed |= not found.geometry.agrees_with(geometry)
+        found = series.setdefault(row["series"], _Series(row["patient"], plane))
+        if found.plane != plane:
+            found.mixed |= not found.plane.agrees_with(plane)
         found.mixed |= found.patient != row["patient"]
         found.names.append(row["name"])
         found.positions_mm.extend(float(row[column]) for column in "xyz")
@@ -226,9 +228,9 @@ def _read_row(folder: Path, stamp: _Stamp) -> Row:
         header = read_slice_header(folder / stamp[0])
     except ScanRefused as error:
         return row | {"refusal": str(error)}
-    geometry = header.geometry
-    numbers = (*header.position_mm, *geometry.orientation, *geometry.spacing_mm)
-    said = (header.series, int(header.wrapped), geometry.rows, geometry.columns, *map(repr, numbers))
+    plane = header.plane
+    numbers = (*header.position, *plane.along_columns, *plane.along_rows, *plane.spacing_mm)
+    said = (header.series_uid, int(header.wrapped), plane.rows, plane.columns, *map(repr, numbers))
     return row | dict(zip(_INDEX_COLUMNS[4:], map(str, (pseudonym(header.patient), *said)), strict=True))
 
 

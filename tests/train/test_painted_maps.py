@@ -1,0 +1,62 @@
+"""Maps are judged on painted bleeds, the same for every network, and a map that is right scores as such."""
+
+import pytest
+import torch
+from analytic_head import draw_head
+
+from hgisam.brain import BrainOptions
+from hgisam.labels import Subtype
+from hgisam.model.classifier import ClassifierOptions, HemorrhageClassifier
+from hgisam.model.swin import SwinOptions
+from hgisam.preprocess import PreprocessOptions
+from hgisam.train import painted_maps
+from hgisam.train.painted_maps import MapQuality, judge_maps
+from hgisam.train.painting import PaintedSlice, PaintingOptions
+from hgisam.train.prepared import prepare_scan
+from hgisam.train.scoring import Judge
+
+CANVAS = PreprocessOptions(spacing_mm=2.0, fov_px=96)
+SWIN = SwinOptions(img_size=96, window=6, embed_dim=8, depths=(2, 2, 2), heads=(1, 2, 4), in_channels=2)
+
+
+@pytest.fixture(scope="module")
+def judges() -> list[Judge]:
+    ct = draw_head((10.0, 2.0, 2.0)).ct
+    scan = prepare_scan("a", ct, None, BrainOptions(), CANVAS)
+    labels = torch.zeros(len(ct.hu), len(Subtype), dtype=torch.bool)
+    labels[6, [1, 5]] = True
+    return [Judge("a", scan, labels, torch.ones_like(labels))]
+
+
+def network() -> HemorrhageClassifier:
+    torch.manual_seed(0)
+    return HemorrhageClassifier(ClassifierOptions(swin=SWIN)).eval()
+
+
+def judged(judges: list[Judge]) -> MapQuality:
+    found = judge_maps(network(), judges, CANVAS, PaintingOptions(), n=6)
+    assert found is not None
+    return found
+
+
+def test_the_same_slices_are_painted_every_time(judges: list[Judge]) -> None:
+    assert judged(judges) == judged(judges)
+    assert judged(judges).n == 6
+
+
+def test_a_map_of_the_blood_itself_is_whole_and_one_of_nothing_is_not(
+    judges: list[Judge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def truth(_model: object, painted: PaintedSlice, *_: object) -> torch.Tensor:
+        return painted.blood.float()[None, None].expand(1, 3, -1, -1)
+
+    monkeypatch.setattr(painted_maps, "_stage_maps", truth)
+    found = judged(judges)
+    assert found.dice == found.published_dice == 1.0
+    monkeypatch.setattr(painted_maps, "_stage_maps", lambda _m, painted, *_: torch.zeros(1, 3, *painted.blood.shape))
+    assert judged(judges).published_dice == 0.0
+
+
+def test_slices_that_bled_are_not_painted_into(judges: list[Judge]) -> None:
+    everywhere = [Judge("a", judges[0].scan, torch.ones_like(judges[0].labels), judges[0].known)]
+    assert judge_maps(network(), everywhere, CANVAS, PaintingOptions()) is None
