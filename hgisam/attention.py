@@ -7,6 +7,7 @@ Source: Rasoulian, Salari, Xiao: HGI-SAM, MELBA 2023:012, arXiv 2304.04902.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from einops import rearrange
@@ -15,6 +16,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from hgisam.model.swin import BlockGrid
+
+Combination = Literal["product", "maximum"]
+"""How the maps of several stages become one: multiplied, as HGI-SAM does, or their maximum, as LayerCAM does."""
+
+SATURATION = 2.0
+"""Gamma of LayerCAM: stages are scaled by tanh(gamma x), so that a faint early stage is heard beside a late one."""
 
 
 def token_map(
@@ -87,3 +94,36 @@ def combine_stages(
         fine = functional.interpolate(min_max(stage.float())[:, None], size=size, mode="bilinear", align_corners=False)
         product = product * fine[:, 0]
     return min_max(product * region) * region
+
+
+def fuse_stages(
+    stages: Sequence[Float[Tensor, "batch _ _"]], region: Bool[Tensor, "batch height width"]
+) -> Float[Tensor, "batch height width"]:
+    """One saliency map per slice as the maximum over stages, each as a share of its own highest value; stretched.
+
+    Args:
+        stages: raw maps of the stages, coarse or fine, each at least 0; at least one.
+        region: the intracranial region; its size is the map's.
+
+    Returns:
+        Values in [0, 1], 0 outside the region. A slice whose region is empty, or whose map is the same everywhere, is
+        zeros.
+    """
+    size = region.shape[-2:]
+    fused = torch.zeros(region.shape, device=region.device)
+    for stage in stages:
+        raw = stage.float()
+        peak = raw.amax(dim=(-2, -1), keepdim=True)
+        relative = torch.where(peak > 0, raw / torch.where(peak > 0, peak, 1.0), 0.0)
+        heard = saturated(relative, len(stages))
+        fine = functional.interpolate(heard[:, None], size=size, mode="bilinear", align_corners=False)
+        fused = torch.maximum(fused, fine[:, 0])
+    return min_max(fused * region) * region
+
+
+def saturated(relative: Float[Tensor, "*shape"], n_stages: int) -> Float[Tensor, "*shape"]:
+    """tanh(2 x) of a stage's share of its own highest value, where it is one of several; alone it is left as it is.
+
+    Source: LayerCAM, doi 10.1109/TIP.2021.3089943, equation 9.
+    """
+    return torch.tanh(SATURATION * relative) if n_stages > 1 else relative

@@ -112,6 +112,7 @@ def segment(
             "allow_gaps": allow_gaps or None,
         }
         model = _load(weights, config, flags, device, batch_size)
+        model.check("segment")
         from hgisam.run import segment_cases
 
         report = segment_cases(model, cases, output, save_map=save_map, show_progress=_on_terminal() and not quiet)
@@ -139,6 +140,7 @@ def classify(
         make_output_folder(output)
         flags = {"operating_point": operating_point, "hu_offset": hu_offset, "allow_gaps": allow_gaps or None}
         model = _load(weights, config, flags, device, batch_size)
+        model.check("classify")
         from hgisam.run import classify_cases
 
         report = classify_cases(model, cases, output, show_progress=_on_terminal() and not quiet)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import nibabel as nib
 import numpy as np
@@ -42,7 +42,7 @@ from hgisam.segment import (
     to_log_odds,
 )
 from hgisam.volume import CTVolume, MaskVolume
-from hgisam.weak import SelfAttention
+from hgisam.weak import AT_CONTRAST, HuThreshold, SelfAttention, WeakMethod
 
 Scan = str | Path | DicomSeries | nib.spatialimages.SpatialImage | tuple[ArrayLike, ArrayLike]
 """What can be segmented: a NIfTI file; a DICOM file, folder or zip archive with one series; one series of
@@ -64,9 +64,10 @@ class SegmentOptions(BaseModel):
     operating_point: float | None = Field(default=None, ge=0, le=1)
     """Slice probability from which a slice counts as holding blood; None takes the weights' own."""
     threshold: float | None = Field(default=None, gt=0, le=1)
-    """Saliency from which a voxel counts as blood, for refine.method 'threshold'; None takes the weights' own."""
-    weak: SelfAttention = SelfAttention()
-    """The weak-label method that makes the maps."""
+    """Saliency from which a voxel counts as blood, for refine.method 'threshold'; None takes the weights' own, or that
+    of weak.contrast_hu with hu_threshold."""
+    weak: WeakMethod = SelfAttention()
+    """The method that makes the maps; `method` names it. hu_threshold asks no network, and so knows no gate."""
     windows: WindowOptions = WindowOptions()
     """How windows cover slices larger than the network's field of view."""
     aggregation: AggregationOptions = AggregationOptions()
@@ -84,6 +85,15 @@ class SegmentOptions(BaseModel):
             raise ValueError(
                 f"expected no threshold with refine.method '{self.refine.method}', which cuts no map; got "
                 f"{self.threshold}; set refine.method to 'threshold'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gate_has_a_network(self) -> Self:
+        if isinstance(self.weak, HuThreshold) and (self.gate or self.operating_point is not None):
+            raise ValueError(
+                "expected gate: false and no operating_point with weak.method 'hu_threshold', which asks no network; "
+                f"got gate: {str(self.gate).lower()}, operating_point: {self.operating_point}"
             )
         return self
 
@@ -111,8 +121,9 @@ class ClassificationResult:
     Attributes:
         ct: the scan, in house axes.
         grid: the input's own grid, to which everything here refers.
-        probability: probability that the scan holds hemorrhage, in [0, 1]; None where no brain was found.
-        slice_probabilities: the same per slice, in [0, 1]; 0 for slices without brain.
+        probability: probability that the scan holds hemorrhage, in [0, 1]; None where no brain was found, or no network
+            was asked.
+        slice_probabilities: the same per slice, in [0, 1]; 0 for slices without brain, NaN where no network was asked.
         subtype_probabilities: per subtype that the weights know, like slice_probabilities; else empty.
         slice_has_brain: which slices show brain and were looked at.
         slice_positions_mm: position of each slice along Superior.
@@ -120,8 +131,8 @@ class ClassificationResult:
         warnings: what the reader of the result should know.
         timings_s: seconds by stage.
         settings: every setting that led to the result.
-        weights_sha256: of the weights file.
-        operating_point: slice probability from which a slice counts as holding blood.
+        weights_sha256: of the weights file; None where no network was asked.
+        operating_point: slice probability from which a slice counts as holding blood; None where no network was asked.
     """
 
     ct: CTVolume
@@ -135,8 +146,8 @@ class ClassificationResult:
     warnings: tuple[str, ...]
     timings_s: dict[str, float]
     settings: dict[str, Any]
-    weights_sha256: str
-    operating_point: float
+    weights_sha256: str | None
+    operating_point: float | None
 
     @property
     def source(self) -> str:
@@ -200,7 +211,7 @@ class SegmentationResult(ClassificationResult):
 
 @dataclass(frozen=True, eq=False)
 class _Look:
-    """A scan after preprocessing and one forward pass. Slices in house order."""
+    """A scan after preprocessing and one forward pass, where there is a network. Slices in house order."""
 
     ct: CTVolume
     grid: NiftiGrid
@@ -216,7 +227,7 @@ class _Look:
 
 
 class Segmenter:
-    """A network and its settings, loaded once and used on any number of scans.
+    """A network and its settings, loaded once and used on any number of scans; settings alone for hu_threshold.
 
     Example:
         >>> from hgisam import Segmenter
@@ -235,21 +246,29 @@ class Segmenter:
         """Load the weights.
 
         Args:
-            weights: a .safetensors file; None takes those that come with the package.
+            weights: a .safetensors file; None takes those that come with the package, where the method needs any.
             options: settings of the run.
             device: "auto" (the first GPU, else the CPU), "cpu", "cuda", "cuda:1" or "mps".
             batch_size: windows per pass; None takes the device's default.
 
         Raises:
-            WeightsError: the file is missing, damaged or of another network.
+            WeightsError: the file is missing, damaged or of another network, or the method needs none.
             DeviceUnavailable: the device is not there.
         """
         self.options = options or SegmentOptions()
         self.device = pick_device(device)
         self.batch_size = batch_size or DEFAULT_BATCH_SIZE[self.device.type]
-        self.weights: LoadedWeights = load_weights(Path(weights) if weights else default_weights_path())
-        self._model = self.weights.model.to(self.device).eval()
-        metadata = self.weights.metadata
+        self._weights: LoadedWeights | None = None
+        self._brain = BrainOptions()
+        self.operating_point: float | None = None
+        if isinstance(self.options.weak, HuThreshold):
+            if weights:
+                raise WeightsError(f"{weights}: expected no weights with '{self.options.weak.method}'; leave them out")
+            self.threshold = _first(self.options.threshold, AT_CONTRAST)
+            return
+        self._weights = load_weights(Path(weights) if weights else default_weights_path())
+        self._model = self._weights.model.to(self.device).eval()
+        metadata = self._weights.metadata
         try:
             self._brain = BrainOptions.model_validate(metadata.brain)
             self._preprocess = PreprocessOptions.model_validate(metadata.preprocess)
@@ -259,12 +278,43 @@ class Segmenter:
         self.operating_point = _first(self.options.operating_point, metadata.operating_point)
         self.threshold = _first(self.options.threshold, metadata.threshold)
 
+    @property
+    def weights(self) -> LoadedWeights:
+        """The network and what is known of it.
+
+        Raises:
+            WeightsError: where the method asks no network.
+        """
+        if self._weights is None:
+            raise WeightsError(
+                f"expected a method with a network; got '{self.options.weak.method}', which has no probabilities; "
+                "choose another"
+            )
+        return self._weights
+
+    def check(self, command: Literal["classify", "segment"]) -> None:
+        """Whether this network and these settings can do what is asked, before any scan is touched.
+
+        Raises:
+            WeightsError: where they cannot.
+        """
+        weak = self.options.weak
+        if command == "classify":
+            _ = self.weights
+        elif not isinstance(weak, HuThreshold):
+            try:
+                weak.check(self._model)
+            except ValueError as error:
+                raise WeightsError(f"weights for the method '{weak.method}': {error}; choose others") from error
+
     def classify(self, scan: Scan) -> ClassificationResult:
         """Probability of hemorrhage, for the scan and each slice.
 
         Raises:
             ScanRefused: the scan cannot be read or is no plausible head CT.
+            WeightsError: the settings' method asks no network.
         """
+        self.check("classify")
         return ClassificationResult(**self._classification(self._look(scan)))
 
     def segment(self, scan: Scan) -> SegmentationResult:
@@ -272,13 +322,16 @@ class Segmenter:
 
         Raises:
             ScanRefused: the scan cannot be read or is no plausible head CT.
+            WeightsError: the settings' method cannot look into this network.
         """
+        self.check("segment")
         look = self._look(scan)
         gated, saliency = self._map(look)
         with look.timings.of("mask"):
             mask = refine(saliency, look.ct, look.region, look.median_hu, self.threshold, self.options.refine)
         classification = self._classification(look)
-        n_positive = int((look.probabilities[look.slices] >= self.operating_point).sum())
+        positive = look.probabilities[look.slices] >= _first(self.operating_point, 1.0)
+        n_positive = int(positive.sum())
         if n_positive and not mask.voxels.any():
             classification["warnings"] += (
                 f"{n_positive} slices are at or above the operating point, but nothing in them could be outlined",
@@ -301,8 +354,8 @@ class Segmenter:
             "segment": self.options.model_dump(mode="json")
             | {"operating_point": self.operating_point, "threshold": self.threshold},
             "brain": self._brain.model_dump(mode="json"),
-            "preprocess": self._preprocess.model_dump(mode="json"),
-            "weights_sha256": self.weights.sha256,
+            "preprocess": self._preprocess.model_dump(mode="json") if self._weights else None,
+            "weights_sha256": self._weights.sha256 if self._weights else None,
         }
 
     def _look(self, scan: Scan) -> _Look:
@@ -319,18 +372,22 @@ class Segmenter:
         slices = torch.nonzero(region.any(dim=2).any(dim=1)).flatten().tolist()
         warnings = [*grid.warnings, *(plausibility.reasons if plausibility.verdict == "warning" else ())]
         warnings += coverage_doubts(ct, region)
-        probabilities = torch.zeros(len(ct.hu))
+        probabilities = torch.full([len(ct.hu)], 0.0 if self._weights else float("nan"))
         subtypes: dict[str, Tensor] = {}
         batch, median_hu = None, float("nan")
         if slices:
             with timings.of("preprocess"):
                 median_hu = brain_median_hu(ct, region)
-                midline = midsagittal_line(ct, region, self._brain)
-                batch = preprocess(ct, region, midline, median_hu, self._preprocess)
-            with timings.of("classify"):
-                probabilities, subtypes = self._probabilities(batch, slices)
+                if self._weights:
+                    midline = midsagittal_line(ct, region, self._brain)
+                    batch = preprocess(ct, region, midline, median_hu, self._preprocess)
+            if batch:
+                with timings.of("classify"):
+                    probabilities, subtypes = self._probabilities(batch, slices)
         else:
             warnings.append("no brain was found: no slice was looked at")
+        if not self._weights:
+            warnings.append("no network was asked: whatever is dense counts as blood, in every slice")
         return _Look(
             ct, grid, region, median_hu, batch, slices, probabilities, subtypes, plausibility, tuple(warnings), timings
         )
@@ -372,15 +429,25 @@ class Segmenter:
     def _map(self, look: _Look) -> tuple[Bool[Tensor, " depth"], Float[Tensor, "depth height width"]]:
         """Which slices pass the gate, and the saliency of the scan on its own grid."""
         gated = torch.zeros(len(look.ct.hu), dtype=torch.bool)
-        if look.batch is None:
-            return gated, torch.zeros(look.ct.hu.shape)
         gated[look.slices] = True
+        weak = self.options.weak
+        if isinstance(weak, HuThreshold) and look.slices:
+            with look.timings.of("map"):
+                return gated, weak(look.ct.hu, look.region, look.median_hu, look.ct.spacing_mm[1:])
+        if isinstance(weak, HuThreshold) or look.batch is None:
+            return gated, torch.zeros(look.ct.hu.shape)
         if self.options.gate:
-            gated &= look.probabilities >= self.operating_point
+            gated &= look.probabilities >= _first(self.operating_point, 1.0)
+
+        def stage_maps(images: Tensor) -> tuple[Tensor, list[Tensor]]:
+            """Calibrated log-odds of each window, and its raw saliency by stage."""
+            log_odds, stages = weak.stage_maps(self._model, images)
+            return log_odds / self.weights.metadata.temperature, stages
+
         chosen = torch.nonzero(gated).flatten().tolist()
         with look.timings.of("map"):
             stages = stitch_stage_maps(
-                self._stage_maps,
+                stage_maps,
                 look.batch.images,
                 chosen,
                 self._windows(look.batch),
@@ -391,15 +458,10 @@ class Segmenter:
                 comparable=self.options.aggregation.normalisation == "volume",
             )
             canvas = torch.zeros(look.batch.region.shape)
-            canvas[chosen] = aggregate(stages, look.batch.region[chosen], self.options.aggregation)
+            canvas[chosen] = aggregate(stages, look.batch.region[chosen], self.options.aggregation, weak.combination)
         with look.timings.of("restore"):
             saliency = look.batch.to_native(canvas).clamp_(0.0, 1.0).mul_(look.region)
         return gated, saliency
-
-    def _stage_maps(self, images: Float[Tensor, "batch channels fov fov"]) -> tuple[Tensor, list[Tensor]]:
-        """Calibrated log-odds of each window, and its raw saliency by stage."""
-        log_odds, stages = self.options.weak.stage_maps(self._model, images)
-        return log_odds / self.weights.metadata.temperature, stages
 
     def _classification(self, look: _Look) -> dict[str, Any]:
         """The fields of a ClassificationResult."""
@@ -408,7 +470,7 @@ class Segmenter:
         return {
             "ct": look.ct,
             "grid": look.grid,
-            "probability": self._of_scan(look.probabilities[look.slices]) if look.slices else None,
+            "probability": self._of_scan(look.probabilities[look.slices]) if look.slices and self._weights else None,
             "slice_probabilities": _in_file_order(look.probabilities, look.grid).numpy(),
             "subtype_probabilities": {k: _in_file_order(v, look.grid).numpy() for k, v in look.subtypes.items()},
             "slice_has_brain": _in_file_order(has_brain, look.grid).numpy(),
@@ -417,7 +479,7 @@ class Segmenter:
             "warnings": look.warnings,
             "timings_s": look.timings.seconds,
             "settings": self.settings,
-            "weights_sha256": self.weights.sha256,
+            "weights_sha256": self._weights.sha256 if self._weights else None,
             "operating_point": self.operating_point,
         }
 

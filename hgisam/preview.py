@@ -4,6 +4,7 @@ As radiologists have it, the patient's right is on the left of the picture, and 
 """
 
 import io
+import math
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -78,7 +79,7 @@ class Previewable(Protocol):
 
     @property
     def slice_probabilities(self) -> NDArray[np.float32]:
-        """Probability of hemorrhage per slice, in the file's own order."""
+        """Probability of hemorrhage per slice, in the file's own order; NaN where it is not known."""
 
     @property
     def probability(self) -> float | None:
@@ -137,7 +138,7 @@ def render_preview(
         ct: the scan.
         mask: the prediction; outlined.
         saliency: in [0, 1]; None where there is no map.
-        slice_probabilities: probability of hemorrhage per slice, the lowest slice first.
+        slice_probabilities: probability of hemorrhage per slice, the lowest slice first; NaN where it is not known.
         title: the case.
         volume_ml: None where it was not measured.
         probability: of hemorrhage in the scan; None where it is not known.
@@ -271,7 +272,7 @@ def _annotate(tile: Image.Image, label: str, probability: float, mask_ml: float)
     right, bottom = tile.width - _INSET_PX, tile.height - _INSET_PX
     texts = [
         (label, (_INSET_PX, _INSET_PX), "la", _TEXT),
-        (f"p {probability:.2f}", (right, _INSET_PX), "ra", _TEXT),
+        ("" if math.isnan(probability) else f"p {probability:.2f}", (right, _INSET_PX), "ra", _TEXT),
         ("R", (_INSET_PX, tile.height / 2), "lm", _TEXT),
         ("L", (right, tile.height / 2), "rm", _TEXT),
         ("A", (tile.width / 2, _INSET_PX), "ma", _TEXT),

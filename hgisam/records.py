@@ -81,7 +81,8 @@ def plausibility_values(found: Plausibility) -> Record:
 
 def classification_record(result: ClassificationResult) -> Record:
     """What the network said of a scan, as values for JSON. Slices are in the input's own order, from 0."""
-    positive = result.slice_probabilities >= result.operating_point
+    asked = result.operating_point is not None
+    positive = result.slice_probabilities >= (result.operating_point or 0.0)
     return {
         "status": "ok",
         "reason": None,
@@ -89,7 +90,7 @@ def classification_record(result: ClassificationResult) -> Record:
         "operating_point": result.operating_point,
         "n_slices": len(result.slice_probabilities),
         "n_slices_with_brain": int(result.slice_has_brain.sum()),
-        "n_slices_positive": int((positive & result.slice_has_brain).sum()),
+        "n_slices_positive": int((positive & result.slice_has_brain).sum()) if asked else None,
         "slice_axis": result.slice_axis,
         "slices": slice_rows(result),
         "plausibility": plausibility_values(result.plausibility),
@@ -120,6 +121,7 @@ def segmentation_record(result: SegmentationResult) -> Record:
 def slice_rows(result: ClassificationResult) -> list[Record]:
     """One row per slice: index in the input, position in mm, probability of `any` and of the known subtypes.
 
+    Without a network the probability is None, never 0.
     For DICOM the index counts from the lowest slice up, and a row has the slice's own spacing, thickness and UID too.
     """
     subtypes = [subtype for subtype in SUBTYPES if subtype in result.subtype_probabilities]
@@ -128,7 +130,7 @@ def slice_rows(result: ClassificationResult) -> list[Record]:
             "slice_index": index,
             "position_mm": round(float(result.slice_positions_mm[index]), 3),
             **_slice_origin(result.ct.slices, index),
-            "probability_any": round(float(probability), 6),
+            "probability_any": None if np.isnan(probability) else round(float(probability), 6),
         }
         | {f"probability_{s}": round(float(result.subtype_probabilities[s][index]), 6) for s in subtypes}
         for index, probability in enumerate(result.slice_probabilities)

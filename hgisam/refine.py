@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.ndimage import distance_transform_edt, gaussian_filter
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
+from hgisam.brain import smoothed_contrast_hu
 from hgisam.volume import CTVolume, MaskVolume
 
 CONNECTIVITY = 18
@@ -18,9 +19,6 @@ CONNECTIVITY = 18
 
 RING_MM = 1.0
 """Within the rim, tissue is compared at depths that differ by no more than this."""
-
-_LEAST_TOTAL = 0.3
-"""Share of the Gaussian that must lie on telling voxels: a straight edge leaves half, the middle of bone nothing."""
 
 
 class RefineOptions(BaseModel):
@@ -160,16 +158,13 @@ def _dense_tissue(
 ) -> Bool[Tensor, "depth height width"]:
     """Allowed voxels whose smoothed HU lie above what is normal there by the contrast.
 
-    Normal is the brain median, or within the rim the median at the voxel's depth where that is higher. The Gaussian is
-    normalised over allowed voxels below the ceiling, so that neither the skull nor a calcification leaks into its
-    surroundings; a voxel with few of them about it is no candidate.
+    Normal is the brain median, or within the rim the median at the voxel's depth where that is higher. A voxel whose
+    smoothed HU are not known is no candidate.
     """
-    sigma = (0.0, options.smoothing_mm / spacing_mm[1], options.smoothing_mm / spacing_mm[2])
-    telling = (allowed & (hu <= options.ceiling_hu)).numpy().astype(np.float32)
-    summed = gaussian_filter((hu.numpy() - np.float32(median_hu)) * telling, sigma, truncate=3.0)
-    total = gaussian_filter(telling, sigma, truncate=3.0)
-    known: NDArray[np.bool_] = allowed.numpy() & (total >= _LEAST_TOTAL)
-    relative_hu = summed / np.maximum(total, _LEAST_TOTAL)
+    contrast_hu, told = smoothed_contrast_hu(
+        hu, allowed, median_hu, spacing_mm[1:], options.smoothing_mm, options.ceiling_hu
+    )
+    relative_hu, known = contrast_hu.numpy(), told.numpy()
     dense = np.zeros_like(known)
     for index in np.flatnonzero(known.any(axis=(1, 2))):
         least_hu = _least_dense_hu(relative_hu[index], known[index], allowed[index].numpy(), spacing_mm[1:], options)

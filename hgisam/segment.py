@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from hgisam.attention import combine_stages
+from hgisam.attention import Combination, combine_stages, fuse_stages, saturated
 
 Window = tuple[int, int]
 """Top row and left column of a window on the canvas, px."""
@@ -175,28 +175,33 @@ def aggregate(
     stages: Float[Tensor, "slices stages height width"],
     region: Bool[Tensor, "slices height width"],
     options: AggregationOptions,
+    combination: Combination = "product",
 ) -> Float[Tensor, "slices height width"]:
     """One saliency map in [0, 1] per slice from the stages' raw maps; zero outside the region, zeros for none.
 
-    `slice` (as published) stretches every stage of every slice to [0, 1] and multiplies. One hot spot then sets the
-    scale, a second, fainter lesion is lost, and a slice without blood always holds a 1.
+    `slice` (as published) stretches every stage of every slice to [0, 1] and multiplies, or takes the maximum. One hot
+    spot then sets the scale, a second, fainter lesion is lost, and a slice without blood always holds a 1.
 
-    `volume` divides each stage by its own maximum over the scan's region and takes the geometric mean over all the
-    factors that were multiplied (stages, and the two blocks of each pair): a lesion with a tenth of the saliency of the
-    brightest shows at about a tenth, not at a millionth, and a slice is as bright as it deserves beside the others.
+    `volume` divides each stage by its own maximum over the scan's region and takes the maximum over stages or, for a
+    product, the geometric mean over all the factors that were multiplied (stages, and the two blocks of each pair): a
+    lesion with a tenth of the saliency of the brightest shows at about a tenth, not at a millionth, and a slice is as
+    bright as it deserves beside the others.
 
-    Source: arXiv 2304.04902, equations 4 to 6, for `slice`.
+    Source: arXiv 2304.04902, equations 4 to 6, for `slice` and a product; `attention.fuse_stages` for a maximum.
     Deviation: `slice` stretches after windows are stitched; a constant map is zeros, an empty region is zeros.
     """
     if stages.shape[0] == 0:
         return torch.zeros(0, *stages.shape[-2:])
     if options.normalisation == "slice":
-        return combine_stages(list(stages.unbind(dim=1)), region)
+        combine = combine_stages if combination == "product" else fuse_stages
+        return combine(list(stages.unbind(dim=1)), region)
     visible = stages.clamp_min(0.0) * region[:, None]
     peak = visible.amax(dim=(0, 2, 3), keepdim=True)
     relative = visible / peak.clamp_min(torch.finfo(torch.float32).tiny)
-    factors = 2 * stages.shape[1]
-    combined = relative.log().sum(dim=1).div(factors).exp()
+    if combination == "maximum":
+        combined = saturated(relative, stages.shape[1]).amax(dim=1)
+    else:
+        combined = relative.log().sum(dim=1).div(2 * stages.shape[1]).exp()
     return combined / combined.amax().clamp_min(torch.finfo(torch.float32).tiny)
 
 

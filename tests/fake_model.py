@@ -30,6 +30,9 @@ class FakeModel:
         self.asked: list[str] = []
         self._before_answer = before_answer
 
+    def check(self, command: str) -> None:
+        """Whatever is asked can be done."""
+
     def _fields(self, scan: Path) -> dict[str, Any]:
         self.asked.append(scan.name)
         self._before_answer(scan)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from networks import GOLDEN, REFERENCE_SWIN, arrays
 from torch import Tensor
 
-from hgisam.attention import combine_stages, lay_on_grid, min_max, pair_product, token_map
+from hgisam.attention import combine_stages, fuse_stages, lay_on_grid, min_max, pair_product, token_map
 from hgisam.model.swin import BlockGrid
 
 GRIDS = st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 5), st.booleans()).map(
@@ -117,3 +117,25 @@ def test_an_empty_region_and_a_constant_map_are_zeros() -> None:
     assert torch.equal(empty, torch.zeros(8, 8)) and full.max() == 1.0
     constant = combine_stages([torch.full((1, 4, 4), 0.3)], region[1:])
     assert torch.equal(constant, torch.zeros(1, 8, 8))
+
+
+def test_the_maximum_of_stages_by_hand() -> None:
+    """Shares of 1/2 and 1/4 of their stages' highest, saturated by tanh(2 x); the higher counts, stretched."""
+    early = torch.tensor([[[4.0, 2.0, 0.0, 0.0]]])
+    late = torch.tensor([[[8.0, 2.0, 4.0, 0.0]]])
+    region = torch.ones(1, 1, 4, dtype=torch.bool)
+    expected = torch.tensor([[[1.0, 0.7616, 0.7616, 0.0]]]) / torch.tensor([[[1.0, 0.9640, 0.9640, 1.0]]])
+    torch.testing.assert_close(fuse_stages([early, late], region), expected, atol=1e-4, rtol=0)
+
+
+def test_a_lone_stage_is_only_stretched() -> None:
+    stage = torch.tensor([[[4.0, 2.0, 1.0, 0.0]]])
+    region = torch.tensor([[[True, True, True, False]]])
+    assert fuse_stages([stage], region).tolist() == [[[1.0, 0.5, 0.25, 0.0]]]
+
+
+def test_the_maximum_of_nothing_is_zeros() -> None:
+    region = torch.ones(1, 4, 4, dtype=torch.bool)
+    zeros = torch.zeros(1, 2, 2)
+    assert fuse_stages([zeros, zeros], region).abs().max() == 0.0
+    assert fuse_stages([zeros, torch.rand(1, 4, 4)], torch.zeros_like(region)).abs().max() == 0.0

@@ -226,6 +226,28 @@ def test_files_that_are_no_head_ct_are_refused_each_with_its_reason(
         assert hgisam("segment", path, "-o", out, *weights, "-q").exit_code == 3
 
 
+def test_a_hu_threshold_runs_from_its_recipe_and_records_that_there_was_no_network(
+    tmp_path: Path, repository: Path, sample_volumes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hgisam.model.checkpoint.resources.files", lambda _: tmp_path)  # no weights come with it
+    recipe = ("--config", repository / "configs" / "hu_threshold.yaml")
+    scan = sample_volumes / "epidural.nii.gz"
+    done = hgisam("segment", scan, "-o", tmp_path / "out", *recipe)
+    assert done.exit_code == 0, done.stderr
+    record = json.loads((tmp_path / "out" / "epidural.json").read_text())
+    unknown = ("probability", "n_slices_positive", "operating_point", "weights_sha256")
+    assert [record[key] for key in unknown] == [None] * 4
+    assert {row["probability_any"] for row in record["slices"]} == {None}
+    assert record["volume_ml"] > 0
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["weights_sha256"] is None
+    assert run["settings"]["segment"]["weak"]["method"] == "hu_threshold"
+    assert (tmp_path / "out" / "epidural_preview.png").is_file()
+    refused = hgisam("classify", scan, "-o", tmp_path / "other", *recipe)
+    assert refused.exit_code == 4
+    assert "expected a method with a network; got 'hu_threshold'" in refused.stderr
+
+
 def test_evaluate_scores_masks_and_exits_8_where_one_has_no_partner(tmp_path: Path) -> None:
     predictions, references = tmp_path / "predictions", tmp_path / "references"
     drawn = [(predictions, "a_mask", 1), (references, "a_labels", 3), (references, "b_labels", 1)]

@@ -1,12 +1,13 @@
 """YAML -> settings: what differs is taken, what does not exist is named, and flags go before files."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from hgisam.config import SettingsError, load_settings
 from hgisam.pipeline import SegmentOptions
-from hgisam.weak import HGI_SAM, SWIN_SAM_AS_PUBLISHED
+from hgisam.weak import HGI_SAM, SWIN_SAM_AS_PUBLISHED, LayerCam, WeakMethod
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").glob("**/*"))
 
@@ -31,6 +32,17 @@ def test_the_published_recipes_are_the_published_methods() -> None:
     for options in (hgi_sam, swin_sam):
         assert options.threshold == 0.05
         assert (options.aggregation.normalisation, options.refine.method) == ("slice", "threshold")
+
+
+def test_every_method_has_a_recipe() -> None:
+    union, _ = get_args(WeakMethod)
+    methods = {get_args(member)[0]().method for member in get_args(union)}
+    assert {load_settings(path).segment.weak.method for path in CONFIGS if path.is_file()} == methods
+
+
+def test_a_recipe_chooses_a_method_by_its_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.yaml", "source: a test\nsegment: {weak: {method: layer_cam, stages: [3, 4]}}\n")
+    assert load_settings(path).segment.weak == LayerCam(stages=(3, 4))
 
 
 def test_without_a_file_there_are_the_defaults() -> None:
@@ -58,6 +70,9 @@ def test_flags_go_before_the_file_and_none_means_not_given(tmp_path: Path) -> No
     [
         ("source: a\nsegment: {treshold: 0.2}", "unknown key 'segment.treshold'"),
         ("source: a\nsegment: {refine: {contrast: 3}}", "unknown key 'segment.refine.contrast'"),
+        ("source: a\nsegment: {weak: {method: magic}}", "'segment.weak': input tag 'magic' .* does not match"),
+        ("source: a\nsegment: {weak: {method: grad_cam, stages: [1]}}", "unknown key 'segment.weak.grad_cam.stages'"),
+        ("source: a\nsegment: {weak: {method: hu_threshold}}", "expected gate: false"),
         ("source: a\nsegmentation: {}", "unknown key 'segmentation'"),
         ("source: a\nsegment: {threshold: 7}", "'segment.threshold': .* less than or equal to 1; got 7"),
         ("source: a\nsegment: 3", "'segment'"),

@@ -11,18 +11,20 @@ import pytest
 import torch
 from dicom_writer import ct_slice, save, write_series
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from hgisam import Segmenter, __version__, pipeline
 from hgisam.io.dicom_series import find_series
 from hgisam.io.errors import ScanRefused
 from hgisam.labels import Subtype
-from hgisam.model.checkpoint import WeightsMetadata, save_weights
-from hgisam.model.classifier import ClassifierOptions, HemorrhageClassifier
+from hgisam.model.architecture import Architecture, build_classifier
+from hgisam.model.checkpoint import WeightsError, WeightsMetadata, save_weights
 from hgisam.model.swin import SwinOptions
 from hgisam.phantom import Phantom, PhantomOptions, make_phantom
 from hgisam.pipeline import DeviceUnavailable, SegmentOptions, pick_device
 from hgisam.preprocess import PreprocessOptions
 from hgisam.refine import RefineOptions
+from hgisam.weak import GradCam, GradientRollout, HuThreshold, LayerCam, WeakLabeler
 
 TINY = SwinOptions(img_size=96, window=3, embed_dim=8, depths=(2, 2, 2, 2), heads=(1, 2, 4, 8), in_channels=2)
 
@@ -31,9 +33,10 @@ TINY = SwinOptions(img_size=96, window=3, embed_dim=8, depths=(2, 2, 2, 2), head
 def make_weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     folder = tmp_path_factory.mktemp("weights")
 
-    def make(outputs: int = 1, spacing_mm: float = 2.0) -> Path:
+    def make(outputs: int = 1, spacing_mm: float = 2.0, kind: str = "swin") -> Path:
         torch.manual_seed(outputs)
-        options = ClassifierOptions.model_validate({"swin": TINY, "outputs": outputs})
+        tiny = {"swin": {"swin": TINY}, "resnet18": {"kind": "resnet18", "width": 4}}[kind]
+        options = TypeAdapter(Architecture).validate_python({"outputs": outputs, **tiny})
         metadata = WeightsMetadata(
             architecture=options,
             preprocess=PreprocessOptions(spacing_mm=spacing_mm, fov_px=96).model_dump(mode="json"),
@@ -46,8 +49,8 @@ def make_weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
             version=__version__,
             licence="Apache-2.0",
         )
-        path = folder / f"{outputs}-{spacing_mm}.safetensors"
-        save_weights(path, HemorrhageClassifier(options), metadata)
+        path = folder / f"{kind}-{outputs}-{spacing_mm}.safetensors"
+        save_weights(path, build_classifier(options), metadata)
         return path
 
     return make
@@ -204,6 +207,84 @@ def test_equal_settings_have_equal_hashes_and_a_changed_one_does_not(
 def test_a_device_that_is_not_there_is_named(name: str) -> None:
     with pytest.raises(DeviceUnavailable, match=name):
         pick_device(name)
+
+
+NO_NETWORK = SegmentOptions(gate=False, weak=HuThreshold(), refine=RefineOptions(method="threshold"))
+
+
+def test_a_hu_threshold_needs_no_network(
+    array_and_affine: tuple[NDArray[np.float32], NDArray[np.float64]],
+    phantom: Phantom,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No weights are read, nothing is called a probability, and what is denser than the brain by the contrast is
+    masked: on a head with a large bleed, most of it."""
+
+    def no_weights(*_: object) -> None:
+        raise AssertionError("weights were asked for")
+
+    monkeypatch.setattr(pipeline, "load_weights", no_weights)
+    result = Segmenter(options=NO_NETWORK).segment(array_and_affine)
+    assert result.probability is None and result.operating_point is None and result.weights_sha256 is None
+    assert np.isnan(result.slice_probabilities).all()
+    assert np.array_equal(result.slice_gated, result.slice_has_brain)
+    assert (result.settings["weights_sha256"], result.settings["preprocess"]) == (None, None)
+    assert any("no network was asked" in warning for warning in result.warnings)
+    blood = phantom.labels.numpy() > 0
+    assert result.mask[blood].mean() > 0.7
+    assert not result.mask[phantom.ct.hu.numpy() > 200].any()
+    assert result.volume_ml == pytest.approx(int(result.mask.sum()) * 10.0 * 2.0 * 2.0 / 1000)
+
+
+def test_a_hu_threshold_on_a_scan_without_brain_says_so(
+    array_and_affine: tuple[NDArray[np.float32], NDArray[np.float64]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "intracranial_region", lambda ct, _: torch.zeros_like(ct.hu, dtype=torch.bool))
+    result = Segmenter(options=NO_NETWORK).segment(array_and_affine)
+    assert result.volume_ml is None and result.probability is None
+    assert not result.mask.any() and not result.saliency.any()
+
+
+def test_what_only_a_network_can_do_is_refused_without_one(
+    make_weights: Callable[..., Path], array_and_affine: tuple[NDArray[np.float32], NDArray[np.float64]]
+) -> None:
+    with pytest.raises(WeightsError, match="expected a method with a network; got 'hu_threshold'"):
+        Segmenter(options=NO_NETWORK).classify(array_and_affine)
+    with pytest.raises(WeightsError, match="expected no weights with 'hu_threshold'"):
+        Segmenter(make_weights(), options=NO_NETWORK)
+
+
+@pytest.mark.parametrize(
+    ("kind", "weak"),
+    [
+        ("swin", GradCam()),
+        ("swin", LayerCam()),
+        ("swin", GradientRollout()),
+        ("resnet18", GradCam()),
+        ("resnet18", LayerCam()),
+    ],
+    ids=lambda value: getattr(value, "method", value),
+)
+def test_any_method_maps_a_scan(
+    make_weights: Callable[..., Path],
+    array_and_affine: tuple[NDArray[np.float32], NDArray[np.float64]],
+    kind: str,
+    weak: WeakLabeler,
+) -> None:
+    result = Segmenter(make_weights(kind=kind), options=SegmentOptions(weak=weak)).segment(array_and_affine)
+    assert np.isfinite(result.saliency).all()
+    assert result.saliency.min() == 0.0
+    assert 0.5 < result.saliency.max() <= 1.0  # the highest is 1 on the canvas
+    assert result.settings["segment"]["weak"]["method"] == weak.method
+
+
+def test_a_method_that_cannot_look_into_the_network_is_refused_and_classifying_is_not(
+    make_weights: Callable[..., Path], array_and_affine: tuple[NDArray[np.float32], NDArray[np.float64]]
+) -> None:
+    segmenter = Segmenter(make_weights(kind="resnet18"))
+    with pytest.raises(WeightsError, match="the method 'self_attention': expected a Swin Transformer"):
+        segmenter.segment(array_and_affine)
+    assert 0.0 < float(segmenter.classify(array_and_affine).probability or 0.0) < 1.0
 
 
 def test_a_dicom_series_gives_what_its_array_gives_whichever_way_it_comes(

@@ -157,6 +157,19 @@ def test_chosen_slices_are_distinct_rising_and_hold_the_largest_area(
     assert len(others) == min(n, depth - len(findings))
 
 
+def test_an_unknown_probability_is_not_written() -> None:
+    """Nor is a slice of unknown probability a finding."""
+    ct, mask = head(), torch.zeros(1, 200, 200, dtype=torch.bool)
+    pictures = [
+        render_preview(
+            ct, mask, None, torch.full([1], value), title="case", volume_ml=0.0, probability=None, warnings=[]
+        )
+        for value in (float("nan"), 0.25)
+    ]
+    assert pictures[0] != pictures[1]
+    assert finding_slices(mask, torch.full([1], float("nan"))) == []
+
+
 def test_slices_without_findings_are_spread_over_those_with_brain() -> None:
     ct = head(40)
     ct.hu[:8], ct.hu[36:] = -1000.0, 900.0

@@ -145,6 +145,21 @@ def test_smoothing_keeps_the_range_and_the_mean_of_inner_slices(values: list[flo
     assert min(values) - 1e-6 <= float(smooth.min()) <= float(smooth.max()) <= max(values) + 1e-6
 
 
+def test_the_maximum_of_stages_is_on_the_scans_own_scale() -> None:
+    """A lone stage is as it is, no root taken; of several, each is saturated, and the highest counts."""
+    stages = torch.zeros(2, 1, 8, 8)
+    stages[0, 0, 2, 2], stages[1, 0, 3, 3] = 4.0, 1.0
+    region = torch.ones(2, 8, 8, dtype=torch.bool)
+    lone = aggregate(stages, region, AggregationOptions(), "maximum")
+    assert (float(lone[0, 2, 2]), float(lone[1, 3, 3])) == (1.0, 0.25)
+    other = torch.zeros(2, 1, 8, 8)
+    other[1, 0, 3, 3], other[0, 0, 5, 5] = 0.5, 1.0
+    both = aggregate(torch.cat([stages, other], dim=1), region, AggregationOptions(), "maximum")
+    assert float(both[1, 3, 3]) == pytest.approx(0.7616 / 0.9640, abs=1e-4)  # tanh(2 x 0.5) / tanh(2)
+    published = aggregate(stages, region, AggregationOptions(normalisation="slice"), "maximum")
+    assert float(published[1, 3, 3]) == 1.0
+
+
 def test_smoothing_spreads_one_slice_over_its_neighbours() -> None:
     assert smooth_over_slices(torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0])).tolist() == [0.0, 0.25, 0.5, 0.25, 0.0]
 

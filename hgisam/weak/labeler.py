@@ -1,14 +1,17 @@
-"""What every weak-label method is: a network and its images in, saliency maps out."""
+"""What every weak-label method with a network is: the network and its images in, saliency maps out."""
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from hgisam.attention import Combination, combine_stages, fuse_stages
 from hgisam.labels import Subtype
 from hgisam.model.slice_classifier import SliceClassifier
 
@@ -26,18 +29,28 @@ class SaliencyMaps:
     log_odds: Float[Tensor, " batch"]
 
 
-class WeakLabeler(Protocol):
+class WeakLabeler(BaseModel):
     """A method that finds hemorrhage with a network that learned from slice labels only: frozen options, two calls.
 
     Every method treats each image by itself, whatever else is in the batch, and leaves the network as it found it: its
-    gradients, train flags, requires_grad flags and hooks. A method's options carry a `method` tag of its own.
+    gradients, train flags, requires_grad flags and hooks. A method's options carry a `method` tag of its own, by which
+    settings choose it.
     """
 
-    @property
-    def method(self) -> str:
-        """The method's name, by which settings choose it."""
-        ...
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    combination: ClassVar[Combination]
+    """How the method's raw maps become one."""
+
+    @abstractmethod
+    def check(self, model: SliceClassifier) -> None:
+        """Whether a network has what the method looks at.
+
+        Raises:
+            ValueError: where it has not.
+        """
+
+    @abstractmethod
     def stage_maps(
         self,
         model: SliceClassifier,
@@ -47,8 +60,15 @@ class WeakLabeler(Protocol):
         """Log-odds of each image and raw saliency at one or more resolutions, coarse and not normalised, at least 0.
 
         Raw means comparable between images: for those who normalise across windows and slices.
+
+        Args:
+            model: left as it is found.
+            images: values in [0, 1]; each is treated by itself.
+            target: which hemorrhage.
+
+        Raises:
+            ValueError: where the network has not what the method looks at, or lacks the target.
         """
-        ...
 
     def __call__(
         self,
@@ -57,15 +77,20 @@ class WeakLabeler(Protocol):
         region: Bool[Tensor, "batch height width"],
         target: Subtype = Subtype.ANY,
     ) -> SaliencyMaps:
-        """One map in [0, 1] per image, at the images' resolution, normalised by itself.
+        """One map in [0, 1] per image, at the images' resolution, combined as published and normalised by itself.
 
         Args:
-            model: a network whose parameters need no preparation.
-            images: values in [0, 1].
-            region: intracranial region; the map is 0 outside it.
+            model: a network whose parameters need no preparation; left as it is found.
+            images: values in [0, 1]; each is treated by itself.
+            region: intracranial region; the map is 0 outside it, and zeros where it is empty.
             target: which hemorrhage.
+
+        Raises:
+            ValueError: as for `stage_maps`.
         """
-        ...
+        log_odds, stages = self.stage_maps(model, images, target)
+        combine = combine_stages if self.combination == "product" else fuse_stages
+        return SaliencyMaps(maps=combine(stages, region), log_odds=log_odds)
 
 
 @contextmanager

@@ -1,23 +1,24 @@
 """Saliency from a Swin Transformer's own attention: HGI-SAM (2023) and Swin-SAM (2022) are settings of one class."""
 
 from dataclasses import replace
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
-from jaxtyping import Bool, Float
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from jaxtyping import Float
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from hgisam.attention import combine_stages, lay_on_grid, pair_product, token_map
+from hgisam.attention import Combination, lay_on_grid, pair_product, token_map
 from hgisam.labels import Subtype
 from hgisam.model.classifier import HemorrhageClassifier
 from hgisam.model.recorder import AttentionRecorder, BlockAttention, GradientOf
 from hgisam.model.slice_classifier import SliceClassifier
 from hgisam.model.swin import BlockGrid
-from hgisam.weak.labeler import SaliencyMaps, frozen
+from hgisam.weak.activations import check_stages
+from hgisam.weak.labeler import WeakLabeler, frozen
 
 
-class SelfAttention(BaseModel):
+class SelfAttention(WeakLabeler):
     """Hierarchical combination of windowed self-attention; each head weighs as much as the logit depends on it.
 
     The defaults are HGI-SAM: one forward pass, and one backward pass that records norms only. Without `gradient_of` and
@@ -26,7 +27,7 @@ class SelfAttention(BaseModel):
     Source: Rasoulian, Salari, Xiao: HGI-SAM, MELBA 2023:012, arXiv 2304.04902; Swin-SAM is its predecessor.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    combination: ClassVar[Combination] = "product"
 
     method: Literal["self_attention"] = "self_attention"
     """Tells this method from others."""
@@ -44,6 +45,12 @@ class SelfAttention(BaseModel):
         if min(self.stages) < 1 or list(self.stages) != sorted(set(self.stages)):
             raise ValueError(f"expected stages from 1 upwards, each once, in order; got {self.stages}")
         return self
+
+    def check(self, model: SliceClassifier) -> None:
+        """A network with attention, and the stages."""
+        if not isinstance(model, HemorrhageClassifier):
+            raise ValueError(f"expected a Swin Transformer, for its attention; got a {type(model).__name__}")
+        check_stages(model, self.stages)
 
     def stage_maps(
         self,
@@ -65,10 +72,7 @@ class SelfAttention(BaseModel):
             ValueError: where the network has no attention, lacks one of the stages, has stages of uneven depth, or
                 lacks the target.
         """
-        if not isinstance(model, HemorrhageClassifier):
-            raise ValueError(f"expected a Swin Transformer, for its attention; got a {type(model).__name__}")
-        if max(self.stages) > model.n_stages:
-            raise ValueError(f"expected stages of a network with {model.n_stages}; got {self.stages}")
+        self.check(model)
         recorder = AttentionRecorder(self.stages, self.gradient_of)
         with frozen(model):
             logits = model(images, attend=recorder)
@@ -79,27 +83,6 @@ class SelfAttention(BaseModel):
             for stage in self.stages
         ]
         return model.log_odds(logits.detach(), target), maps
-
-    def __call__(
-        self,
-        model: SliceClassifier,
-        images: Float[Tensor, "batch channels height width"],
-        region: Bool[Tensor, "batch height width"],
-        target: Subtype = Subtype.ANY,
-    ) -> SaliencyMaps:
-        """The published map of each image: stages stretched to [0, 1], multiplied, stretched again inside the region.
-
-        Args:
-            model: left as it is found.
-            images: values in [0, 1]; each is treated by itself.
-            region: intracranial region; the map is 0 outside it, and zeros where it is empty.
-            target: which hemorrhage.
-
-        Raises:
-            ValueError: as for `stage_maps`.
-        """
-        log_odds, stages = self.stage_maps(model, images, target)
-        return SaliencyMaps(maps=combine_stages(stages, region), log_odds=log_odds)
 
     def _block_map(self, block: BlockAttention) -> Float[Tensor, "batch rows cols"]:
         norms = block.gradient_norms

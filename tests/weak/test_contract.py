@@ -1,32 +1,72 @@
 """What holds for every weak-label method. A new method joins by one entry in METHODS."""
 
 import gc
+from collections.abc import Callable
+from typing import get_args
 
 import pytest
 import torch
-from networks import small_network
+from networks import small_cnn, small_network
 from torch import Tensor
 
 from hgisam.labels import Subtype
-from hgisam.model.classifier import HemorrhageClassifier
-from hgisam.weak import HGI_SAM, SWIN_SAM, SWIN_SAM_AS_PUBLISHED, SelfAttention, WeakLabeler
+from hgisam.model.slice_classifier import SliceClassifier
+from hgisam.weak import (
+    HGI_SAM,
+    SWIN_SAM,
+    SWIN_SAM_AS_PUBLISHED,
+    GradCam,
+    GradCamPlusPlus,
+    GradientRollout,
+    HuThreshold,
+    LayerCam,
+    SelfAttention,
+    WeakLabeler,
+    WeakMethod,
+)
 
-METHODS: dict[str, WeakLabeler] = {
-    "hgi_sam": HGI_SAM,
-    "hgi_sam_weights": SelfAttention(gradient_of="weights"),
-    "swin_sam": SWIN_SAM,
-    "swin_sam_as_published": SWIN_SAM_AS_PUBLISHED,
+Make = Callable[..., SliceClassifier]
+
+METHODS: dict[str, tuple[WeakLabeler, Make]] = {
+    "hgi_sam": (HGI_SAM, small_network),
+    "hgi_sam_weights": (SelfAttention(gradient_of="weights"), small_network),
+    "swin_sam": (SWIN_SAM, small_network),
+    "swin_sam_as_published": (SWIN_SAM_AS_PUBLISHED, small_network),
+    "gradient_rollout": (GradientRollout(), small_network),
+    "grad_cam_swin": (GradCam(stage=3), small_network),
+    "grad_cam_cnn": (GradCam(stage=3), small_cnn),
+    "grad_cam_plus_plus_swin": (GradCamPlusPlus(stage=3), small_network),
+    "grad_cam_plus_plus_cnn": (GradCamPlusPlus(stage=3), small_cnn),
+    "layer_cam_swin": (LayerCam(), small_network),
+    "layer_cam_cnn": (LayerCam(), small_cnn),
 }
+"""A method and what makes a network for it. Their stages are those that are coarse, but not so coarse as 2 x 2."""
 
 
 @pytest.fixture(params=METHODS, ids=str)
-def method(request: pytest.FixtureRequest) -> WeakLabeler:
-    return METHODS[request.param]
+def named(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture
-def model() -> HemorrhageClassifier:
-    return small_network(outputs=2, stem="deep")
+def method(named: str) -> WeakLabeler:
+    return METHODS[named][0]
+
+
+@pytest.fixture
+def make(named: str) -> Make:
+    return METHODS[named][1]
+
+
+@pytest.fixture
+def model(make: Make) -> SliceClassifier:
+    return small_network(outputs=2, stem="deep") if make is small_network else make(outputs=2)
+
+
+def test_no_method_escapes_the_contract() -> None:
+    (union, _) = get_args(WeakMethod)
+    kinds = {get_args(member)[0] for member in get_args(union)}
+    assert kinds == {type(method) for method, _ in METHODS.values()} | {HuThreshold}
 
 
 def inputs(batch: int = 3) -> tuple[Tensor, Tensor]:
@@ -38,7 +78,7 @@ def inputs(batch: int = 3) -> tuple[Tensor, Tensor]:
     return torch.rand(batch, 3, 64, 64, generator=generator), region
 
 
-def test_maps_are_finite_in_range_and_inside_the_region(method: WeakLabeler, model: HemorrhageClassifier) -> None:
+def test_maps_are_finite_in_range_and_inside_the_region(method: WeakLabeler, model: SliceClassifier) -> None:
     images, region = inputs()
     found = method(model, images, region)
     assert found.maps.shape == region.shape
@@ -49,15 +89,15 @@ def test_maps_are_finite_in_range_and_inside_the_region(method: WeakLabeler, mod
 
 
 @pytest.mark.parametrize("outputs", [1, 2, 6])
-def test_the_sigmoid_of_the_log_odds_is_the_probability(method: WeakLabeler, outputs: int) -> None:
-    model = small_network(outputs=outputs)
+def test_the_sigmoid_of_the_log_odds_is_the_probability(method: WeakLabeler, make: Make, outputs: int) -> None:
+    model = make(outputs=outputs)
     images, region = inputs()
     with torch.no_grad():
         expected = model.eval().probabilities(model(images))[:, -1]
     torch.testing.assert_close(method(model, images, region).log_odds.sigmoid(), expected)
 
 
-def test_raw_maps_are_coarse_and_not_negative(method: WeakLabeler, model: HemorrhageClassifier) -> None:
+def test_raw_maps_are_coarse_and_not_negative(method: WeakLabeler, model: SliceClassifier) -> None:
     images, _ = inputs()
     log_odds, stages = method.stage_maps(model, images)
     assert log_odds.shape == (3,)
@@ -66,7 +106,7 @@ def test_raw_maps_are_coarse_and_not_negative(method: WeakLabeler, model: Hemorr
         assert torch.isfinite(stage).all() and stage.min() >= 0.0 and not stage.requires_grad
 
 
-def test_an_image_does_not_depend_on_its_batch_mates(method: WeakLabeler, model: HemorrhageClassifier) -> None:
+def test_an_image_does_not_depend_on_its_batch_mates(method: WeakLabeler, model: SliceClassifier) -> None:
     """Difference 3 of the method's notes: the authors stretch over the batch.
 
     In double precision, since a lively random network blows up what matrix products of other sizes round otherwise.
@@ -80,9 +120,9 @@ def test_an_image_does_not_depend_on_its_batch_mates(method: WeakLabeler, model:
 
 
 @pytest.mark.parametrize("caller", [torch.no_grad, torch.enable_grad, torch.inference_mode])
-def test_the_callers_gradient_mode_does_not_matter(method: WeakLabeler, caller: type) -> None:
+def test_the_callers_gradient_mode_does_not_matter(method: WeakLabeler, make: Make, caller: type) -> None:
     images, region = inputs()
-    network = small_network()
+    network = make()
     expected = method(network, images, region).maps
     with caller():
         grad_mode = torch.is_grad_enabled()
@@ -90,10 +130,10 @@ def test_the_callers_gradient_mode_does_not_matter(method: WeakLabeler, caller: 
         assert torch.is_grad_enabled() is grad_mode
 
 
-def test_the_network_is_left_as_it_was_found(method: WeakLabeler, model: HemorrhageClassifier) -> None:
+def test_the_network_is_left_as_it_was_found(method: WeakLabeler, model: SliceClassifier) -> None:
     images, region = inputs()
     model.train()
-    model.swin.layers[1].eval()
+    next(iter(model.children())).eval()
     model.head.bias.requires_grad_(False)
     model.head.weight.grad = torch.full_like(model.head.weight, 7.0)
     before = snapshot(model)
@@ -101,8 +141,8 @@ def test_the_network_is_left_as_it_was_found(method: WeakLabeler, model: Hemorrh
     assert snapshot(model) == before
 
 
-def test_a_failing_call_leaves_the_network_as_it_was_found(method: WeakLabeler) -> None:
-    model = small_network().train()
+def test_a_failing_call_leaves_the_network_as_it_was_found(method: WeakLabeler, make: Make) -> None:
+    model = make().train()
     before = snapshot(model)
     with pytest.raises(ValueError, match="expected one of the classifier's targets"):
         method(model, *inputs(), target=Subtype.SUBDURAL)
@@ -111,8 +151,8 @@ def test_a_failing_call_leaves_the_network_as_it_was_found(method: WeakLabeler) 
     assert snapshot(model) == before
 
 
-def test_two_hundred_calls_leave_no_tensor_behind(method: WeakLabeler) -> None:
-    model = small_network()
+def test_thirty_calls_leave_no_tensor_behind(method: WeakLabeler, make: Make) -> None:
+    model = make()
     images, region = inputs(batch=1)
 
     def live() -> tuple[int, int]:
@@ -122,12 +162,28 @@ def test_two_hundred_calls_leave_no_tensor_behind(method: WeakLabeler) -> None:
 
     method(model, images, region)
     before = live()
-    for _ in range(200):
+    for _ in range(30):
         method(model, images, region)
     assert live() == before
 
 
-def snapshot(model: HemorrhageClassifier) -> dict[str, object]:
+def test_the_contract_without_a_network() -> None:
+    """Finite, in [0, 1], zero outside the region, each slice by itself: what is left where there is no network."""
+    generator = torch.Generator().manual_seed(5)
+    _, region = inputs()
+    hu = 30.0 + 40.0 * torch.randn(3, 64, 64, generator=generator)
+    hu[:, :4] = 1000.0
+    before = hu.clone()
+    together = HuThreshold()(hu, region, 31.0, (0.5, 0.7))
+    assert together.shape == region.shape and torch.isfinite(together).all()
+    assert together.min() == 0.0 < together.max() <= 1.0
+    assert together[~region].abs().max() == 0.0
+    for i in range(3):
+        assert torch.equal(HuThreshold()(hu[i : i + 1], region[i : i + 1], 31.0, (0.5, 0.7))[0], together[i])
+    assert torch.equal(hu, before)
+
+
+def snapshot(model: SliceClassifier) -> dict[str, object]:
     """Everything about a network that a method must not change."""
     return {
         "state": {name: tensor.clone().tolist() for name, tensor in model.state_dict().items()},

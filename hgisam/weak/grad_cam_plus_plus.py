@@ -1,0 +1,64 @@
+"""Grad-CAM++: feature maps weighted with their positive gradients, each place by how much it matters alone."""
+
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from hgisam.attention import Combination
+from hgisam.labels import Subtype
+from hgisam.model.slice_classifier import SliceClassifier
+from hgisam.weak.activations import StageActivation, check_stages, stage_activations
+from hgisam.weak.labeler import WeakLabeler
+
+_VANISHES = 1e-6
+"""A denominator that its two terms cancel to less than this share says nothing: its place gets no weight."""
+
+
+class GradCamPlusPlus(WeakLabeler):
+    """Grad-CAM++ of one stage, of a CNN or of a Swin Transformer's tokens: kinder to several lesions in one image.
+
+    Source: Chattopadhyay et al., Grad-CAM++, WACV 2018 (arXiv 1710.11063).
+    """
+
+    combination: ClassVar[Combination] = "maximum"
+
+    method: Literal["grad_cam_plus_plus"] = "grad_cam_plus_plus"
+    """Tells this method from others."""
+    stage: int | None = Field(default=None, ge=1)
+    """Stage (1-based) whose feature maps are weighted; none for the network's last, as published."""
+
+    def check(self, model: SliceClassifier) -> None:
+        """Any network with the stage will do."""
+        check_stages(model, [self.stage or model.n_stages])
+
+    def stage_maps(
+        self,
+        model: SliceClassifier,
+        images: Float[Tensor, "batch channels height width"],
+        target: Subtype = Subtype.ANY,
+    ) -> tuple[Float[Tensor, " batch"], list[Float[Tensor, "batch _ _"]]]:
+        """Log-odds of each image, and the map on the stage's own grid."""
+        self.check(model)
+        log_odds, (found,) = stage_activations(model, images, [self.stage or model.n_stages], target)
+        return log_odds, [grad_cam_plus_plus(found)]
+
+
+def grad_cam_plus_plus(found: StageActivation) -> Float[Tensor, "batch rows cols"]:
+    """L = ReLU(sum_k w_k A_k), with w_k = sum_ij alpha_kij ReLU(g_kij) and g = dY/dA, where
+
+    alpha_kij = g_kij^2 / (2 g_kij^2 + sum_ab A_kab g_kij^3), 0 where g_kij is or where the denominator vanishes.
+
+    Source: arXiv 1710.11063, equations 5, 10 and 19. The score's exponential there is a factor common to all places of
+    an image; it is left out, so that a sure slice does not drown the others of its scan.
+    """
+    features, gradient = found.features.double(), found.gradient.double()
+    square = 2 * gradient.square()
+    cube = features.sum(dim=(2, 3), keepdim=True) * gradient.pow(3)
+    denominator = square + cube
+    sound = denominator.abs() > _VANISHES * (square + cube.abs())
+    alpha = torch.where(sound, gradient.square() / torch.where(sound, denominator, 1.0), 0.0)
+    weights = (alpha * gradient.relu()).sum(dim=(2, 3))
+    return torch.einsum("bk,bkrc->brc", weights, features).relu().float()
