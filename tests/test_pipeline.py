@@ -21,7 +21,7 @@ from hgisam.phantom import Phantom, PhantomOptions, make_phantom
 from hgisam.pipeline import DeviceUnavailable, SegmentOptions, pick_device
 from hgisam.preprocess import PreprocessOptions
 from hgisam.refine import RefineOptions
-from hgisam.weak import GradCam, GradientRollout, HuThreshold, LayerCam, WeakLabeler
+from hgisam.weak import GradCam, GradCamPlusPlus, GradientRollout, HuThreshold, LayerCam, WeakLabeler
 
 TINY = SwinOptions(img_size=96, window=3, embed_dim=8, depths=(2, 2, 2, 2), heads=(1, 2, 4, 8), in_channels=2)
 
@@ -257,7 +257,7 @@ def test_what_only_a_network_can_do_is_refused_without_one(
         ("swin", GradCam()),
         ("swin", LayerCam()),
         ("swin", GradientRollout()),
-        ("resnet18", GradCam()),
+        ("resnet18", GradCamPlusPlus()),
         ("resnet18", LayerCam()),
     ],
     ids=lambda value: getattr(value, "method", value),

@@ -33,6 +33,7 @@ from hgisam.refine import RefineOptions, refine
 from hgisam.segment import in_scan_context, to_log_odds
 from hgisam.train.calibration import auc, fit_temperature, pick_operating_point
 from hgisam.train.recipe import TrainOptions, train_on_phantoms
+from hgisam.weak import WeakMethod
 
 log = logging.getLogger("train_shipped_weights")
 
@@ -57,7 +58,8 @@ def main() -> None:
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     given.output.mkdir(parents=True, exist_ok=True)
-    options = load_settings(given.config).train
+    settings = load_settings(given.config)
+    options = settings.train
     path = given.output / NAME
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     start = f"torchrun --nproc-per-node {processes}" if processes > 1 else "python"
@@ -92,7 +94,7 @@ def main() -> None:
     operating_point, figures = gate(tuning_slices(path, phantoms, options))
     metadata = metadata.model_copy(update={"operating_point": operating_point, "figures": figures})
     save_weights(path, model, metadata, half=True)
-    threshold, dice = best_threshold(path, phantoms[:THRESHOLD_HEADS])
+    threshold, dice = best_threshold(path, phantoms[:THRESHOLD_HEADS], settings.segment.weak)
     metadata = metadata.model_copy(
         update={"threshold": threshold, "figures": figures | {"tuning_dice_threshold_only": dice}}
     )
@@ -181,9 +183,15 @@ def gate(scored: list[ScoredScan]) -> tuple[float, dict[str, float]]:
     return operating_point, {name: round(value, 4) for name, value in figures.items()}
 
 
-def best_threshold(path: Path, phantoms: list[Phantom]) -> tuple[float, float]:
-    """The saliency threshold of the best mean volume Dice on tuning phantoms that bled, and that Dice."""
-    segmenter = Segmenter(path, options=SegmentOptions(refine=RefineOptions(method="threshold")))
+def best_threshold(path: Path, phantoms: list[Phantom], weak: WeakMethod) -> tuple[float, float]:
+    """The saliency threshold of the best mean volume Dice on tuning phantoms that bled, and that Dice.
+
+    Args:
+        path: the weights.
+        phantoms: the heads.
+        weak: the method whose maps are cut.
+    """
+    segmenter = Segmenter(path, options=SegmentOptions(weak=weak, refine=RefineOptions(method="threshold")))
     dice: dict[float, list[float]] = {threshold: [] for threshold in THRESHOLDS}
     for phantom in phantoms:
         if not phantom.bleeds:
