@@ -206,7 +206,7 @@ def test_a_device_that_is_not_there_is_named(name: str) -> None:
         pick_device(name)
 
 
-NO_NETWORK = SegmentOptions(gate=False, weak=HuThreshold(), refine=RefineOptions(method="threshold"))
+NO_NETWORK = SegmentOptions(gate=False, weak=HuThreshold(contrast_hu=16.0), refine=RefineOptions(method="threshold"))
 
 
 def test_a_hu_threshold_needs_no_network(
