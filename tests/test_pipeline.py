@@ -24,7 +24,7 @@ from hgisam.phantom import Phantom, PhantomOptions, make_phantom
 from hgisam.pipeline import DeviceUnavailable, SegmentOptions, pick_device
 from hgisam.preprocess import PreprocessOptions
 from hgisam.refine import RefineOptions
-from hgisam.weak import GradCam, GradientRollout, HuThreshold, LayerCam, WeakLabeler
+from hgisam.weak import GradCam, GradCamPlusPlus, GradientRollout, HuThreshold, LayerCam, WeakLabeler
 
 TINY = SwinOptions(img_size=96, window=3, embed_dim=8, depths=(2, 2, 2, 2), heads=(1, 2, 4, 8), in_channels=2)
 
@@ -209,7 +209,7 @@ def test_a_device_that_is_not_there_is_named(name: str) -> None:
         pick_device(name)
 
 
-NO_NETWORK = SegmentOptions(gate=False, weak=HuThreshold(), refine=RefineOptions(method="threshold"))
+NO_NETWORK = SegmentOptions(gate=False, weak=HuThreshold(contrast_hu=16.0), refine=RefineOptions(method="threshold"))
 
 
 def test_a_hu_threshold_needs_no_network(
@@ -260,7 +260,7 @@ def test_what_only_a_network_can_do_is_refused_without_one(
         ("swin", GradCam()),
         ("swin", LayerCam()),
         ("swin", GradientRollout()),
-        ("resnet18", GradCam()),
+        ("resnet18", GradCamPlusPlus()),
         ("resnet18", LayerCam()),
     ],
     ids=lambda value: getattr(value, "method", value),
