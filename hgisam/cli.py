@@ -46,6 +46,7 @@ OperatingPoint = Annotated[
     float | None,
     typer.Option(metavar="P", help="Slice probability that counts as blood, 0 to 1.", show_default="the weights' own"),
 ]
+Workers = Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes.", show_default="one per CPU")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more, with a traceback where something fails.")]
 
@@ -133,9 +134,7 @@ def phantom(
     output: Output,
     n: Annotated[int, typer.Option("-n", "--number", min=1, help="How many heads.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Of the first head; the others have those that follow.")] = 0,
-    workers: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Processes.", show_default="one per CPU")
-    ] = None,
+    workers: Workers = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -166,16 +165,27 @@ def evaluate(
         ),
     ],
     output: Output,
+    patients: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CSV", help="Whose scan each case is: columns case, patient.", show_default="another's each"
+        ),
+    ] = None,
+    workers: Workers = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Compare masks with references: Dice, IoU and volume difference per scan, and means that do not flatter."""
+    """Compare masks with references by scan, slice, lesion and subtype, with means that do not flatter."""
     with _session(quiet=quiet, verbose=verbose):
-        make_output_folder(output)
         from hgisam.evaluate.folders import evaluate_folders
-        from hgisam.evaluate.report import as_tables, write_report
+        from hgisam.evaluate.report import as_tables, refuse_foreign, write_report
+        from hgisam.io.tables import read_patients
 
-        report = evaluate_folders(predictions, references)
+        make_output_folder(output)
+        refuse_foreign(output)
+        owners = None if patients is None else read_patients(patients)
+        show = _on_terminal() and not quiet
+        report = evaluate_folders(predictions, references, owners, workers=workers or _n_cpus(), show_progress=show)
         write_report(report, output)
         if not quiet:
             from rich.console import Console

@@ -16,15 +16,15 @@ ROWS = (
     {"__main__"},
     {"cli"},
     {"run", "phantom_folder"},
-    {"config", "records", "outputs", "environment"},
+    {"config", "records", "environment"},
     {"pipeline"},
     {"train"},
     {"evaluate", "preview"},
     {"segment", "refine"},
     {"weak"},
-    {"attention"},
+    {"attention", "outputs"},
     {"io", "brain", "preprocess", "model", "phantom", "plausibility"},
-    {"volume", "windowing", "labels", "cases", "exits", "progress"},
+    {"volume", "windowing", "labels", "cases", "exits", "progress", "processes"},
 )
 """From the top down. A room may import from any row below its own, and nothing from its own row or above."""
 

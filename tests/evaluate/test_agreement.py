@@ -44,7 +44,11 @@ def test_the_icc_that_shrout_and_fleiss_publish() -> None:
 def test_a_constant_error_costs_agreement() -> None:
     truth = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
     exact, shifted = (intraclass_correlation(np.stack([truth, truth + by], axis=1)) for by in (0.0, 6.0))
-    assert (exact.value, exact.low, exact.reason) == (1.0, None, "the measurements agree perfectly: there is no interval")
+    assert (exact.value, exact.low, exact.reason) == (
+        1.0,
+        None,
+        "the measurements agree perfectly: there is no interval",
+    )
     assert shifted.value is not None and shifted.value < 0.8
 
 
