@@ -60,16 +60,19 @@ def refuse_foreign(folder: Path) -> None:
 def write_report(report: EvaluationReport, folder: Path) -> None:
     """Write `evaluation.csv` (a row per scan), tables by slice, by subtype and of means, and `evaluation.json`.
 
+    Patients are written as numbers, in the order in which they come: what a hospital calls them stays where it was.
+
     Raises:
         InputError: where a file is in the way that hgisam has not written.
         OutputError: where the folder or a file cannot be written, or another run holds it.
     """
     with claimed(folder):
         refuse_foreign(folder)
-        rows = [_scan_row(scan) for scan in report.scans]
+        numbered = list(zip(report.scans, _patient_numbers(report.scans), strict=True))
+        rows = [_scan_row(scan, patient) for scan, patient in numbered]
         write_csv(folder / SCANS, rows, SCAN_COLUMNS)
-        write_csv(folder / SLICES, _slice_rows(report.scans), SLICE_COLUMNS)
-        write_csv(folder / SUBTYPE_ROWS, _subtype_rows(report.scans), SUBTYPE_COLUMNS)
+        write_csv(folder / SLICES, _slice_rows(numbered), SLICE_COLUMNS)
+        write_csv(folder / SUBTYPE_ROWS, _subtype_rows(numbered), SUBTYPE_COLUMNS)
         write_csv(folder / MEANS, _mean_rows(report.summary), MEAN_COLUMNS)
         record = {
             "hgisam_version": __version__,
@@ -98,7 +101,7 @@ def as_tables(report: EvaluationReport) -> RenderableType:
         f" ({summary.n_false_positive} with a false positive). Dice undefined (both empty) in {summary.n_undefined}."
         f" {summary.n_slices} slices, {summary.n_positive_slices} positive."
     )
-    units = f"Intervals are over {summary.n_patients} patients." if report.by_patient else (
+    units = f"Intervals are over patients: {summary.n_patients}." if report.by_patient else (
         "Intervals are over scans, as if each were another patient's; --patients says otherwise."
     )  # fmt: skip
     parts = [
@@ -148,13 +151,18 @@ def _lesion_values(scored: Scored) -> Row:
     }
 
 
-def _scan_row(scan: ScanScore) -> Row:
+def _patient_numbers(scans: Sequence[ScanScore]) -> list[int]:
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(scan.patient, len(numbers) + 1) for scan in scans]
+
+
+def _scan_row(scan: ScanScore, patient: int) -> Row:
     positive = scan.positive_slices
     published = [found.overlap.dice for found in positive if found.overlap.dice is not None]
     alarms = [found.overlap.n_prediction > 0 for found in scan.slices if not found.overlap.n_reference]
     return {
         "case": scan.case,
-        "patient": scan.patient,
+        "patient": patient,
         **_mask_values(scan.overlap, scan.surface),
         **_lesion_values(scan),
         PUBLISHED_DICE: sum(published) / len(published) if published else None,
@@ -168,24 +176,24 @@ def _scan_row(scan: ScanScore) -> Row:
     }
 
 
-def _slice_rows(scans: Sequence[ScanScore]) -> Iterator[Row]:
-    for scan in scans:
+def _slice_rows(numbered: Sequence[tuple[ScanScore, int]]) -> Iterator[Row]:
+    for scan, patient in numbered:
         for found in sorted(scan.slices, key=lambda of_slice: of_slice.slice_index):
             yield {
                 "case": scan.case,
-                "patient": scan.patient,
+                "patient": patient,
                 "slice_index": found.slice_index,
                 **_mask_values(found.overlap, found.surface),
                 "probability_any": found.probability,
             }
 
 
-def _subtype_rows(scans: Sequence[ScanScore]) -> Iterator[Row]:
-    for scan in scans:
+def _subtype_rows(numbered: Sequence[tuple[ScanScore, int]]) -> Iterator[Row]:
+    for scan, patient in numbered:
         for found in scan.subtypes:
             yield {
                 "case": scan.case,
-                "patient": scan.patient,
+                "patient": patient,
                 "subtype": found.subtype,
                 **_mask_values(found.overlap, found.surface),
                 **_lesion_values(found),

@@ -3,7 +3,8 @@
 A surface runs between voxels. Around each corner that voxels share (8 in a volume, 4 in a slice), those inside the mask
 give the piece of surface there, cut halfway between inside and outside as marching cubes does. Each piece counts with
 its area in mm2 (length in mm, in a slice), and lies at the corner for the sake of distances. Nothing is resampled: the
-affine's own columns place the corners, so thick slices are measured as they are.
+affine's own columns place the corners, so thick slices are measured as they are. Slices are taken to lie evenly: a
+`MaskVolume` has one affine.
 
 Source: Nikolov et al., J Med Internet Res 23(7):e26151, 2021, and their surface-distance library, whose areas follow
 from three rules: cuts at half way; where two cuts are possible, the rarer kind of corner is cut off; and of the ways to

@@ -335,8 +335,8 @@ def _read_whole_numbers(path: Path, max_voxels: int, kind: str) -> tuple[NDArray
 
 
 def _labels(values: NDArray[Any], grid: NiftiGrid) -> UInt8[Tensor, "depth height width"]:
-    house = grid.orientation.to_house(np.rint(values).astype(np.uint8))
-    return torch.from_numpy(np.ascontiguousarray(house))
+    whole = values if values.dtype.kind in "ui" else np.rint(values)
+    return torch.from_numpy(np.ascontiguousarray(grid.orientation.to_house(whole.astype(np.uint8))))
 
 
 def _read_voxels(stream: BinaryIO, block: bytes, layout: Layout, source: str) -> NDArray[Any]:
