@@ -66,15 +66,15 @@ def make_pair(folder: Path, seed: int) -> float:
 
 def blobs(noise: torch.Generator) -> torch.Tensor:
     """Two ragged ellipsoids inside a head's extent, 0.1 to some 50 mL each."""
-    d, h, w = torch.meshgrid(*(torch.arange(n) * mm for n, mm in zip(SHAPE, SPACING_MM, strict=True)), indexing="ij")
+    d, h, w = (torch.arange(n) * mm for n, mm in zip(SHAPE, SPACING_MM, strict=True))
     found = torch.zeros(SHAPE, dtype=torch.bool)
     coarse = torch.rand(1, 1, 8, 64, 64, generator=noise)
     ragged = torch.nn.functional.interpolate(coarse, SHAPE, mode="trilinear")[0, 0]
     for _ in range(2):
         middle = torch.tensor([80.0, 115.0, 115.0]) + (torch.rand(3, generator=noise) - 0.5) * 80
         radii = 4 + torch.rand(3, generator=noise) * 20
-        far = ((d - middle[0]) / radii[0]) ** 2 + ((h - middle[1]) / radii[1]) ** 2 + ((w - middle[2]) / radii[2]) ** 2
-        found |= far + 0.6 * ragged < 1.0
+        d_far, h_far, w_far = (((x - m) / r) ** 2 for x, m, r in zip((d, h, w), middle, radii, strict=True))
+        found |= d_far[:, None, None] + h_far[:, None] + w_far + 0.6 * ragged < 1.0
     return found
 
 
