@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hgisam import NOTICE, __version__
-from hgisam.cases import InputError, SeriesChoiceNeeded, find_cases
+from hgisam.cases import SeriesChoiceNeeded, find_cases
 from hgisam.exits import ExitCode, Interrupts
 from hgisam.io.atomic import make_output_folder
-from hgisam.io.errors import OutputError, ScanRefused
+from hgisam.io.errors import InputError, OutputError, ScanRefused
 
 if TYPE_CHECKING:
     from hgisam.pipeline import Segmenter
@@ -58,6 +58,7 @@ OperatingPoint = Annotated[
     float | None,
     typer.Option(metavar="P", help="Slice probability that counts as blood, 0 to 1.", show_default="the weights' own"),
 ]
+Workers = Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes.", show_default="one per CPU")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more, with a traceback where something fails.")]
 
@@ -152,9 +153,7 @@ def phantom(
     output: Output,
     n: Annotated[int, typer.Option("-n", "--number", min=1, help="How many heads.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Of the first head; the others have those that follow.")] = 0,
-    workers: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Processes.", show_default="one per CPU")
-    ] = None,
+    workers: Workers = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -185,16 +184,27 @@ def evaluate(
         ),
     ],
     output: Output,
+    patients: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CSV", help="Whose scan each case is: columns case, patient.", show_default="another's each"
+        ),
+    ] = None,
+    workers: Workers = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Compare masks with references: Dice, IoU and volume difference per scan, and means that do not flatter."""
+    """Compare masks with references by scan, slice, lesion and subtype, with means that do not flatter."""
     with _session(quiet=quiet, verbose=verbose):
-        make_output_folder(output)
         from hgisam.evaluate.folders import evaluate_folders
-        from hgisam.evaluate.report import as_tables, write_report
+        from hgisam.evaluate.report import as_tables, refuse_foreign, write_report
+        from hgisam.io.tables import read_patients
 
-        report = evaluate_folders(predictions, references)
+        make_output_folder(output)
+        refuse_foreign(output)
+        owners = None if patients is None else read_patients(patients)
+        show = _on_terminal() and not quiet
+        report = evaluate_folders(predictions, references, owners, workers=workers or _n_cpus(), show_progress=show)
         write_report(report, output)
         if not quiet:
             from rich.console import Console

@@ -16,16 +16,17 @@ ROWS = (
     {"__main__"},
     {"cli"},
     {"run", "phantom_folder"},
-    {"config", "records", "outputs", "environment"},
+    {"config", "records", "environment"},
     {"pipeline"},
     {"train"},
     {"evaluate", "preview"},
+    {"outputs"},
     {"cases"},
     {"segment", "refine"},
     {"weak"},
     {"attention"},
     {"io", "brain", "preprocess", "model", "phantom", "plausibility"},
-    {"volume", "windowing", "labels", "exits", "progress"},
+    {"volume", "windowing", "labels", "exits", "progress", "processes"},
 )
 """From the top down. A room may import from any row below its own, and nothing from its own row or above."""
 

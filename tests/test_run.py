@@ -16,10 +16,10 @@ import pytest
 from dicom_writer import pattern, write_series
 from fake_model import AFFINE, MASKED, VOXEL_ML, FakeModel
 
-from hgisam.cases import Case, InputError, find_cases
+from hgisam.cases import Case, find_cases
 from hgisam.exits import ExitCode
 from hgisam.io.dicom import read_dicom
-from hgisam.io.errors import OutputError
+from hgisam.io.errors import InputError, OutputError
 from hgisam.pipeline import SegmentationResult
 from hgisam.plausibility import Plausibility
 from hgisam.records import recorded_path, recorded_reason

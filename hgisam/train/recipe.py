@@ -18,11 +18,12 @@ from torch.utils.data import DataLoader
 
 from hgisam import NOTICE, __version__
 from hgisam.brain import BrainOptions
-from hgisam.cases import InputError, own_record
+from hgisam.cases import own_record
 from hgisam.evaluate.detection import detection, detection_curves, reliability
 from hgisam.evaluate.figures import write_learning_curves, write_reliability, write_roc_and_precision_recall
 from hgisam.evaluate.scored import ScoredSlices, detection_by_target, joined_slices, read_scored_slices
 from hgisam.io.atomic import make_output_folder
+from hgisam.io.errors import InputError
 from hgisam.io.tables import write_json
 from hgisam.model.architecture import Architecture, build_classifier
 from hgisam.model.checkpoint import (
