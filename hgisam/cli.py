@@ -6,13 +6,14 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hgisam import NOTICE, __version__
-from hgisam.cases import SeriesChoiceNeeded, find_cases
+from hgisam.cases import SeriesChoiceNeeded, Shard, find_cases
 from hgisam.exits import ExitCode, Interrupts
 from hgisam.io.atomic import make_output_folder
 from hgisam.io.errors import InputError, OutputError, ScanRefused
@@ -25,6 +26,14 @@ log = logging.getLogger("hgisam")
 app = typer.Typer(name="hgisam", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 train_app = typer.Typer(no_args_is_help=True, help="Train networks on slice labels, phantoms, or both.")
 app.add_typer(train_app, name="train")
+
+
+class OomPolicy(StrEnum):
+    """What `--oom` takes."""
+
+    HALVE = "halve"
+    CPU = "cpu"
+
 
 Inputs = Annotated[
     list[Path],
@@ -59,6 +68,19 @@ OperatingPoint = Annotated[
     typer.Option(metavar="P", help="Slice probability that counts as blood, 0 to 1.", show_default="the weights' own"),
 ]
 Workers = Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes.", show_default="one per CPU")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Leave alone what is done: same input, settings and weights, all files whole.")
+]
+ShardOf = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="I/N", help="Take every Nth case, beside N-1 others in one folder; resumes."),
+]
+Timeout = Annotated[
+    float | None, typer.Option(min=0.1, metavar="SECONDS", help="Give a case up after so long.", show_default="never")
+]
+Oom = Annotated[
+    OomPolicy, typer.Option(help="Out of memory with one window per pass: the case fails, or the run goes to the CPU.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more, with a traceback where something fails.")]
 
@@ -97,11 +119,16 @@ def segment(
     series_uid: SeriesUid = None,
     allow_gaps: AllowGaps = False,
     save_map: Annotated[bool, typer.Option("--save-map", help="Write saliency maps, CASE_map.nii.gz.")] = False,
+    resume: Resume = False,
+    shard: ShardOf = None,
+    timeout: Timeout = None,
+    oom: Oom = OomPolicy.HALVE,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Outline the blood and measure it: a mask, a preview and a record per scan, a summary over all."""
     with _session(quiet=quiet, verbose=verbose):
+        share = Shard.parse(shard) if shard else None
         cases = find_cases(inputs, series_uid or ())
         make_output_folder(output)
         flags = {
@@ -114,9 +141,11 @@ def segment(
         }
         model = _load(weights, config, flags, device, batch_size)
         model.check("segment")
-        from hgisam.run import segment_cases
+        from hgisam.run import RunOptions, segment_cases
 
-        report = segment_cases(model, cases, output, save_map=save_map, show_progress=_on_terminal() and not quiet)
+        options = RunOptions(resume, share, timeout, oom.value)
+        show = _on_terminal() and not quiet
+        report = segment_cases(model, cases, output, save_map=save_map, show_progress=show, options=options)
         _finish(report, ("case", "probability", "volume_ml", "status"), output, quiet=quiet)
 
 
@@ -132,19 +161,25 @@ def classify(
     hu_offset: HuOffset = None,
     series_uid: SeriesUid = None,
     allow_gaps: AllowGaps = False,
+    resume: Resume = False,
+    shard: ShardOf = None,
+    timeout: Timeout = None,
+    oom: Oom = OomPolicy.HALVE,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Probability of hemorrhage, for each scan and slice; no mask, and faster than segment."""
     with _session(quiet=quiet, verbose=verbose):
+        share = Shard.parse(shard) if shard else None
         cases = find_cases(inputs, series_uid or ())
         make_output_folder(output)
         flags = {"operating_point": operating_point, "hu_offset": hu_offset, "allow_gaps": allow_gaps or None}
         model = _load(weights, config, flags, device, batch_size)
         model.check("classify")
-        from hgisam.run import classify_cases
+        from hgisam.run import RunOptions, classify_cases
 
-        report = classify_cases(model, cases, output, show_progress=_on_terminal() and not quiet)
+        options = RunOptions(resume, share, timeout, oom.value)
+        report = classify_cases(model, cases, output, show_progress=_on_terminal() and not quiet, options=options)
         _finish(report, ("case", "probability", "n_slices_positive", "status"), output, quiet=quiet)
 
 

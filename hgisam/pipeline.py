@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -166,8 +166,8 @@ class ClassificationResult:
 
     @cached_property
     def settings_hash(self) -> str:
-        """sha256 of the settings in canonical JSON: two results with one hash were made alike."""
-        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+        """`hash_of` the settings: two results with one hash were made alike."""
+        return hash_of(self.settings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,6 +258,7 @@ class Segmenter:
         self.options = options or SegmentOptions()
         self.device = pick_device(device)
         self.batch_size = batch_size or DEFAULT_BATCH_SIZE[self.device.type]
+        self._made_of = partial(type(self), weights, options=self.options, device=device, batch_size=batch_size)
         self._weights: LoadedWeights | None = None
         self._brain = BrainOptions()
         self.operating_point: float | None = None
@@ -277,6 +278,29 @@ class Segmenter:
             raise WeightsError(f"expected weights made with settings that this version knows; got {what}") from error
         self.operating_point = _first(self.options.operating_point, metadata.operating_point)
         self.threshold = _first(self.options.threshold, metadata.threshold)
+
+    def __reduce__(self) -> tuple[Callable[[], "Segmenter"], tuple[()]]:
+        """To another process it goes as what it was made of, which loads the weights there."""
+        return self._made_of, ()
+
+    def use_less_memory(self, *, allow_cpu: bool) -> str | None:
+        """After the device ran out of memory: halve the windows per pass, else go to the CPU; from here on.
+
+        Args:
+            allow_cpu: whether to leave the device once one window per pass is too many.
+
+        Returns:
+            What is used now, in words; None where nothing could be changed.
+        """
+        if self.batch_size > 1:
+            self.batch_size //= 2
+            return f"{self.batch_size} windows per pass"
+        if not allow_cpu or self.device.type == "cpu" or self._weights is None:
+            return None
+        self.device = torch.device("cpu")
+        self.batch_size = DEFAULT_BATCH_SIZE["cpu"]
+        self._model = self._model.to(self.device)
+        return "the CPU"
 
     @property
     def weights(self) -> LoadedWeights:
@@ -482,6 +506,11 @@ class Segmenter:
             "weights_sha256": self._weights.sha256 if self._weights else None,
             "operating_point": self.operating_point,
         }
+
+
+def hash_of(settings: dict[str, Any]) -> str:
+    """sha256 of settings in canonical JSON."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def pick_device(name: str) -> torch.device:

@@ -16,6 +16,7 @@ ROWS = (
     {"__main__"},
     {"cli"},
     {"run", "phantom_folder"},
+    {"casework"},
     {"config", "records", "environment"},
     {"pipeline"},
     {"train"},
