@@ -76,7 +76,8 @@ ShardOf = Annotated[
     typer.Option("--shard", metavar="I/N", help="Take every Nth case, beside N-1 others in one folder; resumes."),
 ]
 Timeout = Annotated[
-    float | None, typer.Option(min=0.1, metavar="SECONDS", help="Give a case up after so long.", show_default="never")
+    float | None,
+    typer.Option(min=0.1, max=1e6, metavar="SECONDS", help="Give a case up after so long.", show_default="never"),
 ]
 Oom = Annotated[
     OomPolicy, typer.Option(help="Out of memory with one window per pass: the case fails, or the run goes to the CPU.")

@@ -294,7 +294,7 @@ class Segmenter:
         """
         if self.batch_size > 1:
             self.batch_size //= 2
-            return f"{self.batch_size} windows per pass"
+            return f"a batch of {self.batch_size}"
         if not allow_cpu or self.device.type == "cpu" or self._weights is None:
             return None
         self.device = torch.device("cpu")

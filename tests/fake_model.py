@@ -39,7 +39,7 @@ class FakeModel:
         if self.batch_size == 1:
             return None
         self.batch_size //= 2
-        return f"{self.batch_size} windows per pass"
+        return f"a batch of {self.batch_size}"
 
     def _fields(self, scan: Path) -> dict[str, Any]:
         self.asked.append(scan.name)
