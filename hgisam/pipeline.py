@@ -415,7 +415,7 @@ class Segmenter:
         for name, column in zip(self._model.targets, by_slice.unbind(dim=1), strict=True):
             found[name] = torch.zeros(len(batch.images))
             in_context = in_scan_context(to_log_odds(smooth_over_slices(column)), self.weights.metadata.scan_context)
-            found[name][slices] = in_context.div(self.weights.metadata.temperature).sigmoid().float()
+            found[name][slices] = self.weights.metadata.calibrated(in_context).sigmoid().float()
         return found.pop(Subtype.ANY), found
 
     def _of_scan(self, probabilities: Float[Tensor, " slices"]) -> float:
@@ -442,7 +442,7 @@ class Segmenter:
         def stage_maps(images: Tensor) -> tuple[Tensor, list[Tensor]]:
             """Calibrated log-odds of each window, and its raw saliency by stage."""
             log_odds, stages = weak.stage_maps(self._model, images)
-            return log_odds / self.weights.metadata.temperature, stages
+            return self.weights.metadata.calibrated(log_odds), stages
 
         chosen = torch.nonzero(gated).flatten().tolist()
         with look.timings.of("map"):

@@ -450,7 +450,7 @@ class _Training:
         write_learning_curves(self._output / "curves.png", read_rows(self._output), title)
         for name, judges, scored in (("tuning", sources.tuning, tuning), ("test", sources.test, test)):
             if scored:
-                uncalibrated = calibration.model_copy(update={"temperature": 1.0})
+                uncalibrated = calibration.model_copy(update={"temperature": 1.0, "offset": 0.0})
                 write_judgement(
                     self._output,
                     name,
@@ -493,6 +493,7 @@ class _Training:
         return Calibration(
             scan_context=start.scan_context,
             temperature=start.temperature,
+            offset=start.offset,
             scan_head=start.scan_head,
             operating_point=start.operating_point,
         )
@@ -536,7 +537,7 @@ def write_judgement(folder: Path, name: str, raw: ScoredSlices, scored: ScoredSl
     Args:
         folder: where to.
         name: who judged: "tuning" or "test".
-        raw: their slices before temperature scaling.
+        raw: their slices before temperature and offset.
         scored: after it.
         operating_point: slice probability from which a slice counts as positive.
 
@@ -557,8 +558,8 @@ def write_judgement(folder: Path, name: str, raw: ScoredSlices, scored: ScoredSl
     curves = detection_curves(probabilities, labels, patients)
     write_roc_and_precision_recall(folder / f"{name}_roc_pr.png", curves, found, f"{name} patients", "slices")
     sets = {
-        "before temperature": (reliability(raw.probabilities[known], labels, patients), before),
-        "after temperature": (reliability(probabilities, labels, patients), found),
+        "before calibration": (reliability(raw.probabilities[known], labels, patients), before),
+        "after calibration": (reliability(probabilities, labels, patients), found),
     }
     write_reliability(folder / f"{name}_reliability.png", sets, f"{name} patients", "slices")
 
