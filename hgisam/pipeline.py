@@ -442,7 +442,7 @@ class Segmenter:
         def stage_maps(images: Tensor) -> tuple[Tensor, list[Tensor]]:
             """Calibrated log-odds of each window, and its raw saliency by stage."""
             log_odds, stages = weak.stage_maps(self._model, images)
-            return self.weights.metadata.calibrated(log_odds), stages
+            return log_odds / self.weights.metadata.temperature, stages  # of the scan's windows, not of patients
 
         chosen = torch.nonzero(gated).flatten().tolist()
         with look.timings.of("map"):
