@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,6 +53,10 @@ SeriesUid = Annotated[
 AllowGaps = Annotated[
     bool, typer.Option("--allow-gaps", help="Take a DICOM series with missing slices: the volume is a lower bound.")
 ]
+MaxVoxels = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Refuse a scan whose header states more voxels.", show_default="268,435,456"),
+]
 OperatingPoint = Annotated[
     float | None,
     typer.Option(metavar="P", help="Slice probability that counts as blood, 0 to 1.", show_default="the weights' own"),
@@ -77,6 +82,37 @@ def hgisam(
 
 
 @app.command()
+def check(
+    inputs: Inputs,
+    weights: Weights = None,
+    config: Config = None,
+    hu_offset: HuOffset = None,
+    series_uid: SeriesUid = None,
+    allow_gaps: AllowGaps = False,
+    max_voxels: MaxVoxels = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Say whether scans can be worked on, and what is odd about them, as segment and classify would; write nothing."""
+    with _session(quiet=quiet, verbose=verbose):
+        cases = find_cases(inputs, series_uid or ())
+        flags = {"hu_offset": hu_offset, "allow_gaps": allow_gaps or None, "max_voxels": max_voxels}
+        model = _load(weights, config, flags, "cpu", None)
+        from hgisam.check import CHECK_COLUMNS, check_cases, document, exit_code
+
+        checks = check_cases(model, cases, show_progress=_on_terminal() and not quiet)
+        if as_json:
+            from hgisam.io.tables import json_text
+
+            typer.echo(json_text(document(checks)))
+        elif not quiet:
+            below = [[f"    {doubt.aspect}: {doubt.text}" for doubt in found.doubts] for found in checks]
+            _show([found.row() for found in checks], CHECK_COLUMNS, below)
+        raise typer.Exit(exit_code(checks))
+
+
+@app.command()
 def segment(
     inputs: Inputs,
     output: Output,
@@ -93,6 +129,7 @@ def segment(
     hu_offset: HuOffset = None,
     series_uid: SeriesUid = None,
     allow_gaps: AllowGaps = False,
+    max_voxels: MaxVoxels = None,
     save_map: Annotated[bool, typer.Option("--save-map", help="Write saliency maps, CASE_map.nii.gz.")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -108,6 +145,7 @@ def segment(
             "operating_point": operating_point,
             "hu_offset": hu_offset,
             "allow_gaps": allow_gaps or None,
+            "max_voxels": max_voxels,
         }
         model = _load(weights, config, flags, device, batch_size)
         from hgisam.run import segment_cases
@@ -128,6 +166,7 @@ def classify(
     hu_offset: HuOffset = None,
     series_uid: SeriesUid = None,
     allow_gaps: AllowGaps = False,
+    max_voxels: MaxVoxels = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -135,7 +174,12 @@ def classify(
     with _session(quiet=quiet, verbose=verbose):
         cases = find_cases(inputs, series_uid or ())
         make_output_folder(output)
-        flags = {"operating_point": operating_point, "hu_offset": hu_offset, "allow_gaps": allow_gaps or None}
+        flags = {
+            "operating_point": operating_point,
+            "hu_offset": hu_offset,
+            "allow_gaps": allow_gaps or None,
+            "max_voxels": max_voxels,
+        }
         model = _load(weights, config, flags, device, batch_size)
         from hgisam.run import classify_cases
 
@@ -243,12 +287,14 @@ def _finish(report: "RunReport", columns: tuple[str, ...], output: Path, *, quie
     raise typer.Exit(report.exit_code)
 
 
-def _show(rows: Sequence[Mapping[str, object]], columns: tuple[str, ...]) -> None:
-    """Rows as aligned columns on stdout."""
+def _show(rows: Sequence[Mapping[str, object]], columns: tuple[str, ...], below: Sequence[Sequence[str]] = ()) -> None:
+    """Rows as aligned columns on stdout, each with the lines that stand below it."""
     lines = [columns, *(tuple(_shown(row[column]) for column in columns) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-    for line in lines:
+    for line, notes in zip_longest(lines, ((), *below), fillvalue=()):
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        for note in notes:
+            typer.echo(note)
 
 
 def _shown(value: object) -> str:

@@ -15,12 +15,13 @@ import torch
 from hgisam import NOTICE, __version__
 from hgisam.cases import Case, own_record
 from hgisam.exits import ExitCode, Interrupts
+from hgisam.intake import ImplausibleScan
 from hgisam.io.dicom_series import DicomSeries
 from hgisam.io.errors import OutputError, ScanRefused
 from hgisam.io.nifti import write_map, write_mask
 from hgisam.io.tables import write_csv, write_json
 from hgisam.outputs import RUN_RECORD, claimed, refuse_overwriting
-from hgisam.pipeline import ClassificationResult, ImplausibleScan, SegmentationResult
+from hgisam.pipeline import ClassificationResult, SegmentationResult
 from hgisam.preview import write_preview
 from hgisam.progress import case_progress
 from hgisam.records import (

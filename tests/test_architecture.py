@@ -15,11 +15,11 @@ PACKAGE = Path(__file__).resolve().parent.parent / "hgisam"
 ROWS = (
     {"__main__"},
     {"cli"},
-    {"run", "phantom_folder"},
+    {"run", "phantom_folder", "check"},
     {"config", "records", "outputs", "environment"},
     {"pipeline"},
     {"train", "evaluate", "preview"},
-    {"cases"},
+    {"cases", "intake"},
     {"segment", "refine"},
     {"weak"},
     {"attention"},

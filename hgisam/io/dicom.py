@@ -41,7 +41,7 @@ def read_dicom(
     Raises:
         ScanRefused: where there is not one series, slices are missing or contradict each other, or a file is damaged.
     """
-    series = scan if isinstance(scan, DicomSeries) else _only_series(scan)
+    series = scan if isinstance(scan, DicomSeries) else only_series(scan)
     source = series.source
     if series.problem is not None:
         raise ScanRefused(f"{source}: {series.problem}")
@@ -100,7 +100,12 @@ def read_slices(paths: Sequence[Path], source: str) -> CTVolume:
     return _assemble(pixels, slices, _stack_of(slices), source)[0]
 
 
-def _only_series(path: Path) -> DicomSeries:
+def only_series(path: Path) -> DicomSeries:
+    """The one series of a file, folder or archive.
+
+    Raises:
+        ScanRefused: where there is none, or it cannot be told which one is meant.
+    """
     listing = find_series([path])
     if not listing.series:
         raise listing.refusal(path.name)
