@@ -131,11 +131,19 @@ def segment(
     allow_gaps: AllowGaps = False,
     max_voxels: MaxVoxels = None,
     save_map: Annotated[bool, typer.Option("--save-map", help="Write saliency maps, CASE_map.nii.gz.")] = False,
+    dicom_seg: Annotated[
+        bool, typer.Option("--dicom-seg", help="Write DICOM SEG of DICOM scans, CASE_seg.dcm.")
+    ] = False,
+    deidentify: Annotated[
+        bool, typer.Option("--deidentify", help="Leave patient and study out of the DICOM SEG; UIDs stay.")
+    ] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Outline the blood and measure it: a mask, a preview and a record per scan, a summary over all."""
     with _session(quiet=quiet, verbose=verbose):
+        if deidentify and not dicom_seg:
+            raise InputError("expected --dicom-seg with --deidentify; got none; no other output names a patient")
         cases = find_cases(inputs, series_uid or ())
         make_output_folder(output)
         flags = {
@@ -150,7 +158,15 @@ def segment(
         model = _load(weights, config, flags, device, batch_size)
         from hgisam.run import segment_cases
 
-        report = segment_cases(model, cases, output, save_map=save_map, show_progress=_on_terminal() and not quiet)
+        report = segment_cases(
+            model,
+            cases,
+            output,
+            save_map=save_map,
+            dicom_seg=dicom_seg,
+            deidentify=deidentify,
+            show_progress=_on_terminal() and not quiet,
+        )
         _finish(report, ("case", "probability", "volume_ml", "status"), output, quiet=quiet)
 
 
