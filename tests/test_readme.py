@@ -97,7 +97,7 @@ def test_the_commands_run_in_their_order(in_a_clone: Path) -> None:
     words |= {"PREDICTIONS": "out", "REFERENCES": "sample_volumes/truth"}
     (block,) = [block for block in blocks("sh") if "INPUT..." in block]
     lines = [shlex.split(line, comments=True)[1:] for line in block.splitlines()]
-    assert [line[0] for line in lines] == ["segment", "classify", "phantom", "evaluate", "info"]
+    assert [line[0] for line in lines] == ["check", "segment", "classify", "phantom", "evaluate", "info"]
     for line in lines:
         folder = "phantoms" if line[0] == "phantom" else "out"
         done = CliRunner().invoke(app, [folder if word == "FOLDER" else words.get(word, word) for word in line])

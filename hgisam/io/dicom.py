@@ -49,8 +49,8 @@ def read_dicom(
     n_voxels = len(series.slices) * math.prod(first.plane.shape)
     if n_voxels > max_voxels:
         raise ScanRefused(
-            f"{source}: expected at most {max_voxels:,} voxels; got headers that state {n_voxels:,}; raise the limit if"
-            " that is true"
+            f"{source}: expected at most {max_voxels:,} voxels; got headers that state {n_voxels:,}; if that is true,"
+            " raise --max-voxels"
         )
     groups = _by_place(series.slices)
     slices = tuple(group[0] for group in groups)
