@@ -64,7 +64,16 @@ def write_json(path: Path, content: object) -> None:
         OutputError: where the file cannot be written; nothing is left behind.
         TypeError: where something has no place in JSON.
     """
-    _write_text(path, json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    _write_text(path, json_text(content) + "\n")
+
+
+def json_text(content: object) -> str:
+    """A record as `write_json` writes it.
+
+    Raises:
+        TypeError: where something has no place in JSON.
+    """
+    return json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def read_slice_labels(path: Path) -> list[SliceLabel]:
