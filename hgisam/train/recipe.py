@@ -253,7 +253,7 @@ def train_classifier(
         training.record("running")
         with journal(output, options.loop.steps, training.trainer.step, show=show_progress) as told:
             training.run(workers, told)
-        return training.finish()
+    return training.finish()  # alone: the other processes are done
 
 
 def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, workers: int) -> Sources:
@@ -564,7 +564,7 @@ def read_out_of_fold(folder: Path) -> ScoredSlices:
 @contextmanager
 def _processes(device: torch.device) -> Iterator[None]:
     """Join the other processes, where torchrun started several."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=3))
