@@ -282,6 +282,7 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
         tuning: list[Judge] = []
         test: list[Judge] = []
         if data is not None:
+            make_output_folder(cache)
             cohort = read_cohort(data, options.layout, workers=workers, index=cache / "headers.csv")
             for line in cohort.summary().splitlines():
                 log.info("%s", line)
