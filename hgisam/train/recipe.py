@@ -25,6 +25,7 @@ from hgisam.io.atomic import make_output_folder
 from hgisam.io.tables import write_json
 from hgisam.model.architecture import Architecture, build_classifier
 from hgisam.model.checkpoint import (
+    WeightsError,
     WeightsMetadata,
     load_weights,
     phantom_weights_path,
@@ -243,6 +244,7 @@ def train_classifier(
         if not rank:
             make_output_folder(output)
             _check_folder(output, options, resume=resume)
+        _check_initial_weights(options)
         sources = gather(options, data, output, cache or output / "cache", workers)
         training = _Training(options, sources, output, device or torch.device("cpu"), command)
         if resume:
@@ -584,6 +586,17 @@ def _first_process_first() -> Iterator[None]:
     yield
     if dist.is_initialized() and not rank:
         dist.barrier()
+
+
+def _check_initial_weights(options: TrainOptions) -> None:
+    """Stop before hours of preparation, where the file to begin with is not there.
+
+    Raises:
+        WeightsError: naming it.
+    """
+    path = options.initial_weights
+    if isinstance(path, Path) and not path.is_file():
+        raise WeightsError(f"{path}: expected a weights file to begin with; got none; set train.initial_weights")
 
 
 def recorded_settings(options: TrainOptions) -> dict[str, Any]:
