@@ -37,9 +37,7 @@ def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None 
     return load_recipe(Settings, path, overrides)
 
 
-def load_recipe(
-    schema: type[Recipe], path: Path | None = None, overrides: Mapping[str, Any] | None = None
-) -> Recipe:
+def load_recipe(schema: type[Recipe], path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """A YAML file as settings of one kind, with those given on the command line laid over them.
 
     Args:

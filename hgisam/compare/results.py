@@ -10,8 +10,9 @@ import numpy as np
 from hgisam.compare.runner import CaseResult, MethodResult
 from hgisam.compare.settings import LOWER_IS_BETTER, CompareOptions
 from hgisam.compare.statistics import Ranking, SignedRank, by_patient, holm, rank_methods, signed_rank
+from hgisam.evaluate.folders import EvaluationReport
 from hgisam.evaluate.statistics import MeanInterval, mean_interval
-from hgisam.evaluate.summary import MEASURES, Measure, Summary, summarise
+from hgisam.evaluate.summary import MEASURES, Measure, Summary
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,23 @@ class Results:
         """The others."""
         return tuple(found for found in self.methods if not found.works)
 
+    @property
+    def nothing_failed(self) -> bool:
+        """Whether every method gave a mask for every case."""
+        return not any(found.failure or found.failed_cases for found in self.methods)
+
+    @cached_property
+    def reports(self) -> dict[str, EvaluationReport]:
+        """Of each working method, by name: what `hgisam evaluate` would say of its masks."""
+        return {
+            found.method.name: EvaluationReport(tuple(one.score for one in found.cases), (), (), (), by_patient=True)
+            for found in self.working
+        }
+
     @cached_property
     def summaries(self) -> dict[str, Summary]:
-        """Of each working method, by name: all that `hgisam evaluate` would say."""
-        return {found.method.name: summarise([one.score for one in found.cases]) for found in self.working}
+        """The numbers in `reports`."""
+        return {name: report.summary for name, report in self.reports.items()}
 
     @cached_property
     def values(self) -> dict[str, dict[str, float]]:

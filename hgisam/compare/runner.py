@@ -150,7 +150,7 @@ class Runner:
                     results.append(compare_case(segmenter, case, shas[case.name], folder, interrupts))
         except (OutputError, KeyboardInterrupt):
             raise
-        except Exception as error:  # noqa: BLE001 - one broken method must not end the others
+        except Exception as error:  # one broken method must not end the others
             failure = recorded_reason(f"{type(error).__name__}: {error}", self.base)
             log.error("%s: left out: %s", method.name, failure)
             log.debug("%s: where it failed", method.name, exc_info=error)
@@ -213,7 +213,7 @@ def compare_case(
         if not same_grid(prediction, reference):
             raise ScanRefused(f"{case.name}: expected scan and reference on one grid; got two; resample the reference")
         found = segmentation_record(result) | {"seconds": round(seconds, 4), "peak_mib": peak_mib}
-    except Exception as error:  # noqa: BLE001 - one bad case must not end the others
+    except Exception as error:  # one bad case must not end the others
         status = "refused" if isinstance(error, ScanRefused) else "failed"
         reason = recorded_reason(f"{type(error).__name__}: {error}", case.scan)
         log.error("%s: %s: %s", case.name, status, reason)

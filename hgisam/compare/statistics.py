@@ -143,9 +143,7 @@ def rank_methods(values: Float64[np.ndarray, "patients methods"], *, higher_is_b
         return without("the methods are equal in every patient")
     found = friedmanchisquare(*rounded.T)
     difference = critical_difference(k, n)
-    return Ranking(
-        means, n, float(found.statistic), float(found.pvalue), difference, not_told_apart(means, difference)
-    )
+    return Ranking(means, n, float(found.statistic), float(found.pvalue), difference, not_told_apart(means, difference))
 
 
 def not_told_apart(mean_ranks: Sequence[float], difference: float) -> tuple[tuple[int, ...], ...]:

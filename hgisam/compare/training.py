@@ -33,7 +33,7 @@ def trained_weights(
         ValueError: where the training's own division would have taught it a patient that it is to be judged on.
     """
     before = own_record(run / RUN_RECORD)
-    done = before.get("state") == "done" and before.get("settings") == recorded_settings(options)
+    done = before.get("state") == "finished" and before.get("settings") == recorded_settings(options)
     if not (done and (run / BEST).is_file()):
         train_classifier(
             options,

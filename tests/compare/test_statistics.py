@@ -39,8 +39,9 @@ def test_the_worked_example_of_demsar() -> None:
 
 
 @pytest.mark.parametrize(
-    ("k", "q"), [(2, 1.960), (3, 2.343), (4, 2.569), (5, 2.728), (6, 2.850), (7, 2.949), (8, 3.031), (9, 3.102), (10, 3.164)]
-)  # fmt: skip
+    ("k", "q"),
+    [(2, 1.960), (3, 2.343), (4, 2.569), (5, 2.728), (6, 2.850), (7, 2.949), (8, 3.031), (9, 3.102), (10, 3.164)],
+)
 def test_critical_values_of_demsar_s_table_5(k: int, q: float) -> None:
     assert critical_difference(k, 14) == pytest.approx(q * math.sqrt(k * (k + 1) / (6 * 14)), rel=5e-4)
 
@@ -61,8 +62,9 @@ def test_equal_methods_share_their_ranks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "reason"), [((20, 2), "3 methods or more; got 2"), ((4, 3), "5 patients or more; got 4"), ((0, 3), "got 0")]
-)  # fmt: skip
+    ("shape", "reason"),
+    [((20, 2), "3 methods or more; got 2"), ((4, 3), "5 patients or more; got 4"), ((0, 3), "got 0")],
+)
 def test_too_little_for_a_ranking_is_said(shape: tuple[int, int], reason: str) -> None:
     found = rank_methods(np.random.default_rng(0).random(shape), higher_is_better=True)
     assert (found.p, found.critical_difference, found.groups) == (None, None, ())
