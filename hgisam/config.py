@@ -100,4 +100,6 @@ def _explained(detail: ErrorDetails) -> str:
     key = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         return f"unknown key '{key}'; check its spelling"
+    if detail["type"] == "value_error":  # ours, and it says what it got
+        return f"'{key}': {detail['msg'].removeprefix('Value error, ')}"
     return f"'{key}': {detail['msg'][0].lower()}{detail['msg'][1:]}; got {detail['input']!r}"

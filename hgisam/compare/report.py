@@ -27,7 +27,7 @@ from hgisam.compare.document import (
 from hgisam.compare.figures import write_boxes, write_case, write_pairs, write_ranks, write_volumes
 from hgisam.compare.results import Results, Versus
 from hgisam.compare.runner import METHODS, MethodResult
-from hgisam.compare.settings import Comparison
+from hgisam.compare.settings import Comparison, TrainedMethod
 from hgisam.evaluate.report import write_report as write_evaluation
 from hgisam.evaluate.statistics import CONFIDENCE, MeanInterval
 from hgisam.evaluate.summary import MEASURES, PUBLISHED_DICE
@@ -146,12 +146,11 @@ def _what(comparison: Comparison, results: Results, data: ComparedData, command:
     options = comparison.compare
     positive = max((found.n_positive for found in results.summaries.values()), default=0)
     normal = max((found.n_normal for found in results.summaries.values()), default=0)
-    folds = (
-        f"{options.folds} folds, dealt by patient with seed {options.seed}; what is trained here is judged on the fold"
-        " that it has not seen."
-        if options.folds > 1
-        else "Nothing is trained here: every method comes as it is."
-    )
+    folds = "Nothing is trained here: every method comes as it is."
+    if any(isinstance(method, TrainedMethod) for method in options.methods):
+        folds = "What is trained here is judged, in each fold, on patients that it has not seen."
+    if options.folds > 1:
+        folds += f" {options.folds} folds, dealt by patient with seed {options.seed}."
     rows = tuple((found.method.name, found.method.learned_from) for found in results.methods)
     caption = f"{len(rows)} methods; {options.reference} is the one that the others are held against."
     return [
