@@ -90,8 +90,8 @@ def answer(results: Results) -> tuple[str, ...]:
     false_ml = {name: found.means["false_positive_ml"] for name, found in results.summaries.items()}
     if own in false_ml and false_ml[own].mean is not None:
         least = min(false_ml, key=lambda name: _or_infinity(false_ml[name].mean))
-        text = f"On normal scans {own} marks {_interval_text(false_ml[own], '{:.2f}')} mL that are not there"
-        more = "" if least == own else f"; the least has {least}, {_interval_text(false_ml[least], '{:.2f}')} mL"
+        text = f"False alarms on normal scans, mL per scan: {own} {_interval_text(false_ml[own], '{:.2f}')}"
+        more = "" if least == own else f"; least of all {least}, {_interval_text(false_ml[least], '{:.2f}')}"
         sentences.append(f"{text}{more}.")
     for found in results.broken:
         sentences.append(f"{found.method.name} gave no result: {_reason(found)}.")

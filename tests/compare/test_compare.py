@@ -86,7 +86,8 @@ def test_the_page_holds_the_answer_the_notice_and_every_picture(done: Path) -> N
     assert page.count("data:image/png;base64,") == len(pictures)
     assert all(f"figures/{name}" in text for name in pictures)
     for name in pictures:
-        assert Image.open(done / "figures" / name).width >= 1000
+        with Image.open(done / "figures" / name) as picture:
+            assert picture.width >= 1000
     assert str(done.parent) not in page + text
 
 

@@ -78,11 +78,11 @@ def test_holm_is_over_the_tests_that_were_made() -> None:
 def test_the_answer_tells_better_from_not_told_apart_and_names_the_broken() -> None:
     ours = cases(*(0.9 - 0.01 * n for n in range(9)), None)
     worse = cases(*(0.5 - 0.02 * n for n in range(9)), None)
-    close = cases(*(0.9 - 0.01 * n + (-0.05) ** (n % 2 + 1) for n in range(9)), None)
+    close = cases(*(0.9 - 0.01 * n + (0.02 if n % 2 else -0.02) for n in range(9)), None)
     text = " ".join(answer(results(ours=ours, worse=worse, close=close, broken=[])))
     assert "better than worse; not told apart from close" in text
     assert "broken gave no result: WeightsError: there are none." in text
-    assert "Highest mean of Dice, positive scans: ours, 0.860 (95 % interval" in text or "ours is number 2" in text
+    assert "Highest mean of Dice, positive scans: ours, 0.860 (95% interval" in text
 
 
 def test_too_few_patients_prove_nothing_and_the_answer_says_so() -> None:
