@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,8 @@ from torch import Tensor
 from hgisam.cases import find_cases, safe_name
 from hgisam.compare.settings import CompareOptions, PhantomData, ScanData, SliceData
 from hgisam.io.atomic import make_output_folder
-from hgisam.io.errors import InputError
-from hgisam.io.nifti import new_grid_for, write_ct, write_labels
+from hgisam.io.errors import InputError, ScanRefused
+from hgisam.io.nifti import new_grid_for, read_mask, write_ct, write_labels
 from hgisam.io.tables import read_patients
 from hgisam.labels import label_value
 from hgisam.phantom import generate_phantoms
@@ -25,6 +26,8 @@ from hgisam.phantom_folder import TRUTH, write_phantoms
 from hgisam.train.layouts import read_cohort
 from hgisam.train.splits import Role, make_splits
 from hgisam.volume import CTVolume
+
+log = logging.getLogger(__name__)
 
 AIR_HU = -1000.0
 _REFERENCES = ("_mask.nii.gz", "_labels.nii.gz", ".nii.gz", "_mask.nii", "_labels.nii", ".nii")
@@ -62,7 +65,7 @@ class ComparedData:
         folder: where its scans lie.
         cases: by name.
         description: in words, for the report.
-        left_out: scans without a reference.
+        left_out: scans without a reference, or without one that can be read.
     """
 
     folder: Path
@@ -132,6 +135,12 @@ def _scans(source: ScanData, base: Path) -> ComparedData:
     for found in find_cases([folder]):
         files = [path for suffix in _REFERENCES if (path := references / f"{found.name}{suffix}").is_file()]
         if not files:
+            left_out.append(found.name)
+            continue
+        try:
+            read_mask(files[0])
+        except ScanRefused as error:
+            log.error("left out: %s", error)
             left_out.append(found.name)
             continue
         if owners is not None and found.name not in owners:

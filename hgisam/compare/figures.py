@@ -77,7 +77,9 @@ def write_ranks(path: Path, results: Results, ranking: Ranking) -> None:
     height = 2.6 + 0.34 * n_left + 0.2 * len(ranking.groups)
     told = "" if ranking.reason is None else f"; no test: {ranking.reason}"
     foot = "Grey bars join methods whose mean ranks differ by less than the critical difference (Nemenyi, 0.05)."
-    figure = new_figure(11.0, height, "Mean rank over patients, 1 is best", f"{_counts(results)}{told}", foot)
+    figure = new_figure(
+        11.0, height, f"Mean rank by {results.measure.title}, 1 is best", f"{_counts(results)}{told}", foot
+    )
     axes = figure.subplots()
     k, bars = len(names), 0.45 * len(ranking.groups)
     axes.hlines(0, 1, k, color=_INK, linewidth=1.5)
@@ -119,13 +121,15 @@ def write_pairs(path: Path, results: Results) -> None:
     foot = f"A point is a case; {side} the diagonal, {own} is better."
     values = [value for name in (own, *others) for value in results.values[name].values()]
     edge = max([1.0, *values]) * 1.03
-    for axes, name in _panels(path, f"Case by case: {own} against the others", _counts(results), foot, others):
+    for axes, name in _panels(
+        path, f"{measure.title}, case by case: {own} against the others", _counts(results), foot, others
+    ):
         cases = sorted(set(results.values[own]) & set(results.values[name]))
         axes.plot([0, edge], [0, edge], color=_GREY, linewidth=1)
         x, y = ([results.values[method][case] for case in cases] for method in (own, name))
         axes.plot(x, y, "o", color=_OTHER, alpha=0.55, markersize=5, mec="none")
         axes.set_title(f"{name}\nn = {len(cases)}", fontsize=9.5, color=_INK)
-        axes.set(xlim=(-0.02 * edge, edge), ylim=(-0.02 * edge, edge), xlabel=f"{own}: {measure.name}")
+        axes.set(xlim=(-0.02 * edge, edge), ylim=(-0.02 * edge, edge), xlabel=own)
 
 
 def write_volumes(path: Path, results: Results) -> None:
@@ -200,7 +204,7 @@ def _panels(path: Path, title: str, subtitle: str, foot: str, names: Sequence[st
     """Square axes for each name, four in a row; the figure is written once all are drawn."""
     n_rows = math.ceil(len(names) / _COLUMNS)
     n_columns = min(_COLUMNS, len(names))
-    width, height = max(9.0, _PANEL_INCHES * n_columns + 0.4), 1.4 + 1.2 * _PANEL_INCHES * n_rows
+    width, height = max(9.0, _PANEL_INCHES * n_columns + 0.4), 1.4 + 1.3 * _PANEL_INCHES * n_rows
     figure = new_figure(width, height, title, subtitle, foot)
     grid = figure.subplots(n_rows, n_columns, squeeze=False).flatten()
     for axes, name in zip(grid, names, strict=False):
@@ -222,7 +226,7 @@ def _counts(results: Results) -> str:
     names = [found.method.name for found in results.complete]
     cases = sorted({case for name in names for case in results.values[name]})
     n_patients = len({results.patients[case] for case in cases})
-    return f"{results.measure.title}: {len(cases)} cases of {n_patients} patients"
+    return f"{len(cases)} cases of {n_patients} patients"
 
 
 def _signed(value: float | None) -> str:

@@ -110,8 +110,9 @@ def _tested(results: Results) -> list[str]:
         gain = (one.difference.mean or 0.0) * (1 if results.higher_is_better else -1)
         told = one.p_holm is not None and one.p_holm < LEVEL
         kinds["not told apart from" if not told else "better than" if gain > 0 else "worse than"].append(one.name)
-    said = [f"{kind} {', '.join(names)}" for kind, names in kinds.items() if names]
-    sentences = [f"{own} is {'; '.join(said)} (Wilcoxon by patient, Holm-adjusted p < {LEVEL:.2g})."] if said else []
+    sentences = [f"{own} is {kind}: {', '.join(names)}." for kind, names in kinds.items() if names]
+    if sentences:
+        sentences[-1] += f" (Wilcoxon by patient, Holm-adjusted p < {LEVEL:.2g} over {len(tested)} tests.)"
     untested = [one for one in results.versus if one.p_holm is None]
     if untested:
         reasons = "; ".join(sorted({one.test.reason or "" for one in untested}))
@@ -296,7 +297,7 @@ def _cases(results: Results, folder: Path) -> list[Block]:
         path = folder / FIGURES / f"case_{number}.png"
         write_case(path, results, what, name)
         own, n = results.options.reference, _n_cases(results)
-        caption = f"{what} case of {own} by {results.measure.title}: {name}, one of {n}."
+        caption = f"{what} of {own}: {name}, one of {n} cases. Numbers are of the whole scan, not of the slice."
         blocks.append(Picture(f"{FIGURES}/{path.name}", caption))
     return [Heading("Best, median and worst"), *blocks] if blocks else []
 
@@ -313,7 +314,9 @@ def _failures(results: Results, data: ComparedData) -> list[Block]:
             for one in found.failed_cases
         ]
     if data.left_out:
-        items.append(f"{len(data.left_out)} scans have no reference and were left out: {', '.join(data.left_out[:5])}")
+        items.append(
+            f"{len(data.left_out)} scans have no reference that can be read, and were left out: {', '.join(data.left_out[:5])}"
+        )
     return [Items(tuple(items)) if items else Paragraph("Nothing: every method gave a mask for every case.")]
 
 
@@ -373,7 +376,7 @@ def _interval_text(found: MeanInterval, form: str) -> str:
         return "undefined (n = 0)"
     mean = form.format(found.mean)
     if found.low is None or found.high is None:
-        return f"{mean} (n = {found.n}, no interval: {found.reason})"
+        return f"{mean} (n = {found.n})"
     return f"{mean} ({CONFIDENCE:.0%} interval {form.format(found.low)} to {form.format(found.high)}, n = {found.n})"
 
 

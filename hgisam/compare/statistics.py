@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from hgisam.evaluate.statistics import CONFIDENCE
 
-MIN_PATIENTS = 5
-"""Below so many patients no signed-rank test can reach 0.05 on both sides: with 5, its least p is 2 / 2**5 = 0.0625."""
+MIN_PATIENTS = 6
+"""With fewer no signed-rank test can fall below 0.05: of 5 patients the least two-sided p is 2 / 2**5 = 0.0625."""
 
 _EQUAL = 1e-12
 

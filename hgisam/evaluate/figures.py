@@ -172,7 +172,7 @@ def write_reliability(
     save(figure, path)
 
 
-def new_figure(width: float, height: float, title: str, subtitle: str = "", foot: str = INTERVALS) -> "Figure":
+def new_figure(width: float, height: float, title: str, subtitle: str = "", legend: str = INTERVALS) -> "Figure":
     """A figure with a canvas, a head and, where there is a subtitle, a foot; sizes in inches.
 
     Args:
@@ -180,7 +180,7 @@ def new_figure(width: float, height: float, title: str, subtitle: str = "", foot
         height: of the whole.
         title: above it.
         subtitle: beneath the title: what of, and how many.
-        foot: what lines and bars are.
+        legend: what lines and bars are; in the foot.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -194,7 +194,7 @@ def new_figure(width: float, height: float, title: str, subtitle: str = "", foot
     left = 2 * edge / width
     figure.text(left, 1 - 0.2 / height, title, va="top", fontsize=14, fontweight="bold", color=_INK)
     figure.text(left, 1 - 0.5 / height, subtitle, va="top", fontsize=10.5, color=_INK)
-    explained = f"{foot} " if subtitle and foot else ""
+    explained = f"{legend} " if subtitle else ""
     figure.text(left, 0.15 / height, f"{explained}{NOTICE}", va="bottom", fontsize=9, color=_INK)
     return figure
 

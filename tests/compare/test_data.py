@@ -76,6 +76,8 @@ def test_scans_are_paired_by_name_and_what_has_no_reference_is_told(tmp_path: Pa
     found = prepare_data(options({"kind": "scans", "folder": "heads"}), tmp_path, tmp_path / "out")
     assert [(case.name, case.reference.name) for case in found.cases] == [("p1", "p1_mask.nii.gz")]
     assert found.left_out == ("p0",)
+    (heads / "truth" / "p0_mask.nii.gz").write_bytes((heads / "truth" / "p1_mask.nii.gz").read_bytes()[:200])
+    assert prepare_data(options({"kind": "scans", "folder": "heads"}), tmp_path, tmp_path / "out") == found
     (heads / "truth" / "p1_mask.nii.gz").unlink()
     with pytest.raises(InputError, match="expected scans with reference masks; got none"):
         prepare_data(options({"kind": "scans", "folder": "heads"}), tmp_path, tmp_path / "out")

@@ -54,7 +54,7 @@ def test_differences_are_of_the_same_cases() -> None:
     assert found.difference.mean == pytest.approx((0.4 + 0.0 - 0.2) / 3)
     assert (found.n_better, found.n_equal, found.n_worse) == (1, 1, 1)
     assert (found.difference.n, found.test.p) == (3, None)
-    assert found.test.reason == "a test needs 5 patients or more; got 3"
+    assert found.test.reason == "a test needs 6 patients or more; got 3"
 
 
 def test_a_patient_with_many_slices_is_one_patient_in_the_test() -> None:
@@ -80,14 +80,14 @@ def test_the_answer_tells_better_from_not_told_apart_and_names_the_broken() -> N
     worse = cases(*(0.5 - 0.02 * n for n in range(9)), None)
     close = cases(*(0.9 - 0.01 * n + (0.02 if n % 2 else -0.02) for n in range(9)), None)
     text = " ".join(answer(results(ours=ours, worse=worse, close=close, broken=[])))
-    assert "better than worse; not told apart from close" in text
+    assert "ours is better than: worse. ours is not told apart from: close." in text
     assert "broken gave no result: WeightsError: there are none." in text
     assert "Highest mean of Dice, positive scans: ours, 0.860 (95% interval" in text
 
 
 def test_too_few_patients_prove_nothing_and_the_answer_says_so() -> None:
     text = " ".join(answer(results(ours=cases(0.9, 0.9), other=cases(0.1, 0.2))))
-    assert "Not tested against other: a test needs 5 patients or more; got 2" in text
+    assert "Not tested against other: a test needs 6 patients or more; got 2" in text
     assert "These differences prove nothing." in text
     assert "better than" not in text
 

@@ -63,7 +63,7 @@ def test_equal_methods_share_their_ranks() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "reason"),
-    [((20, 2), "3 methods or more; got 2"), ((4, 3), "5 patients or more; got 4"), ((0, 3), "got 0")],
+    [((20, 2), "3 methods or more; got 2"), ((5, 3), "6 patients or more; got 5"), ((0, 3), "got 0")],
 )
 def test_too_little_for_a_ranking_is_said(shape: tuple[int, int], reason: str) -> None:
     found = rank_methods(np.random.default_rng(0).random(shape), higher_is_better=True)
@@ -106,7 +106,7 @@ def test_zeros_are_ranked_and_left_out() -> None:
 
 @pytest.mark.parametrize(
     ("differences", "reason"),
-    [([0.1] * 4, "a test needs 5 patients or more; got 4"), ([], "got 0"), ([0.0, 1e-15, 0.0, 0.0, 0.0], "are 0")],
+    [([0.1] * 5, "a test needs 6 patients or more; got 5"), ([], "got 0"), ([0.0, 1e-15] * 3, "are 0")],
 )
 def test_no_test_where_none_can_tell(differences: list[float], reason: str) -> None:
     found = signed_rank(differences)

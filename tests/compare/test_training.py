@@ -59,9 +59,9 @@ def test_a_training_that_saw_patients_of_its_fold_is_not_used(tmp_path: Path, mo
 
 
 def test_a_trained_method_beside_a_given_one(tmp_path: Path) -> None:
-    data = write_drawn_cohort(tmp_path / "heads", 6)
+    data = write_drawn_cohort(tmp_path / "heads", 8)
     (data / "truth").mkdir()
-    for number in range(6):
+    for number in range(8):
         ct, grid = read_ct(data / f"p{number}.nii.gz")
         write_mask(data / "truth" / f"p{number}_mask.nii.gz", (ct.hu > 68) & (ct.hu < 100), grid)
     threshold = {"gate": False, "weak": {"method": "hu_threshold"}, "refine": {"method": "threshold"}}
@@ -81,12 +81,12 @@ def test_a_trained_method_beside_a_given_one(tmp_path: Path) -> None:
         ],
     }  # fmt: skip
     train = {key: value for key, value in TINY["train"].items() if key != "split"}  # type: ignore[attr-defined]
-    recipe = {"source": "a test", "train": train | {"split": {"tuning_share": 0.34}}}
+    recipe = {"source": "a test", "train": train | {"split": {"tuning_share": 0.5}}}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     (tmp_path / "a.yaml").write_text(yaml.safe_dump({"source": "a test", "compare": options}), encoding="utf-8")
     found = compare(tmp_path / "a.yaml", tmp_path / "out", data_folder=data, device="cpu")
     assert [method.failure for method in found.methods] == [None, None, None]
-    assert [len(method.cases) for method in found.methods] == [6, 6, 3]
+    assert [len(method.cases) for method in found.methods] == [8, 8, 4]
     weights = {}
     for one in found.methods[1].cases:
         record = json.loads((tmp_path / "out" / "methods" / "trained" / f"{one.case.name}.json").read_text())
