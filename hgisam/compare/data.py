@@ -30,6 +30,7 @@ from hgisam.volume import CTVolume
 log = logging.getLogger(__name__)
 
 AIR_HU = -1000.0
+_WHITE = 255
 _REFERENCES = ("_mask.nii.gz", "_labels.nii.gz", ".nii.gz", "_mask.nii", "_labels.nii", ".nii")
 
 
@@ -184,14 +185,15 @@ def _pixels(path: Path, mode: str) -> UInt8[np.ndarray, "..."]:
 
 
 def slice_from_grey(grey: UInt8[np.ndarray, "height width"], source: SliceData, name: str) -> CTVolume:
-    """A scan of one slice from a picture; the air around the head, which such pictures cut off, gets its HU back.
+    """A scan of one slice from a picture; air around the head and bone, which such pictures cut off, get HU back.
 
     Args:
         grey: 0 for the lowest HU, 255 for the highest.
         source: what the greys stand for.
         name: of the scan.
     """
-    hu = source.black_hu + grey.astype(np.float32) * ((source.white_hu - source.black_hu) / 255.0)
+    hu = source.black_hu + grey.astype(np.float32) * ((source.white_hu - source.black_hu) / _WHITE)
+    hu[grey == _WHITE] = source.clipped_hu
     areas, n_areas = ndimage.label(grey <= source.air_grey)
     if n_areas:
         hu[areas == 1 + np.bincount(areas.ravel())[1:].argmax()] = AIR_HU

@@ -314,9 +314,8 @@ def _failures(results: Results, data: ComparedData) -> list[Block]:
             for one in found.failed_cases
         ]
     if data.left_out:
-        items.append(
-            f"{len(data.left_out)} scans have no reference that can be read, and were left out: {', '.join(data.left_out[:5])}"
-        )
+        some = ", ".join(data.left_out[:5])
+        items.append(f"{len(data.left_out)} scans have no reference that can be read, and were left out: {some}.")
     return [Items(tuple(items)) if items else Paragraph("Nothing: every method gave a mask for every case.")]
 
 

@@ -64,6 +64,8 @@ class SliceData(BaseModel):
     """HU that the lowest grey stands for."""
     white_hu: float = 255.0
     """HU that the highest grey, 255, stands for."""
+    clipped_hu: float = 1000.0
+    """HU that voxels of the highest grey get: all that is denser was cut off there, and that is bone."""
     air_grey: int = Field(default=2, ge=0, le=255)
     """The largest connected area up to this grey is the air around the head."""
     colours: dict[Subtype, tuple[int, int, int]]

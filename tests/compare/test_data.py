@@ -35,12 +35,13 @@ def options(data: dict[str, object], **more: object) -> CompareOptions:
 
 
 def draw_slice(folder: Path, name: str, colour: tuple[int, int, int]) -> None:
-    """A grey disc in air, with a dark lake in it, and a mask of one colour."""
+    """A grey block in air, with a dark lake in it and a white edge, and a mask of one colour."""
     for place in ("images", "masks"):
         (folder / place).mkdir(exist_ok=True)
     grey = np.zeros((40, 30), dtype=np.uint8)
     grey[5:35, 5:25] = 60
     grey[15:18, 12:15] = 0
+    grey[5, 5:25] = 255
     mask = np.zeros((40, 30, 3), dtype=np.uint8)
     mask[20:24, 10:12] = colour
     Image.fromarray(grey).save(folder / "images" / f"{name}.png")
@@ -57,7 +58,7 @@ def test_pictures_become_scans_of_one_slice(tmp_path: Path) -> None:
     assert found.left_out == ("130001",)
     ct, _ = read_ct(found.cases[0].scan)
     assert ct.spacing_mm == pytest.approx((5.0, 0.45, 0.5))
-    assert (float(ct.hu[0, 0, 0]), float(ct.hu[0, 10, 10]), float(ct.hu[0, 16, 13])) == (-1000.0, 60.0, 0.0)
+    assert [float(ct.hu[0, y, x]) for y, x in ((0, 0), (10, 10), (16, 13), (5, 9))] == [-1000.0, 60.0, 0.0, 1000.0]
     labels, _ = read_labels(found.cases[0].reference)
     assert set(labels.unique().tolist()) == {0, label_value(Subtype.SUBDURAL)}
     assert bool((labels[0, 20:24, 10:12] > 0).all())
