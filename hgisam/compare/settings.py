@@ -95,7 +95,7 @@ class Method(BaseModel):
     @property
     def folder_name(self) -> str:
         """A name that is safe on any disk."""
-        return safe_name(self.name.replace("+", "plus"))
+        return safe_name(self.name.replace("+", "plus").rstrip(")"))
 
     def settings(self, base: Path) -> Settings:
         """The resolved recipe.
