@@ -173,7 +173,7 @@ class Runner:
             tested = frozenset(case.patient for case in data.cases if case.fold == fold)
             weights = trained_weights(options, data.folder, run, tested, device=self.device, workers=self.workers)
         segmenter = Segmenter(weights, options=settings.segment, device=self.device, batch_size=self.batch_size)
-        segmenter.check("segment")
+        segmenter.ensure_able("segment")
         return segmenter
 
 
