@@ -11,10 +11,11 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 
 from hgisam.cases import Case, own_record
+from hgisam.intake import ImplausibleScan
 from hgisam.io.dicom_series import DicomSeries
 from hgisam.io.errors import OutputError, ScanRefused
 from hgisam.io.tables import write_json
-from hgisam.pipeline import ClassificationResult, ImplausibleScan, SegmentationResult
+from hgisam.pipeline import ClassificationResult, SegmentationResult
 from hgisam.records import (
     Record,
     case_record,
@@ -30,7 +31,7 @@ from hgisam.records import (
 
 log = logging.getLogger(__name__)
 
-SEGMENT_SUFFIXES = (".json", "_mask.nii.gz", "_preview.png", "_map.nii.gz")
+SEGMENT_SUFFIXES = (".json", "_mask.nii.gz", "_preview.png", "_map.nii.gz", "_seg.dcm")
 CLASSIFY_SUFFIXES = (".json", "_slices.csv")
 ALL_SUFFIXES = tuple(dict.fromkeys((*SEGMENT_SUFFIXES, *CLASSIFY_SUFFIXES)))
 """What outputs of a case are called. The record comes first: it is the first to go."""

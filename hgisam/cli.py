@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from enum import StrEnum
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,6 +64,10 @@ SeriesUid = Annotated[
 AllowGaps = Annotated[
     bool, typer.Option("--allow-gaps", help="Take a DICOM series with missing slices: the volume is a lower bound.")
 ]
+MaxVoxels = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Refuse a scan whose header states more voxels.", show_default="268,435,456"),
+]
 OperatingPoint = Annotated[
     float | None,
     typer.Option(metavar="P", help="Slice probability that counts as blood, 0 to 1.", show_default="the weights' own"),
@@ -103,6 +108,37 @@ def hgisam(
 
 
 @app.command()
+def check(
+    inputs: Inputs,
+    weights: Weights = None,
+    config: Config = None,
+    hu_offset: HuOffset = None,
+    series_uid: SeriesUid = None,
+    allow_gaps: AllowGaps = False,
+    max_voxels: MaxVoxels = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Say whether scans can be worked on, and what is odd about them, as segment and classify would; write nothing."""
+    with _session(quiet=quiet, verbose=verbose):
+        cases = find_cases(inputs, series_uid or ())
+        flags = {"hu_offset": hu_offset, "allow_gaps": allow_gaps or None, "max_voxels": max_voxels}
+        model = _load(weights, config, flags, "cpu", None)
+        from hgisam.check import CHECK_COLUMNS, check_cases, document, exit_code
+
+        checks = check_cases(model, cases, show_progress=_on_terminal() and not quiet)
+        if as_json:
+            from hgisam.io.tables import json_text
+
+            typer.echo(json_text(document(checks)))
+        elif not quiet:
+            below = [[f"    {doubt.aspect}: {doubt.text}" for doubt in found.doubts] for found in checks]
+            _show([found.row() for found in checks], CHECK_COLUMNS, below)
+        raise typer.Exit(exit_code(checks))
+
+
+@app.command()
 def segment(
     inputs: Inputs,
     output: Output,
@@ -119,7 +155,14 @@ def segment(
     hu_offset: HuOffset = None,
     series_uid: SeriesUid = None,
     allow_gaps: AllowGaps = False,
+    max_voxels: MaxVoxels = None,
     save_map: Annotated[bool, typer.Option("--save-map", help="Write saliency maps, CASE_map.nii.gz.")] = False,
+    dicom_seg: Annotated[
+        bool, typer.Option("--dicom-seg", help="Write DICOM SEG of DICOM scans, CASE_seg.dcm.")
+    ] = False,
+    deidentify: Annotated[
+        bool, typer.Option("--deidentify", help="Leave patient and study out of the DICOM SEG; UIDs stay.")
+    ] = False,
     resume: Resume = False,
     shard: ShardOf = None,
     timeout: Timeout = None,
@@ -130,6 +173,8 @@ def segment(
     """Outline the blood and measure it: a mask, a preview and a record per scan, a summary over all."""
     with _session(quiet=quiet, verbose=verbose):
         share = Shard.parse(shard) if shard else None
+        if deidentify and not dicom_seg:
+            raise InputError("expected --dicom-seg with --deidentify; got none; no other output names a patient")
         cases = find_cases(inputs, series_uid or ())
         make_output_folder(output)
         flags = {
@@ -139,14 +184,22 @@ def segment(
             "operating_point": operating_point,
             "hu_offset": hu_offset,
             "allow_gaps": allow_gaps or None,
+            "max_voxels": max_voxels,
         }
         model = _load(weights, config, flags, device, batch_size)
-        model.check("segment")
+        model.ensure_able("segment")
         from hgisam.run import RunOptions, segment_cases
 
-        options = RunOptions(resume, share, timeout, oom.value)
-        show = _on_terminal() and not quiet
-        report = segment_cases(model, cases, output, save_map=save_map, show_progress=show, options=options)
+        report = segment_cases(
+            model,
+            cases,
+            output,
+            save_map=save_map,
+            dicom_seg=dicom_seg,
+            deidentify=deidentify,
+            show_progress=_on_terminal() and not quiet,
+            options=RunOptions(resume, share, timeout, oom.value),
+        )
         _finish(report, ("case", "probability", "volume_ml", "status"), output, quiet=quiet)
 
 
@@ -162,6 +215,7 @@ def classify(
     hu_offset: HuOffset = None,
     series_uid: SeriesUid = None,
     allow_gaps: AllowGaps = False,
+    max_voxels: MaxVoxels = None,
     resume: Resume = False,
     shard: ShardOf = None,
     timeout: Timeout = None,
@@ -174,9 +228,14 @@ def classify(
         share = Shard.parse(shard) if shard else None
         cases = find_cases(inputs, series_uid or ())
         make_output_folder(output)
-        flags = {"operating_point": operating_point, "hu_offset": hu_offset, "allow_gaps": allow_gaps or None}
+        flags = {
+            "operating_point": operating_point,
+            "hu_offset": hu_offset,
+            "allow_gaps": allow_gaps or None,
+            "max_voxels": max_voxels,
+        }
         model = _load(weights, config, flags, device, batch_size)
-        model.check("classify")
+        model.ensure_able("classify")
         from hgisam.run import RunOptions, classify_cases
 
         options = RunOptions(resume, share, timeout, oom.value)
@@ -247,6 +306,45 @@ def evaluate(
 
             Console(width=None if sys.stdout.isatty() else 160).print(as_tables(report))
         raise typer.Exit(ExitCode.OK if report.complete else ExitCode.SOME_FAILED)
+
+
+@app.command()
+def compare(
+    config: Annotated[
+        Path, typer.Option(metavar="YAML", help="What to compare, such as configs/compare_phantoms.yaml.")
+    ],
+    output: Output,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Scans or slices with reference masks.", show_default="where the YAML says"
+        ),
+    ] = None,
+    device: Device = "auto",
+    batch_size: BatchSize = None,
+    workers: Workers = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Hold methods against each other on the same cases: tests by patient, and a report. Goes on where it stopped."""
+    with _session(quiet=quiet, verbose=verbose):
+        from hgisam.compare.comparison import compare as run_comparison
+        from hgisam.compare.report import HTML, answer
+
+        results = run_comparison(
+            config,
+            output,
+            data_folder=data,
+            device=device,
+            batch_size=batch_size,
+            workers=workers or _n_cpus(),
+            show_progress=_on_terminal() and not quiet,
+        )
+        if not quiet:
+            for sentence in answer(results):
+                typer.echo(sentence)
+            typer.echo(f"Written to {output / HTML}. {NOTICE}")
+        raise typer.Exit(ExitCode.OK if results.nothing_failed else ExitCode.SOME_FAILED)
 
 
 @train_app.command()
@@ -367,12 +465,14 @@ def _finish(report: "RunReport", columns: tuple[str, ...], output: Path, *, quie
     raise typer.Exit(report.exit_code)
 
 
-def _show(rows: Sequence[Mapping[str, object]], columns: tuple[str, ...]) -> None:
-    """Rows as aligned columns on stdout."""
+def _show(rows: Sequence[Mapping[str, object]], columns: tuple[str, ...], below: Sequence[Sequence[str]] = ()) -> None:
+    """Rows as aligned columns on stdout, each with the lines that stand below it."""
     lines = [columns, *(tuple(_shown(row[column]) for column in columns) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-    for line in lines:
+    for line, notes in zip_longest(lines, ((), *below), fillvalue=()):
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        for note in notes:
+            typer.echo(note)
 
 
 def _shown(value: object) -> str:

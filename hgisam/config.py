@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -29,10 +29,19 @@ class Settings(BaseModel):
     """Settings of a training; those that the network needs are stored with its weights."""
 
 
+Recipe = TypeVar("Recipe", bound=BaseModel)
+
+
 def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
-    """The settings of a YAML file, with those given on the command line laid over them.
+    """The settings of a YAML file, with those given on the command line laid over them: `load_recipe` of `Settings`."""
+    return load_recipe(Settings, path, overrides)
+
+
+def load_recipe(schema: type[Recipe], path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """A YAML file as settings of one kind, with those given on the command line laid over them.
 
     Args:
+        schema: the kind.
         path: the YAML; None for the defaults. It names its `source`, and below each stage only what differs.
         overrides: nested like the YAML, such as `{"segment": {"threshold": 0.1}}`; None stands for "not given".
 
@@ -50,7 +59,7 @@ def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None 
     if path is not None and "source" not in recipe:
         raise SettingsError(f"{where}: expected a line 'source: ...' that tells where its numbers come from; got none")
     try:
-        return Settings.model_validate(_laid_over(recipe, overrides or {}))
+        return schema.model_validate(_laid_over(recipe, overrides or {}))
     except ValidationError as error:
         raise SettingsError("; ".join(f"{where}: {_explained(detail)}" for detail in error.errors())) from error
 
@@ -91,4 +100,6 @@ def _explained(detail: ErrorDetails) -> str:
     key = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         return f"unknown key '{key}'; check its spelling"
+    if detail["type"] == "value_error":  # ours, and it says what it got
+        return f"'{key}': {detail['msg'].removeprefix('Value error, ')}"
     return f"'{key}': {detail['msg'][0].lower()}{detail['msg'][1:]}; got {detail['input']!r}"

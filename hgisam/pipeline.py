@@ -2,32 +2,26 @@
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import nibabel as nib
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
 from hgisam import __version__
-from hgisam.brain import BrainOptions, brain_median_hu, coverage_doubts, intracranial_region, midsagittal_line
-from hgisam.io.dicom import read_dicom
-from hgisam.io.dicom_files import kind_of_file
-from hgisam.io.dicom_series import DicomSeries
-from hgisam.io.errors import ScanRefused
-from hgisam.io.nifti import NiftiGrid, ct_from_array, ct_from_image, read_ct
+from hgisam.brain import BrainOptions, brain_median_hu, midsagittal_line
+from hgisam.intake import CheckedScan, IntakeOptions, Scan, Stopwatch, check_scan
+from hgisam.io.nifti import NiftiGrid
 from hgisam.labels import Subtype
 from hgisam.model.checkpoint import LoadedWeights, WeightsError, default_weights_path, load_weights
-from hgisam.plausibility import Plausibility, check_hu
+from hgisam.plausibility import Plausibility
 from hgisam.preprocess import PreprocessOptions, SliceBatch, preprocess
 from hgisam.refine import RefineOptions, refine
 from hgisam.segment import (
@@ -44,18 +38,15 @@ from hgisam.segment import (
 from hgisam.volume import CTVolume, MaskVolume
 from hgisam.weak import AT_CONTRAST, HuThreshold, SelfAttention, WeakMethod
 
-Scan = str | Path | DicomSeries | nib.spatialimages.SpatialImage | tuple[ArrayLike, ArrayLike]
-"""What can be segmented: a NIfTI file; a DICOM file, folder or zip archive with one series; one series of
-`hgisam.io.dicom_series.find_series`; a nibabel image; an array of HU with its affine (voxel index -> RAS+ mm)."""
+NO_NETWORK = "no network was asked: whatever is dense counts as blood, in every slice"
+"""Told of every scan that a method without a network outlined."""
 
 DEFAULT_BATCH_SIZE = {"cpu": 4, "cuda": 64, "mps": 16}
 """Windows per pass by kind of device: on a CPU small batches stay in the cache, on a GPU large ones fill it."""
 
 
-class SegmentOptions(BaseModel):
+class SegmentOptions(IntakeOptions):
     """What a user may set for one run. What a network was trained with is stored with its weights instead."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     gate: bool = True
     """Whether only slices at or above the operating point get a map; without the gate every slice with brain does."""
@@ -74,10 +65,6 @@ class SegmentOptions(BaseModel):
     """How stages, windows and slices become one map."""
     refine: RefineOptions = RefineOptions()
     """How the map becomes a mask."""
-    hu_offset: float = 0.0
-    """Added to the file's values before anything else, for files that are known to be off, such as -1024."""
-    allow_gaps: bool = False
-    """Whether a DICOM series with missing slices is taken; its volume is then a lower bound."""
 
     @model_validator(mode="after")
     def _threshold_is_used(self) -> Self:
@@ -96,18 +83,6 @@ class SegmentOptions(BaseModel):
                 f"got gate: {str(self.gate).lower()}, operating_point: {self.operating_point}"
             )
         return self
-
-
-class ImplausibleScan(ScanRefused):
-    """A scan whose numbers are not the HU of a head.
-
-    Attributes:
-        plausibility: the verdict and what it rests on.
-    """
-
-    def __init__(self, message: str, plausibility: Plausibility) -> None:
-        super().__init__(message)
-        self.plausibility = plausibility
 
 
 class DeviceUnavailable(RuntimeError):
@@ -213,17 +188,25 @@ class SegmentationResult(ClassificationResult):
 class _Look:
     """A scan after preprocessing and one forward pass, where there is a network. Slices in house order."""
 
-    ct: CTVolume
-    grid: NiftiGrid
-    region: Bool[Tensor, "depth height width"]
+    checked: CheckedScan
     median_hu: float
     batch: SliceBatch | None
     slices: list[int]
     probabilities: Float[Tensor, " depth"]
     subtypes: dict[str, Float[Tensor, " depth"]]
-    plausibility: Plausibility
-    warnings: tuple[str, ...]
-    timings: "_Stopwatch"
+    timings: Stopwatch
+
+    @property
+    def ct(self) -> CTVolume:
+        return self.checked.ct
+
+    @property
+    def grid(self) -> NiftiGrid:
+        return self.checked.grid
+
+    @property
+    def region(self) -> Bool[Tensor, "depth height width"]:
+        return self.checked.region
 
 
 class Segmenter:
@@ -316,7 +299,7 @@ class Segmenter:
             )
         return self._weights
 
-    def check(self, command: Literal["classify", "segment"]) -> None:
+    def ensure_able(self, command: Literal["classify", "segment"]) -> None:
         """Whether this network and these settings can do what is asked, before any scan is touched.
 
         Raises:
@@ -331,6 +314,14 @@ class Segmenter:
             except ValueError as error:
                 raise WeightsError(f"weights for the method '{weak.method}': {error}; choose others") from error
 
+    def check(self, scan: Scan) -> CheckedScan:
+        """Whether a scan can be worked on, and what is wrong with it; the network is not asked.
+
+        Raises:
+            ScanRefused: the scan cannot be read or is no plausible head CT.
+        """
+        return check_scan(scan, self._brain, self.options)
+
     def classify(self, scan: Scan) -> ClassificationResult:
         """Probability of hemorrhage, for the scan and each slice.
 
@@ -338,7 +329,7 @@ class Segmenter:
             ScanRefused: the scan cannot be read or is no plausible head CT.
             WeightsError: the settings' method asks no network.
         """
-        self.check("classify")
+        self.ensure_able("classify")
         return ClassificationResult(**self._classification(self._look(scan)))
 
     def segment(self, scan: Scan) -> SegmentationResult:
@@ -348,7 +339,7 @@ class Segmenter:
             ScanRefused: the scan cannot be read or is no plausible head CT.
             WeightsError: the settings' method cannot look into this network.
         """
-        self.check("segment")
+        self.ensure_able("segment")
         look = self._look(scan)
         gated, saliency = self._map(look)
         with look.timings.of("mask"):
@@ -384,18 +375,10 @@ class Segmenter:
 
     def _look(self, scan: Scan) -> _Look:
         """Read, check, preprocess, and one forward pass over every slice that shows brain."""
-        timings = _Stopwatch()
-        with timings.of("read"):
-            ct, grid = _open(scan, self.options)
-        with timings.of("check"):
-            plausibility = check_hu(ct)
-            if plausibility.verdict == "refused":
-                raise ImplausibleScan(f"{ct.source}: {'; '.join(plausibility.reasons)}", plausibility)
-        with timings.of("brain"):
-            region = intracranial_region(ct, self._brain)
+        timings = Stopwatch()
+        checked = check_scan(scan, self._brain, self.options, timings)
+        ct, region = checked.ct, checked.region
         slices = torch.nonzero(region.any(dim=2).any(dim=1)).flatten().tolist()
-        warnings = [*grid.warnings, *(plausibility.reasons if plausibility.verdict == "warning" else ())]
-        warnings += coverage_doubts(ct, region)
         probabilities = torch.full([len(ct.hu)], 0.0 if self._weights else float("nan"))
         subtypes: dict[str, Tensor] = {}
         batch, median_hu = None, float("nan")
@@ -408,13 +391,7 @@ class Segmenter:
             if batch:
                 with timings.of("classify"):
                     probabilities, subtypes = self._probabilities(batch, slices)
-        else:
-            warnings.append("no brain was found: no slice was looked at")
-        if not self._weights:
-            warnings.append("no network was asked: whatever is dense counts as blood, in every slice")
-        return _Look(
-            ct, grid, region, median_hu, batch, slices, probabilities, subtypes, plausibility, tuple(warnings), timings
-        )
+        return _Look(checked, median_hu, batch, slices, probabilities, subtypes, timings)
 
     def _probabilities(
         self, batch: SliceBatch, slices: list[int]
@@ -439,7 +416,7 @@ class Segmenter:
         for name, column in zip(self._model.targets, by_slice.unbind(dim=1), strict=True):
             found[name] = torch.zeros(len(batch.images))
             in_context = in_scan_context(to_log_odds(smooth_over_slices(column)), self.weights.metadata.scan_context)
-            found[name][slices] = in_context.div(self.weights.metadata.temperature).sigmoid().float()
+            found[name][slices] = self.weights.metadata.calibrated(in_context).sigmoid().float()
         return found.pop(Subtype.ANY), found
 
     def _of_scan(self, probabilities: Float[Tensor, " slices"]) -> float:
@@ -466,7 +443,7 @@ class Segmenter:
         def stage_maps(images: Tensor) -> tuple[Tensor, list[Tensor]]:
             """Calibrated log-odds of each window, and its raw saliency by stage."""
             log_odds, stages = weak.stage_maps(self._model, images)
-            return log_odds / self.weights.metadata.temperature, stages
+            return log_odds / self.weights.metadata.temperature, stages  # of the scan's windows, not of patients
 
         chosen = torch.nonzero(gated).flatten().tolist()
         with look.timings.of("map"):
@@ -499,8 +476,8 @@ class Segmenter:
             "subtype_probabilities": {k: _in_file_order(v, look.grid).numpy() for k, v in look.subtypes.items()},
             "slice_has_brain": _in_file_order(has_brain, look.grid).numpy(),
             "slice_positions_mm": _in_file_order(look.ct.slice_positions_mm, look.grid).numpy(),
-            "plausibility": look.plausibility,
-            "warnings": look.warnings,
+            "plausibility": look.checked.plausibility,
+            "warnings": (*look.checked.warnings, *(() if self._weights else (NO_NETWORK,))),
             "timings_s": look.timings.seconds,
             "settings": self.settings,
             "weights_sha256": self._weights.sha256 if self._weights else None,
@@ -530,40 +507,6 @@ def pick_device(name: str) -> torch.device:
     if device.type not in DEFAULT_BATCH_SIZE:
         raise DeviceUnavailable(f"expected cpu, cuda or mps; got {name!r}; try auto")
     return device
-
-
-class _Stopwatch:
-    """Seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def of(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start, 4)
-
-
-def _open(scan: Scan, options: SegmentOptions) -> tuple[CTVolume, NiftiGrid]:
-    hu_offset = options.hu_offset
-    if isinstance(scan, str):
-        scan = Path(scan)
-    if isinstance(scan, DicomSeries) or (isinstance(scan, Path) and _may_hold_dicom(scan)):
-        return read_dicom(scan, allow_gaps=options.allow_gaps, hu_offset=hu_offset)
-    if isinstance(scan, Path):
-        return read_ct(scan, hu_offset=hu_offset)
-    if isinstance(scan, tuple) and len(scan) == 2 and not isinstance(scan[0], np.ma.MaskedArray):
-        array, affine = np.asarray(scan[0]), np.asarray(scan[1], dtype=np.float64)
-        return ct_from_array(array, affine, "array", hu_offset=hu_offset)
-    if isinstance(scan, nib.spatialimages.SpatialImage):
-        return ct_from_image(scan, "image", hu_offset=hu_offset)
-    got = "a masked array" if isinstance(scan, tuple) and len(scan) == 2 else type(scan).__name__
-    raise TypeError(f"expected a path, a DICOM series, a nibabel image, or (array of HU, affine); got {got}")
-
-
-def _may_hold_dicom(path: Path) -> bool:
-    return path.is_dir() or kind_of_file(path) in {"dicom", "zip"}
 
 
 def _volume_reason(look: _Look) -> str | None:

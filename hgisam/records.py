@@ -58,7 +58,7 @@ def case_record(
     """What every record begins with, whatever came of the case.
 
     Args:
-        command: `segment` or `classify`.
+        command: `segment`, `classify` or `compare`.
         case: the case's name.
         path: the input, as given.
         input_sha256: of the input's bytes; None where it could not be read.

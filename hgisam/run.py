@@ -17,7 +17,9 @@ from hgisam import NOTICE, __version__
 from hgisam.cases import Case, Shard, own_record
 from hgisam.casework import ALL_SUFFIXES, CLASSIFY_SUFFIXES, SEGMENT_SUFFIXES, CaseWork, ScanModel
 from hgisam.exits import ExitCode, Interrupts
-from hgisam.io.errors import OutputError
+from hgisam.io.dicom_files import kind_of_file
+from hgisam.io.dicom_seg import seg_obstacle, write_dicom_seg
+from hgisam.io.errors import InputError, OutputError
 from hgisam.io.nifti import write_map, write_mask
 from hgisam.io.tables import write_csv, write_json
 from hgisam.outputs import RUN_RECORD, case_claimed, claimed, refuse_overwriting, tables_held
@@ -81,6 +83,8 @@ def segment_cases(
     folder: Path,
     *,
     save_map: bool = False,
+    dicom_seg: bool = False,
+    deidentify: bool = False,
     show_progress: bool = False,
     options: RunOptions | None = None,
 ) -> RunReport:
@@ -93,16 +97,21 @@ def segment_cases(
         cases: at least one.
         folder: where the outputs go; made if absent, and held for this run alone, or for its shards.
         save_map: whether to write `CASE_map.nii.gz` as well.
+        dicom_seg: whether to write `CASE_seg.dcm` as well, of inputs that are DICOM.
+        deidentify: whether that holds nothing of the patient and the study but UIDs.
         show_progress: whether to draw a progress bar on the terminal.
         options: how to go about it.
 
     Raises:
-        InputError: where an output would replace an input or a file that hgisam has not written.
+        InputError: where an output would replace an input or a file that hgisam has not written, or DICOM SEG is asked
+            for and an input is no DICOM.
         OutputError: where the folder cannot be written at all, or another run holds it.
     """
+    if dicom_seg:
+        _refuse_without_dicom(cases)
     options = options or RunOptions()
-    analyse = _Segmentation(folder, save_map)
-    asked = {"save_map": save_map}
+    analyse = _Segmentation(folder, save_map, dicom_seg, deidentify)
+    asked = {"save_map": save_map, "dicom_seg": dicom_seg, "deidentify": deidentify}
     resume = options.resume or options.shard is not None
     work = CaseWork("segment", model, folder, SEGMENT_SUFFIXES, analyse, asked, resume, options.oom)
     return _Run(work, cases, SEGMENT_SUMMARY, options).over_all(show_progress=show_progress)
@@ -132,17 +141,32 @@ class _Segmentation:
 
     folder: Path
     save_map: bool
+    dicom_seg: bool
+    deidentify: bool
 
     def __call__(self, model: ScanModel, case: Case) -> tuple[Record, Callable[[], None]]:
         result = model.segment(case.scan)
+        record = segmentation_record(result)
+        obstacle = seg_obstacle(case.series) if self.dicom_seg and case.series is not None else None
+        if obstacle is not None:
+            record["warnings"].append(f"no DICOM SEG was written: {obstacle}")
 
         def write() -> None:
             write_mask(self.folder / f"{case.name}_mask.nii.gz", result.mask_volume.voxels, result.grid)
             if self.save_map:
                 write_map(self.folder / f"{case.name}_map.nii.gz", result.saliency_house, result.grid)
             write_preview(self.folder / f"{case.name}_preview.png", result)
+            if self.dicom_seg and case.series is not None and obstacle is None:
+                write_dicom_seg(
+                    self.folder / f"{case.name}_seg.dcm",
+                    result.mask_volume,
+                    result.grid,
+                    case.series,
+                    deidentify=self.deidentify,
+                    weights_sha256=result.weights_sha256 or "",
+                )
 
-        return segmentation_record(result), write
+        return record, write
 
 
 @dataclass(frozen=True)
@@ -288,6 +312,12 @@ class _Run:
                 "cases": [summary_row(record, RUN_COLUMNS) for record in records],
             },
         )
+
+
+def _refuse_without_dicom(cases: Sequence[Case]) -> None:
+    other = next((case for case in cases if case.series is None and kind_of_file(case.path) == "other"), None)
+    if other is not None and not other.path.is_dir():
+        raise InputError(f"{other.path}: expected DICOM, over which a DICOM SEG lies; got another file; leave it out")
 
 
 def _exit_code(statuses: Sequence[str]) -> ExitCode:

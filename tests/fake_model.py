@@ -31,7 +31,7 @@ class FakeModel:
         self.asked: list[str] = []
         self._before_answer = before_answer
 
-    def check(self, command: str) -> None:
+    def ensure_able(self, command: str) -> None:
         """Whatever is asked can be done."""
 
     def use_less_memory(self, *, allow_cpu: bool) -> str | None:

@@ -362,3 +362,14 @@ def test_shards_and_resume_reach_the_run(command: str, tmp_path: Path, scan: Cal
     inode = (out / "b.json").stat().st_ino
     assert hgisam(command, scan("b"), "-o", out, "--resume").exit_code == 0
     assert (out / "b.json").stat().st_ino == inode
+
+
+def test_deidentify_alone_is_a_usage_error(tmp_path: Path, scan: Callable[..., str]) -> None:
+    done = hgisam("segment", scan("a"), "-o", tmp_path / "out", "--deidentify")
+    assert done.exit_code == 2
+    assert "expected --dicom-seg with --deidentify" in done.stderr
+
+
+def test_a_limit_of_voxels_reaches_the_settings(tmp_path: Path, loader: Loader, scan: Callable[..., str]) -> None:
+    hgisam("classify", scan("a"), "-o", tmp_path / "out", "--max-voxels", "1000")
+    assert loader.options.max_voxels == 1000

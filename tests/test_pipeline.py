@@ -14,7 +14,7 @@ from dicom_writer import ct_slice, save, write_series
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from hgisam import Segmenter, __version__, pipeline
+from hgisam import Segmenter, __version__, intake, pipeline
 from hgisam.io.dicom_series import find_series
 from hgisam.io.errors import ScanRefused
 from hgisam.labels import Subtype
@@ -154,7 +154,7 @@ def test_a_scan_without_brain_has_no_volume_and_says_why(
     array_and_affine: tuple[NDArray[np.float32], NDArray[np.float64]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pipeline, "intracranial_region", lambda ct, _: torch.zeros_like(ct.hu, dtype=torch.bool))
+    monkeypatch.setattr(intake, "intracranial_region", lambda ct, _: torch.zeros_like(ct.hu, dtype=torch.bool))
     result = Segmenter(make_weights()).segment(array_and_affine)
     assert not result.slice_has_brain.any()
     assert result.volume_ml is None
@@ -240,7 +240,7 @@ def test_a_hu_threshold_needs_no_network(
 def test_a_hu_threshold_on_a_scan_without_brain_says_so(
     array_and_affine: tuple[NDArray[np.float32], NDArray[np.float64]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "intracranial_region", lambda ct, _: torch.zeros_like(ct.hu, dtype=torch.bool))
+    monkeypatch.setattr(intake, "intracranial_region", lambda ct, _: torch.zeros_like(ct.hu, dtype=torch.bool))
     result = Segmenter(options=NO_NETWORK).segment(array_and_affine)
     assert result.volume_ml is None and result.probability is None
     assert not result.mask.any() and not result.saliency.any()

@@ -64,12 +64,16 @@ def write_json(path: Path, content: object) -> None:
         OutputError: where the file cannot be written; nothing is left behind.
         TypeError: where something has no place in JSON.
     """
-    _write_text(path, json_text(content))
+    _write_text(path, json_text(content) + "\n")
 
 
 def json_text(content: object) -> str:
-    """What `write_json` writes. What is read from it again gives the same text again."""
-    return json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """A record as `write_json` writes it. What is read from it again gives the same text again.
+
+    Raises:
+        TypeError: where something has no place in JSON.
+    """
+    return json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def read_slice_labels(path: Path) -> list[SliceLabel]:

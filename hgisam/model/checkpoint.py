@@ -72,6 +72,8 @@ class WeightsMetadata(BaseModel):
     """Saliency from which a pixel counts as blood."""
     temperature: float = Field(default=1.0, gt=0)
     """Divides the log-odds before they become probabilities."""
+    offset: float = Field(default=0.0, allow_inf_nan=False)
+    """Taken from the log-odds before they are divided: patients bleed less often than the batches of a training."""
     scan_context: float = Field(default=0.0, ge=0)
     """How much the scan's highest slices count in the log-odds of each of its slices."""
     scan_head: ScanHead = ScanHead()
@@ -90,6 +92,10 @@ class WeightsMetadata(BaseModel):
     """Of the weights, as an SPDX identifier."""
     figures: dict[str, float] = Field(default_factory=dict)
     """What was measured with these weights, by name."""
+
+    def calibrated(self, log_odds: Tensor) -> Tensor:
+        """Log-odds of which the sigmoid is a probability, from those of the network."""
+        return (log_odds - self.offset) / self.temperature
 
 
 @dataclass(frozen=True, eq=False)

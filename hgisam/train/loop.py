@@ -59,6 +59,7 @@ class StepReport:
     """What one step cost.
 
     Attributes:
+        loss: what was made small.
         slice_loss: mean over the labels of this process's slices.
         token_loss: mean over stages; 0 without token heads.
         gradient_norm: before clipping.
@@ -66,6 +67,7 @@ class StepReport:
         seconds: that the step took, without the wait for its batch.
     """
 
+    loss: float
     slice_loss: float
     token_loss: float
     gradient_norm: float
@@ -142,7 +144,8 @@ class Trainer:
         self.step += 1
         _average(self.averaged, self.model, min(self._options.average_decay, self.step / (self.step + 9)))
         of_slices_mean, of_tokens_mean = sums.tolist()
-        return StepReport(of_slices_mean, of_tokens_mean, float(norm), rate, time.perf_counter() - started)
+        loss = of_slices_mean + self._loss.token_weight * of_tokens_mean
+        return StepReport(loss, of_slices_mean, of_tokens_mean, float(norm), rate, time.perf_counter() - started)
 
     def tensors(self) -> dict[str, Tensor]:
         """All that the next step depends on, but for the settings and the number of steps."""

@@ -27,6 +27,7 @@ from hgisam.io.errors import InputError
 from hgisam.io.tables import write_json
 from hgisam.model.architecture import Architecture, build_classifier
 from hgisam.model.checkpoint import (
+    WeightsError,
     WeightsMetadata,
     load_weights,
     phantom_weights_path,
@@ -247,6 +248,7 @@ def train_classifier(
         if not rank:
             make_output_folder(output)
             _check_folder(output, options, resume=resume)
+        _check_initial_weights(options)
         sources = gather(options, data, output, cache or output / "cache", workers)
         training = _Training(options, sources, output, device or torch.device("cpu"), command)
         if resume:
@@ -257,7 +259,7 @@ def train_classifier(
         training.record("running")
         with journal(output, options.loop.steps, training.trainer.step, show=show_progress) as told:
             training.run(workers, told)
-        return training.finish()
+    return training.finish()  # alone: the other processes are done
 
 
 def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, workers: int) -> Sources:
@@ -286,6 +288,7 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
         tuning: list[Judge] = []
         test: list[Judge] = []
         if data is not None:
+            make_output_folder(cache)
             cohort = read_cohort(data, options.layout, workers=workers, index=cache / "headers.csv")
             for line in cohort.summary().splitlines():
                 log.info("%s", line)
@@ -450,7 +453,7 @@ class _Training:
         write_learning_curves(self._output / "curves.png", read_rows(self._output), title)
         for name, judges, scored in (("tuning", sources.tuning, tuning), ("test", sources.test, test)):
             if scored:
-                uncalibrated = calibration.model_copy(update={"temperature": 1.0})
+                uncalibrated = calibration.model_copy(update={"temperature": 1.0, "offset": 0.0})
                 write_judgement(
                     self._output,
                     name,
@@ -493,6 +496,7 @@ class _Training:
         return Calibration(
             scan_context=start.scan_context,
             temperature=start.temperature,
+            offset=start.offset,
             scan_head=start.scan_head,
             operating_point=start.operating_point,
         )
@@ -536,7 +540,7 @@ def write_judgement(folder: Path, name: str, raw: ScoredSlices, scored: ScoredSl
     Args:
         folder: where to.
         name: who judged: "tuning" or "test".
-        raw: their slices before temperature scaling.
+        raw: their slices before temperature and offset.
         scored: after it.
         operating_point: slice probability from which a slice counts as positive.
 
@@ -557,8 +561,8 @@ def write_judgement(folder: Path, name: str, raw: ScoredSlices, scored: ScoredSl
     curves = detection_curves(probabilities, labels, patients)
     write_roc_and_precision_recall(folder / f"{name}_roc_pr.png", curves, found, f"{name} patients", "slices")
     sets = {
-        "before temperature": (reliability(raw.probabilities[known], labels, patients), before),
-        "after temperature": (reliability(probabilities, labels, patients), found),
+        "before calibration": (reliability(raw.probabilities[known], labels, patients), before),
+        "after calibration": (reliability(probabilities, labels, patients), found),
     }
     write_reliability(folder / f"{name}_reliability.png", sets, f"{name} patients", "slices")
 
@@ -575,7 +579,7 @@ def read_out_of_fold(folder: Path) -> ScoredSlices:
 @contextmanager
 def _processes(device: torch.device) -> Iterator[None]:
     """Join the other processes, where torchrun started several."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=3))
@@ -594,6 +598,17 @@ def _first_process_first() -> Iterator[None]:
     yield
     if dist.is_initialized() and not rank:
         dist.barrier()
+
+
+def _check_initial_weights(options: TrainOptions) -> None:
+    """Stop before hours of preparation, where the file to begin with is not there.
+
+    Raises:
+        WeightsError: naming it.
+    """
+    path = options.initial_weights
+    if isinstance(path, Path) and not path.is_file():
+        raise WeightsError(f"{path}: expected a weights file to begin with; got none; set train.initial_weights")
 
 
 def recorded_settings(options: TrainOptions) -> dict[str, Any]:

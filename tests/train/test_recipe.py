@@ -12,7 +12,7 @@ import pytest
 import torch
 from drawn_cohort import write_drawn_cohort
 from safetensors.torch import load_file
-from tiny_training import write_tiny_recipe
+from tiny_training import write_shrunk_recipe, write_tiny_recipe
 from typer.testing import CliRunner
 
 from hgisam import Segmenter
@@ -57,6 +57,7 @@ def test_what_a_training_leaves_behind(finished: Path) -> None:
     assert names >= {"test.csv", "test.json", "test_roc_pr.png", "test_reliability.png"}
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "tuning_auc" in row] == [4, 8]
+    assert rows[-2]["loss"] == pytest.approx(rows[-2]["slice_loss"] + rows[-2]["token_loss"], rel=1e-4)
     assert rows[-2]["slice_loss"] > 0
     record = json.loads((finished / RUN_RECORD).read_text())
     assert record["state"] == "finished"
@@ -150,6 +151,16 @@ def test_other_settings_are_no_resumption(finished: Path, data: Path) -> None:
 def test_a_recipe_that_learns_from_patients_needs_them(tmp_path: Path) -> None:
     recipe = write_tiny_recipe(tmp_path / "tiny.yaml")
     assert RUN.invoke(app, arguments(recipe, tmp_path / "out")).exit_code == 2
+
+
+def test_weights_to_begin_with_are_missed_before_anything_is_prepared(data: Path, tmp_path: Path) -> None:
+    recipe = write_shrunk_recipe(
+        tmp_path / "far.yaml", write_tiny_recipe(tmp_path / "tiny.yaml"), {"initial_weights": "none.safetensors"}
+    )
+    done = RUN.invoke(app, [*arguments(recipe, tmp_path / "out"), "--data", str(data)])
+    assert done.exit_code == 4
+    assert "none.safetensors" in done.output
+    assert not (tmp_path / "out" / "cache").exists()
 
 
 def test_training_stops_when_the_tuning_set_says_enough(data: Path, cache: Path, tmp_path: Path) -> None:
