@@ -3,15 +3,16 @@
     python tools/soak.py
     python tools/soak.py --scans 500 --table out/soak.csv SCAN_OR_FOLDER...
 
-The scans (`sample_volumes` unless told) are taken again and again under new names, as links, until there are --scans of
-them, and go through one run of `hgisam segment` in this process: masks, previews, records and all. After each case it
-notes the resident memory, the open file handles and the processor's time (not the clock's: others may use the machine).
-Prints a row per fifty cases, and ends with status 1 unless, after the first 20, memory stays within 50 MB, no file
-handle is added, and the last hundred cases take at most 10 % more than the first hundred. Linux only (/proc).
+The scans (`sample_volumes` unless told) are copied again and again under new names until there are --scans of them, and
+go through one run of `hgisam segment` in this process: masks, previews, records and all. After each case it notes the
+resident memory, the open file handles and the processor's time (not the clock's: others may use the machine). Prints a
+row per fifty cases, and ends with status 1 unless, after the first 20, memory stays within 50 MB, no file handle is
+added, and the last hundred cases take at most 10 % more than the first hundred. Linux only (/proc).
 """
 
 import argparse
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -80,7 +81,7 @@ def main() -> int:
     watched = Watched(Segmenter())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        link_scans(given.scans_from, given.scans, folder / "scans")
+        copy_scans(given.scans_from, given.scans, folder / "scans")
         report = segment_cases(watched, find_cases([folder / "scans"], ()), folder / "out")
         rows = [*watched.noted, noted()]
     statuses = {row["status"] for row in report.rows}
@@ -92,12 +93,12 @@ def main() -> int:
     return judged(rows)
 
 
-def link_scans(sources: Sequence[Path], n: int, folder: Path) -> None:
-    """The scans of `sources` in turn under n names of their own."""
+def copy_scans(sources: Sequence[Path], n: int, folder: Path) -> None:
+    """The scans of `sources` in turn, under n names of their own."""
     folder.mkdir()
     scans = [case.path.resolve() for case in find_cases(sources, ())]
     for i, scan in enumerate(islice(cycle(scans), n)):
-        (folder / f"case_{i:04d}{''.join(scan.suffixes)}").symlink_to(scan)
+        shutil.copyfile(scan, folder / f"case_{i:04d}{''.join(scan.suffixes)}")
 
 
 def judged(rows: Sequence[Noted]) -> int:
