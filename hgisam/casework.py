@@ -31,7 +31,7 @@ from hgisam.records import (
 
 log = logging.getLogger(__name__)
 
-SEGMENT_SUFFIXES = (".json", "_mask.nii.gz", "_preview.png", "_map.nii.gz", "_seg.dcm")
+SEGMENT_SUFFIXES = (".json", "_mask.nii.gz", "_preview.png", "_map.nii.gz", "_seg.dcm", "_sr.dcm")
 CLASSIFY_SUFFIXES = (".json", "_slices.csv")
 ALL_SUFFIXES = tuple(dict.fromkeys((*SEGMENT_SUFFIXES, *CLASSIFY_SUFFIXES)))
 """What outputs of a case are called. The record comes first: it is the first to go."""

@@ -160,8 +160,11 @@ def segment(
     dicom_seg: Annotated[
         bool, typer.Option("--dicom-seg", help="Write DICOM SEG of DICOM scans, CASE_seg.dcm.")
     ] = False,
+    dicom_sr: Annotated[
+        bool, typer.Option("--dicom-sr", help="Write the volume as a DICOM structured report on that, CASE_sr.dcm.")
+    ] = False,
     deidentify: Annotated[
-        bool, typer.Option("--deidentify", help="Leave patient and study out of the DICOM SEG; UIDs stay.")
+        bool, typer.Option("--deidentify", help="Leave patient and study out of these; UIDs stay.")
     ] = False,
     resume: Resume = False,
     shard: ShardOf = None,
@@ -175,6 +178,8 @@ def segment(
         share = Shard.parse(shard) if shard else None
         if deidentify and not dicom_seg:
             raise InputError("expected --dicom-seg with --deidentify; got none; no other output names a patient")
+        if dicom_sr and not dicom_seg:
+            raise InputError("expected --dicom-seg with --dicom-sr; got none; the report refers to it")
         cases = find_cases(inputs, series_uid or ())
         make_output_folder(output)
         flags = {
@@ -196,6 +201,7 @@ def segment(
             output,
             save_map=save_map,
             dicom_seg=dicom_seg,
+            dicom_sr=dicom_sr,
             deidentify=deidentify,
             show_progress=_on_terminal() and not quiet,
             options=RunOptions(resume, share, timeout, oom.value),

@@ -19,6 +19,7 @@ from hgisam.casework import ALL_SUFFIXES, CLASSIFY_SUFFIXES, SEGMENT_SUFFIXES, C
 from hgisam.exits import ExitCode, Interrupts
 from hgisam.io.dicom_files import kind_of_file
 from hgisam.io.dicom_seg import seg_obstacle, write_dicom_seg
+from hgisam.io.dicom_sr import write_dicom_sr
 from hgisam.io.errors import InputError, OutputError
 from hgisam.io.nifti import write_map, write_mask
 from hgisam.io.tables import write_csv, write_json
@@ -84,6 +85,7 @@ def segment_cases(
     *,
     save_map: bool = False,
     dicom_seg: bool = False,
+    dicom_sr: bool = False,
     deidentify: bool = False,
     show_progress: bool = False,
     options: RunOptions | None = None,
@@ -98,7 +100,8 @@ def segment_cases(
         folder: where the outputs go; made if absent, and held for this run alone, or for its shards.
         save_map: whether to write `CASE_map.nii.gz` as well.
         dicom_seg: whether to write `CASE_seg.dcm` as well, of inputs that are DICOM.
-        deidentify: whether that holds nothing of the patient and the study but UIDs.
+        dicom_sr: whether to write `CASE_sr.dcm` too, the volume as a structured report on that.
+        deidentify: whether these hold nothing of the patient and the study but UIDs.
         show_progress: whether to draw a progress bar on the terminal.
         options: how to go about it.
 
@@ -107,11 +110,13 @@ def segment_cases(
             for and an input is no DICOM.
         OutputError: where the folder cannot be written at all, or another run holds it.
     """
+    if dicom_sr and not dicom_seg:
+        raise InputError("expected DICOM SEG with a structured report, which refers to it; got the report alone")
     if dicom_seg:
         _refuse_without_dicom(cases)
     options = options or RunOptions()
-    analyse = _Segmentation(folder, save_map, dicom_seg, deidentify)
-    asked = {"save_map": save_map, "dicom_seg": dicom_seg, "deidentify": deidentify}
+    analyse = _Segmentation(folder, save_map, dicom_seg, dicom_sr, deidentify)
+    asked = {"save_map": save_map, "dicom_seg": dicom_seg, "dicom_sr": dicom_sr, "deidentify": deidentify}
     resume = options.resume or options.shard is not None
     work = CaseWork("segment", model, folder, SEGMENT_SUFFIXES, analyse, asked, resume, options.oom)
     return _Run(work, cases, SEGMENT_SUMMARY, options).over_all(show_progress=show_progress)
@@ -142,6 +147,7 @@ class _Segmentation:
     folder: Path
     save_map: bool
     dicom_seg: bool
+    dicom_sr: bool
     deidentify: bool
 
     def __call__(self, model: ScanModel, case: Case) -> tuple[Record, Callable[[], None]]:
@@ -157,14 +163,19 @@ class _Segmentation:
                 write_map(self.folder / f"{case.name}_map.nii.gz", result.saliency_house, result.grid)
             write_preview(self.folder / f"{case.name}_preview.png", result)
             if self.dicom_seg and case.series is not None and obstacle is None:
+                seg = self.folder / f"{case.name}_seg.dcm"
+                weights_sha256 = result.weights_sha256 or ""
                 write_dicom_seg(
-                    self.folder / f"{case.name}_seg.dcm",
+                    seg,
                     result.mask_volume,
                     result.grid,
                     case.series,
                     deidentify=self.deidentify,
-                    weights_sha256=result.weights_sha256 or "",
+                    weights_sha256=weights_sha256,
                 )
+                if self.dicom_sr:
+                    report = self.folder / f"{case.name}_sr.dcm"
+                    write_dicom_sr(report, seg, result.volume_ml, weights_sha256=weights_sha256)
 
         return record, write
 

@@ -364,10 +364,11 @@ def test_shards_and_resume_reach_the_run(command: str, tmp_path: Path, scan: Cal
     assert (out / "b.json").stat().st_ino == inode
 
 
-def test_deidentify_alone_is_a_usage_error(tmp_path: Path, scan: Callable[..., str]) -> None:
-    done = hgisam("segment", scan("a"), "-o", tmp_path / "out", "--deidentify")
+@pytest.mark.parametrize("flag", ["--deidentify", "--dicom-sr"])
+def test_what_needs_a_dicom_seg_is_a_usage_error_alone(flag: str, tmp_path: Path, scan: Callable[..., str]) -> None:
+    done = hgisam("segment", scan("a"), "-o", tmp_path / "out", flag)
     assert done.exit_code == 2
-    assert "expected --dicom-seg with --deidentify" in done.stderr
+    assert f"expected --dicom-seg with {flag}" in done.stderr
 
 
 def test_a_limit_of_voxels_reaches_the_settings(tmp_path: Path, loader: Loader, scan: Callable[..., str]) -> None:

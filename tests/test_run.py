@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import highdicom
 import nibabel as nib
 import numpy as np
 import pydicom
@@ -356,6 +357,29 @@ def test_a_dicom_seg_is_written_where_it_can_be_and_what_hinders_it_is_said(tmp_
     assert "no DICOM SEG was written: its images name no frame of reference" in record(out, "b")["warnings"]
     segment_cases(DicomModel(), cases, out)
     assert not (out / "a_seg.dcm").exists()  # of an earlier run
+
+
+def test_a_report_states_the_volume_of_the_segment_beside_it(tmp_path: Path) -> None:
+    pixels = [pattern(i, (64, 64)) for i in range(3)]
+    tags = {"FrameOfReferenceUID": "1.9", "PatientID": "p7"}
+    write_series(tmp_path / "in" / "a", [0.0, 5.0, 10.0], pixels=pixels, **tags)
+    out = tmp_path / "out"
+    segment_cases(DicomModel(), find_cases([tmp_path / "in" / "a"]), out, dicom_seg=True, dicom_sr=True)
+    seg, report = (pydicom.dcmread(out / f"a_{kind}.dcm") for kind in ("seg", "sr"))
+    assert (report.PatientID, report.StudyInstanceUID) == ("p7", seg.StudyInstanceUID)
+    assert "Research use only" in report.SeriesDescription
+    items = [item for item in report.iterall() if item.keyword == "MeasuredValueSequence"]
+    assert [float(item.value[0].NumericValue) for item in items] == [round(record(out, "a")["volume_ml"], 3)]
+    assert items[0].value[0].MeasurementUnitsCodeSequence[0].CodeValue == "mL"
+    named = [item.value[0] for item in report.iterall() if item.keyword == "ReferencedSOPSequence"]
+    (segment,) = [
+        item
+        for item in named
+        if item.ReferencedSOPInstanceUID == seg.SOPInstanceUID and "ReferencedSegmentNumber" in item
+    ]
+    assert segment.ReferencedSegmentNumber == 1
+    groups = highdicom.sr.srread(out / "a_sr.dcm").content.get_volumetric_roi_measurement_groups()
+    assert [group.finding_type.value for group in groups] == ["50960005"]
 
 
 def test_a_dicom_seg_of_a_nifti_file_is_refused_before_anything_is_done(tmp_path: Path, scans: Scans) -> None:

@@ -114,12 +114,12 @@ def assert_silent(texts: list[str], folder: Path, n_files: int) -> None:
 
 def test_nothing_of_a_dicom_header_comes_out(series: Path, recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    segment = ["segment", series, "-o", out / "masks", "--config", recipe, "--save-map", "--dicom-seg", "--verbose"]
+    segment = ["segment", series, "-o", out / "masks", "--config", recipe, "--save-map", "--dicom-seg", "--dicom-sr"]
     texts = [
         told("check", series),
         told("check", "--json", series),
         told("classify", series, "-o", out / "classes", "--verbose"),
-        told(*segment, "--deidentify"),
+        told(*segment, "--deidentify", "--verbose"),
     ]
     references = tmp_path / "references"
     references.mkdir()
