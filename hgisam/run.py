@@ -52,7 +52,7 @@ SUMMARY = "summary.csv"
 
 @runtime_checkable
 class ScanModel(Protocol):
-    """What a run needs of a `Segmenter`."""
+    """What a run needs of a `Segmenter` or a `MaskSegmenter`."""
 
     @property
     def device(self) -> torch.device: ...
@@ -60,7 +60,17 @@ class ScanModel(Protocol):
     @property
     def settings(self) -> dict[str, Any]: ...
 
+
+@runtime_checkable
+class SegmentsScans(ScanModel, Protocol):
+    """What it can do where masks are asked for."""
+
     def segment(self, scan: Path | DicomSeries) -> SegmentationResult: ...
+
+
+@runtime_checkable
+class ClassifiesScans(ScanModel, Protocol):
+    """What it can do where probabilities are asked for."""
 
     def classify(self, scan: Path | DicomSeries) -> ClassificationResult: ...
 
@@ -79,14 +89,14 @@ class RunReport:
 
 
 def segment_cases(
-    model: ScanModel, cases: Sequence[Case], folder: Path, *, save_map: bool = False, show_progress: bool = False
+    model: SegmentsScans, cases: Sequence[Case], folder: Path, *, save_map: bool = False, show_progress: bool = False
 ) -> RunReport:
     """Segment every case: `CASE_mask.nii.gz`, `CASE_preview.png`, `CASE.json`, and `summary.csv`, `run.json` over all.
 
     A case that is refused or fails is listed with its reason and the run goes on.
 
     Args:
-        model: a `Segmenter`, or what behaves like one.
+        model: a `Segmenter`, a `MaskSegmenter`, or what behaves like one.
         cases: at least one.
         folder: where the outputs go; made if absent, and held for this run alone.
         save_map: whether to write `CASE_map.nii.gz` as well.
@@ -112,7 +122,9 @@ def segment_cases(
     return run.over_all(analyse, show_progress=show_progress)
 
 
-def classify_cases(model: ScanModel, cases: Sequence[Case], folder: Path, *, show_progress: bool = False) -> RunReport:
+def classify_cases(
+    model: ClassifiesScans, cases: Sequence[Case], folder: Path, *, show_progress: bool = False
+) -> RunReport:
     """Classify every case: `CASE_slices.csv`, `CASE.json`, and `summary.csv`, `run.json` over all.
 
     Arguments, errors and what becomes of a refused case are those of `segment_cases`.

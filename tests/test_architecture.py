@@ -21,7 +21,7 @@ ROWS = (
     {"train"},
     {"evaluate", "preview"},
     {"cases"},
-    {"segment", "refine"},
+    {"segment", "refine", "supervised"},
     {"weak"},
     {"attention"},
     {"io", "brain", "preprocess", "model", "phantom", "plausibility"},

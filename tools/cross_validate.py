@@ -25,7 +25,8 @@ from hgisam.config import load_settings
 from hgisam.evaluate.detection import Estimate
 from hgisam.evaluate.scored import ScoredSlices, averaged_slices, detection_by_target
 from hgisam.labels import Subtype
-from hgisam.train.recipe import RUN_RECORD, read_out_of_fold, train_classifier
+from hgisam.train.recipe import read_out_of_fold, train_classifier
+from hgisam.train.training import RUN_RECORD
 
 FOLDS = 5
 

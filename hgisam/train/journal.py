@@ -50,8 +50,8 @@ class Journal:
         n = len(self._reports)
         row = {
             "step": step,
-            "slice_loss": sum(r.slice_loss for r in self._reports) / n,
-            "token_loss": sum(r.token_loss for r in self._reports) / n,
+            "loss": sum(r.loss for r in self._reports) / n,
+            **{name: sum(r.losses[name] for r in self._reports) / n for name in report.losses},
             "gradient_norm": sum(r.gradient_norm for r in self._reports) / n,
             "learning_rate": report.learning_rate,
             "seconds_per_step": (sum(r.seconds for r in self._reports) + sum(self._waits_s)) / n,
@@ -60,12 +60,11 @@ class Journal:
         }
         self._reports, self._waits_s = [], []
         self.write(row)
-        loss = row["slice_loss"] + row["token_loss"]
         left_min = (self._steps - step) * row["seconds_per_step"] / 60
-        text = f"step {step} of {self._steps}  loss {loss:.4f}  {row['seconds_per_step']:.2f} s a step"
+        text = f"step {step} of {self._steps}  loss {row['loss']:.4f}  {row['seconds_per_step']:.2f} s a step"
         log.info("%s  %.0f min left", text, left_min)
         if self._progress and self._task is not None:
-            self._progress.update(self._task, completed=step, description=f"loss {loss:.4f}")
+            self._progress.update(self._task, completed=step, description=f"loss {row['loss']:.4f}")
 
     def write(self, row: dict[str, Any]) -> None:
         """Add a row, with its `step`, to the metrics and to TensorBoard."""
