@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hgisam.io.dicom_files import kind_of_file
-from hgisam.io.errors import ScanRefused
+from hgisam.io.errors import InputError, ScanRefused
 
 if TYPE_CHECKING:
     from hgisam.io.dicom_series import DicomSeries
@@ -32,10 +32,6 @@ _OWN_OUTPUT = re.compile(r"(?P<case>.+)_(mask|map)\.nii\.gz")
 _RUN_FILES = ("run", "summary", "evaluation")
 _WINDOWS_DEVICES = ("con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(10)))
 _RESERVED = frozenset((*_RUN_FILES, *_WINDOWS_DEVICES))
-
-
-class InputError(ValueError):
-    """What was typed cannot be worked on as it stands; no scan was touched. Exit code 2."""
 
 
 class SeriesChoiceNeeded(InputError):

@@ -6,16 +6,17 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hgisam import NOTICE, __version__
-from hgisam.cases import InputError, SeriesChoiceNeeded, find_cases
+from hgisam.cases import SeriesChoiceNeeded, find_cases
 from hgisam.exits import ExitCode, Interrupts
 from hgisam.io.atomic import make_output_folder
-from hgisam.io.errors import OutputError, ScanRefused
+from hgisam.io.errors import InputError, OutputError, ScanRefused
 
 if TYPE_CHECKING:
     from hgisam.pipeline import MaskSegmenter, Segmenter
@@ -66,10 +67,15 @@ SeriesUid = Annotated[
 AllowGaps = Annotated[
     bool, typer.Option("--allow-gaps", help="Take a DICOM series with missing slices: the volume is a lower bound.")
 ]
+MaxVoxels = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Refuse a scan whose header states more voxels.", show_default="268,435,456"),
+]
 OperatingPoint = Annotated[
     float | None,
     typer.Option(metavar="P", help="Slice probability that counts as blood, 0 to 1.", show_default="the weights' own"),
 ]
+Workers = Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes.", show_default="one per CPU")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more, with a traceback where something fails.")]
 
@@ -91,6 +97,37 @@ def hgisam(
 
 
 @app.command()
+def check(
+    inputs: Inputs,
+    weights: Weights = None,
+    config: Config = None,
+    hu_offset: HuOffset = None,
+    series_uid: SeriesUid = None,
+    allow_gaps: AllowGaps = False,
+    max_voxels: MaxVoxels = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Say whether scans can be worked on, and what is odd about them, as segment and classify would; write nothing."""
+    with _session(quiet=quiet, verbose=verbose):
+        cases = find_cases(inputs, series_uid or ())
+        flags = {"hu_offset": hu_offset, "allow_gaps": allow_gaps or None, "max_voxels": max_voxels}
+        model = _load(weights, config, flags, "cpu", None)
+        from hgisam.check import CHECK_COLUMNS, check_cases, document, exit_code
+
+        checks = check_cases(model, cases, show_progress=_on_terminal() and not quiet)
+        if as_json:
+            from hgisam.io.tables import json_text
+
+            typer.echo(json_text(document(checks)))
+        elif not quiet:
+            below = [[f"    {doubt.aspect}: {doubt.text}" for doubt in found.doubts] for found in checks]
+            _show([found.row() for found in checks], CHECK_COLUMNS, below)
+        raise typer.Exit(exit_code(checks))
+
+
+@app.command()
 def segment(
     inputs: Inputs,
     output: Output,
@@ -108,12 +145,21 @@ def segment(
     hu_offset: HuOffset = None,
     series_uid: SeriesUid = None,
     allow_gaps: AllowGaps = False,
+    max_voxels: MaxVoxels = None,
     save_map: Annotated[bool, typer.Option("--save-map", help="Write saliency maps, CASE_map.nii.gz.")] = False,
+    dicom_seg: Annotated[
+        bool, typer.Option("--dicom-seg", help="Write DICOM SEG of DICOM scans, CASE_seg.dcm.")
+    ] = False,
+    deidentify: Annotated[
+        bool, typer.Option("--deidentify", help="Leave patient and study out of the DICOM SEG; UIDs stay.")
+    ] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Outline the blood and measure it: a mask, a preview and a record per scan, a summary over all."""
     with _session(quiet=quiet, verbose=verbose):
+        if deidentify and not dicom_seg:
+            raise InputError("expected --dicom-seg with --deidentify; got none; no other output names a patient")
         cases = find_cases(inputs, series_uid or ())
         make_output_folder(output)
         flags = {
@@ -123,11 +169,20 @@ def segment(
             "operating_point": operating_point,
             "hu_offset": hu_offset,
             "allow_gaps": allow_gaps or None,
+            "max_voxels": max_voxels,
         }
         model = _load_for_masks(method, weights, config, flags, device, batch_size)
         from hgisam.run import segment_cases
 
-        report = segment_cases(model, cases, output, save_map=save_map, show_progress=_on_terminal() and not quiet)
+        report = segment_cases(
+            model,
+            cases,
+            output,
+            save_map=save_map,
+            dicom_seg=dicom_seg,
+            deidentify=deidentify,
+            show_progress=_on_terminal() and not quiet,
+        )
         _finish(report, ("case", "probability", "volume_ml", "status"), output, quiet=quiet)
 
 
@@ -143,6 +198,7 @@ def classify(
     hu_offset: HuOffset = None,
     series_uid: SeriesUid = None,
     allow_gaps: AllowGaps = False,
+    max_voxels: MaxVoxels = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -150,9 +206,14 @@ def classify(
     with _session(quiet=quiet, verbose=verbose):
         cases = find_cases(inputs, series_uid or ())
         make_output_folder(output)
-        flags = {"operating_point": operating_point, "hu_offset": hu_offset, "allow_gaps": allow_gaps or None}
+        flags = {
+            "operating_point": operating_point,
+            "hu_offset": hu_offset,
+            "allow_gaps": allow_gaps or None,
+            "max_voxels": max_voxels,
+        }
         model = _load(weights, config, flags, device, batch_size)
-        model.check("classify")
+        model.ensure_able("classify")
         from hgisam.run import classify_cases
 
         report = classify_cases(model, cases, output, show_progress=_on_terminal() and not quiet)
@@ -164,9 +225,7 @@ def phantom(
     output: Output,
     n: Annotated[int, typer.Option("-n", "--number", min=1, help="How many heads.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Of the first head; the others have those that follow.")] = 0,
-    workers: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Processes.", show_default="one per CPU")
-    ] = None,
+    workers: Workers = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -197,16 +256,27 @@ def evaluate(
         ),
     ],
     output: Output,
+    patients: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CSV", help="Whose scan each case is: columns case, patient.", show_default="another's each"
+        ),
+    ] = None,
+    workers: Workers = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Compare masks with references: Dice, IoU and volume difference per scan, and means that do not flatter."""
+    """Compare masks with references by scan, slice, lesion and subtype, with means that do not flatter."""
     with _session(quiet=quiet, verbose=verbose):
-        make_output_folder(output)
         from hgisam.evaluate.folders import evaluate_folders
-        from hgisam.evaluate.report import as_tables, write_report
+        from hgisam.evaluate.report import as_tables, refuse_foreign, write_report
+        from hgisam.io.tables import read_patients
 
-        report = evaluate_folders(predictions, references)
+        make_output_folder(output)
+        refuse_foreign(output)
+        owners = None if patients is None else read_patients(patients)
+        show = _on_terminal() and not quiet
+        report = evaluate_folders(predictions, references, owners, workers=workers or _n_cpus(), show_progress=show)
         write_report(report, output)
         if not quiet:
             from rich.console import Console
@@ -391,13 +461,13 @@ def _load_for_masks(
     supervised = method if method in SUPERVISED else recipe if method is None else None
     if supervised is None:
         model = _load(weights, config, flags | {"weak": {"method": method}}, device, batch_size)
-        model.check("segment")
+        model.ensure_able("segment")
         return model
     if weights is None:
         raise InputError(f"expected --weights with {supervised}, for which the package has none; train them first")
     if flags["operating_point"] is not None:
         raise InputError(f"expected no --operating-point with {supervised}, which has no gate; use --threshold")
-    shared = {key: flags[key] for key in ("threshold", "hu_offset", "allow_gaps")}
+    shared = {key: flags[key] for key in ("threshold", "hu_offset", "allow_gaps", "max_voxels")}
     options = load_settings(config, {"supervised": {"method": supervised} | shared}).supervised
     return MaskSegmenter(weights, options=options, device=device, batch_size=batch_size)
 
@@ -410,12 +480,14 @@ def _finish(report: "RunReport", columns: tuple[str, ...], output: Path, *, quie
     raise typer.Exit(report.exit_code)
 
 
-def _show(rows: Sequence[Mapping[str, object]], columns: tuple[str, ...]) -> None:
-    """Rows as aligned columns on stdout."""
+def _show(rows: Sequence[Mapping[str, object]], columns: tuple[str, ...], below: Sequence[Sequence[str]] = ()) -> None:
+    """Rows as aligned columns on stdout, each with the lines that stand below it."""
     lines = [columns, *(tuple(_shown(row[column]) for column in columns) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-    for line in lines:
+    for line, notes in zip_longest(lines, ((), *below), fillvalue=()):
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        for note in notes:
+            typer.echo(note)
 
 
 def _shown(value: object) -> str:

@@ -6,13 +6,13 @@ from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hgisam.cases import Case, InputError, own_record
+from hgisam.cases import Case, own_record
 from hgisam.io.atomic import make_output_folder
-from hgisam.io.errors import OutputError
+from hgisam.io.errors import InputError, OutputError
 
 LOCK_NAME = ".hgisam.lock"
 RUN_RECORD = "run.json"
-"""Written first and last by every run: what it did, and which cases are its own."""
+"""Written first and last by every run over scans: what it did, and which cases are its own."""
 
 
 @contextmanager
@@ -39,7 +39,11 @@ def claimed(folder: Path) -> Iterator[Path]:
 
 
 def refuse_overwriting(
-    folder: Path, cases: Iterable[Case], suffixes: Iterable[str], shared: Iterable[str] = ()
+    folder: Path,
+    cases: Iterable[Case],
+    suffixes: Iterable[str],
+    shared: Iterable[str] = (),
+    record: str = RUN_RECORD,
 ) -> None:
     """Stop before anything is lost: no output may replace an input, nor a file that no run of hgisam has written.
 
@@ -51,16 +55,17 @@ def refuse_overwriting(
         cases: the scans.
         suffixes: what each output of a case adds to the case's name.
         shared: names of the files that speak of all cases; the run's record is always one of them.
+        record: the name of the run's record.
 
     Raises:
         InputError: naming the first file that would be lost.
     """
     cases = tuple(cases)
     inputs = {case.path.resolve() for case in cases}
-    run = own_record(folder / RUN_RECORD)
+    run = own_record(folder / record)
     listed = run.get("planned")
     listed = listed if isinstance(listed, list) else []
-    for name in (RUN_RECORD, *shared):
+    for name in (record, *shared):
         _refuse_if_lost(folder / name, inputs, ours=bool(run))
     for case in cases:
         own = case.name in listed or own_record(folder / f"{case.name}.json").get("case") == case.name

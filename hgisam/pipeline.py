@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,21 +9,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import nibabel as nib
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
 from hgisam import __version__
-from hgisam.brain import BrainOptions, brain_median_hu, coverage_doubts, intracranial_region, midsagittal_line
-from hgisam.io.dicom import read_dicom
-from hgisam.io.dicom_files import kind_of_file
-from hgisam.io.dicom_series import DicomSeries
-from hgisam.io.errors import ScanRefused
-from hgisam.io.nifti import NiftiGrid, ct_from_array, ct_from_image, read_ct
+from hgisam.brain import BrainOptions, brain_median_hu, midsagittal_line
+from hgisam.intake import CheckedScan, IntakeOptions, Scan, Stopwatch, check_scan
+from hgisam.io.nifti import NiftiGrid
 from hgisam.labels import Subtype
 from hgisam.model.checkpoint import (
     LoadedSegmenter,
@@ -34,7 +29,7 @@ from hgisam.model.checkpoint import (
     load_segmenter,
     load_weights,
 )
-from hgisam.plausibility import Plausibility, check_hu
+from hgisam.plausibility import Plausibility
 from hgisam.preprocess import PreprocessOptions, SliceBatch, preprocess
 from hgisam.refine import RefineOptions, refine, remove_small_components
 from hgisam.segment import (
@@ -52,26 +47,14 @@ from hgisam.supervised import StackOptions, voxel_probabilities
 from hgisam.volume import CTVolume, MaskVolume
 from hgisam.weak import AT_CONTRAST, HuThreshold, SelfAttention, WeakMethod
 
-Scan = str | Path | DicomSeries | nib.spatialimages.SpatialImage | tuple[ArrayLike, ArrayLike]
-"""What can be segmented: a NIfTI file; a DICOM file, folder or zip archive with one series; one series of
-`hgisam.io.dicom_series.find_series`; a nibabel image; an array of HU with its affine (voxel index -> RAS+ mm)."""
+NO_NETWORK = "no network was asked: whatever is dense counts as blood, in every slice"
+"""Told of every scan that a method without a network outlined."""
 
 DEFAULT_BATCH_SIZE = {"cpu": 4, "cuda": 64, "mps": 16}
 """Windows per pass by kind of device: on a CPU small batches stay in the cache, on a GPU large ones fill it."""
 
 
-class ReadOptions(BaseModel):
-    """How scans are read, whatever is done with them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    hu_offset: float = 0.0
-    """Added to the file's values before anything else, for files that are known to be off, such as -1024."""
-    allow_gaps: bool = False
-    """Whether a DICOM series with missing slices is taken; its volume is then a lower bound."""
-
-
-class SegmentOptions(ReadOptions):
+class SegmentOptions(IntakeOptions):
     """What a user may set for one run. What a network was trained with is stored with its weights instead."""
 
     gate: bool = True
@@ -111,7 +94,7 @@ class SegmentOptions(ReadOptions):
         return self
 
 
-class SupervisedOptions(ReadOptions):
+class SupervisedOptions(IntakeOptions):
     """What a user may set for one run with a network that learned from masks."""
 
     method: Literal["unet", "swin_unetr"] | None = None
@@ -124,18 +107,6 @@ class SupervisedOptions(ReadOptions):
     """Share of a sliding window that its neighbour covers too."""
     min_component_mm3: float = Field(default=50.0, ge=0)
     """Components smaller than this are removed, as from the masks of other methods."""
-
-
-class ImplausibleScan(ScanRefused):
-    """A scan whose numbers are not the HU of a head.
-
-    Attributes:
-        plausibility: the verdict and what it rests on.
-    """
-
-    def __init__(self, message: str, plausibility: Plausibility) -> None:
-        super().__init__(message)
-        self.plausibility = plausibility
 
 
 class DeviceUnavailable(RuntimeError):
@@ -241,17 +212,25 @@ class SegmentationResult(ClassificationResult):
 class _Look:
     """A scan after preprocessing and one forward pass, where there is a network. Slices in house order."""
 
-    ct: CTVolume
-    grid: NiftiGrid
-    region: Bool[Tensor, "depth height width"]
+    checked: CheckedScan
     median_hu: float
     batch: SliceBatch | None
     slices: list[int]
     probabilities: Float[Tensor, " depth"]
     subtypes: dict[str, Float[Tensor, " depth"]]
-    plausibility: Plausibility
-    warnings: tuple[str, ...]
-    timings: "_Stopwatch"
+    timings: Stopwatch
+
+    @property
+    def ct(self) -> CTVolume:
+        return self.checked.ct
+
+    @property
+    def grid(self) -> NiftiGrid:
+        return self.checked.grid
+
+    @property
+    def region(self) -> Bool[Tensor, "depth height width"]:
+        return self.checked.region
 
 
 class Segmenter:
@@ -317,7 +296,7 @@ class Segmenter:
             )
         return self._weights
 
-    def check(self, command: Literal["classify", "segment"]) -> None:
+    def ensure_able(self, command: Literal["classify", "segment"]) -> None:
         """Whether this network and these settings can do what is asked, before any scan is touched.
 
         Raises:
@@ -332,6 +311,14 @@ class Segmenter:
             except ValueError as error:
                 raise WeightsError(f"weights for the method '{weak.method}': {error}; choose others") from error
 
+    def check(self, scan: Scan) -> CheckedScan:
+        """Whether a scan can be worked on, and what is wrong with it; the network is not asked.
+
+        Raises:
+            ScanRefused: the scan cannot be read or is no plausible head CT.
+        """
+        return check_scan(scan, self._brain, self.options)
+
     def classify(self, scan: Scan) -> ClassificationResult:
         """Probability of hemorrhage, for the scan and each slice.
 
@@ -339,7 +326,7 @@ class Segmenter:
             ScanRefused: the scan cannot be read or is no plausible head CT.
             WeightsError: the settings' method asks no network.
         """
-        self.check("classify")
+        self.ensure_able("classify")
         return ClassificationResult(**self._classification(self._look(scan)))
 
     def segment(self, scan: Scan) -> SegmentationResult:
@@ -349,7 +336,7 @@ class Segmenter:
             ScanRefused: the scan cannot be read or is no plausible head CT.
             WeightsError: the settings' method cannot look into this network.
         """
-        self.check("segment")
+        self.ensure_able("segment")
         look = self._look(scan)
         gated, saliency = self._map(look)
         with look.timings.of("mask"):
@@ -387,8 +374,7 @@ class Segmenter:
         """Read, check, preprocess, and one forward pass over every slice that shows brain."""
         look = _prepared(scan, self.options, self._brain, self._preprocess if self._weights else None)
         if not self._weights:
-            warning = "no network was asked: whatever is dense counts as blood, in every slice"
-            return replace(look, probabilities=look.probabilities + torch.nan, warnings=(*look.warnings, warning))
+            return replace(look, probabilities=look.probabilities + torch.nan)
         if look.batch is None:
             return look
         with look.timings.of("classify"):
@@ -418,7 +404,7 @@ class Segmenter:
         for name, column in zip(self._model.targets, by_slice.unbind(dim=1), strict=True):
             found[name] = torch.zeros(len(batch.images))
             in_context = in_scan_context(to_log_odds(smooth_over_slices(column)), self.weights.metadata.scan_context)
-            found[name][slices] = in_context.div(self.weights.metadata.temperature).sigmoid().float()
+            found[name][slices] = self.weights.metadata.calibrated(in_context).sigmoid().float()
         return found.pop(Subtype.ANY), found
 
     def _of_scan(self, probabilities: Float[Tensor, " slices"]) -> float:
@@ -445,7 +431,7 @@ class Segmenter:
         def stage_maps(images: Tensor) -> tuple[Tensor, list[Tensor]]:
             """Calibrated log-odds of each window, and its raw saliency by stage."""
             log_odds, stages = weak.stage_maps(self._model, images)
-            return log_odds / self.weights.metadata.temperature, stages
+            return log_odds / self.weights.metadata.temperature, stages  # of the scan's windows, not of patients
 
         chosen = torch.nonzero(gated).flatten().tolist()
         with look.timings.of("map"):
@@ -471,6 +457,7 @@ class Segmenter:
         return {
             **_fields(look),
             "probability": self._of_scan(look.probabilities[look.slices]) if look.slices and self._weights else None,
+            "warnings": (*look.checked.warnings, *(() if self._weights else (NO_NETWORK,))),
             "settings": self.settings,
             "weights_sha256": self._weights.sha256 if self._weights else None,
             "operating_point": self.operating_point,
@@ -573,30 +560,21 @@ class MaskSegmenter:
         }
 
 
-def _prepared(scan: Scan, options: ReadOptions, brain: BrainOptions, preprocessing: PreprocessOptions | None) -> _Look:
+def _prepared(
+    scan: Scan, options: IntakeOptions, brain: BrainOptions, preprocessing: PreprocessOptions | None
+) -> _Look:
     """Read, check and find the brain; lay slices on the canvas, where a network is to see them."""
-    timings = _Stopwatch()
-    with timings.of("read"):
-        ct, grid = _open(scan, options)
-    with timings.of("check"):
-        plausibility = check_hu(ct)
-        if plausibility.verdict == "refused":
-            raise ImplausibleScan(f"{ct.source}: {'; '.join(plausibility.reasons)}", plausibility)
-    with timings.of("brain"):
-        region = intracranial_region(ct, brain)
+    timings = Stopwatch()
+    checked = check_scan(scan, brain, options, timings)
+    ct, region = checked.ct, checked.region
     slices = torch.nonzero(region.any(dim=2).any(dim=1)).flatten().tolist()
-    warnings = [*grid.warnings, *(plausibility.reasons if plausibility.verdict == "warning" else ())]
-    warnings += coverage_doubts(ct, region)
     batch, median_hu = None, float("nan")
     if slices:
         with timings.of("preprocess"):
             median_hu = brain_median_hu(ct, region)
             if preprocessing is not None:
                 batch = preprocess(ct, region, midsagittal_line(ct, region, brain), median_hu, preprocessing)
-    else:
-        warnings.append("no brain was found: no slice was looked at")
-    nothing = torch.zeros(len(ct.hu))
-    return _Look(ct, grid, region, median_hu, batch, slices, nothing, {}, plausibility, tuple(warnings), timings)
+    return _Look(checked, median_hu, batch, slices, torch.zeros(len(ct.hu)), {}, timings)
 
 
 def _fields(look: _Look) -> dict[str, Any]:
@@ -610,8 +588,8 @@ def _fields(look: _Look) -> dict[str, Any]:
         "subtype_probabilities": {k: _in_file_order(v, look.grid).numpy() for k, v in look.subtypes.items()},
         "slice_has_brain": _in_file_order(has_brain, look.grid).numpy(),
         "slice_positions_mm": _in_file_order(look.ct.slice_positions_mm, look.grid).numpy(),
-        "plausibility": look.plausibility,
-        "warnings": look.warnings,
+        "plausibility": look.checked.plausibility,
+        "warnings": look.checked.warnings,
         "timings_s": look.timings.seconds,
     }
 
@@ -647,40 +625,6 @@ def pick_device(name: str) -> torch.device:
     if device.type not in DEFAULT_BATCH_SIZE:
         raise DeviceUnavailable(f"expected cpu, cuda or mps; got {name!r}; try auto")
     return device
-
-
-class _Stopwatch:
-    """Seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def of(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start, 4)
-
-
-def _open(scan: Scan, options: ReadOptions) -> tuple[CTVolume, NiftiGrid]:
-    hu_offset = options.hu_offset
-    if isinstance(scan, str):
-        scan = Path(scan)
-    if isinstance(scan, DicomSeries) or (isinstance(scan, Path) and _may_hold_dicom(scan)):
-        return read_dicom(scan, allow_gaps=options.allow_gaps, hu_offset=hu_offset)
-    if isinstance(scan, Path):
-        return read_ct(scan, hu_offset=hu_offset)
-    if isinstance(scan, tuple) and len(scan) == 2 and not isinstance(scan[0], np.ma.MaskedArray):
-        array, affine = np.asarray(scan[0]), np.asarray(scan[1], dtype=np.float64)
-        return ct_from_array(array, affine, "array", hu_offset=hu_offset)
-    if isinstance(scan, nib.spatialimages.SpatialImage):
-        return ct_from_image(scan, "image", hu_offset=hu_offset)
-    got = "a masked array" if isinstance(scan, tuple) and len(scan) == 2 else type(scan).__name__
-    raise TypeError(f"expected a path, a DICOM series, a nibabel image, or (array of HU, affine); got {got}")
-
-
-def _may_hold_dicom(path: Path) -> bool:
-    return path.is_dir() or kind_of_file(path) in {"dicom", "zip"}
 
 
 def _volume_reason(look: _Look) -> str | None:

@@ -15,12 +15,15 @@ import torch
 from hgisam import NOTICE, __version__
 from hgisam.cases import Case, own_record
 from hgisam.exits import ExitCode, Interrupts
+from hgisam.intake import ImplausibleScan
+from hgisam.io.dicom_files import kind_of_file
+from hgisam.io.dicom_seg import seg_obstacle, write_dicom_seg
 from hgisam.io.dicom_series import DicomSeries
-from hgisam.io.errors import OutputError, ScanRefused
+from hgisam.io.errors import InputError, OutputError, ScanRefused
 from hgisam.io.nifti import write_map, write_mask
 from hgisam.io.tables import write_csv, write_json
 from hgisam.outputs import RUN_RECORD, claimed, refuse_overwriting
-from hgisam.pipeline import ClassificationResult, ImplausibleScan, SegmentationResult
+from hgisam.pipeline import ClassificationResult, SegmentationResult
 from hgisam.preview import write_preview
 from hgisam.progress import case_progress
 from hgisam.records import (
@@ -43,7 +46,7 @@ from hgisam.records import (
 
 log = logging.getLogger(__name__)
 
-SEGMENT_SUFFIXES = (".json", "_mask.nii.gz", "_preview.png", "_map.nii.gz")
+SEGMENT_SUFFIXES = (".json", "_mask.nii.gz", "_preview.png", "_map.nii.gz", "_seg.dcm")
 CLASSIFY_SUFFIXES = (".json", "_slices.csv")
 ALL_SUFFIXES = tuple(dict.fromkeys((*SEGMENT_SUFFIXES, *CLASSIFY_SUFFIXES)))
 
@@ -89,7 +92,14 @@ class RunReport:
 
 
 def segment_cases(
-    model: SegmentsScans, cases: Sequence[Case], folder: Path, *, save_map: bool = False, show_progress: bool = False
+    model: SegmentsScans,
+    cases: Sequence[Case],
+    folder: Path,
+    *,
+    save_map: bool = False,
+    dicom_seg: bool = False,
+    deidentify: bool = False,
+    show_progress: bool = False,
 ) -> RunReport:
     """Segment every case: `CASE_mask.nii.gz`, `CASE_preview.png`, `CASE.json`, and `summary.csv`, `run.json` over all.
 
@@ -100,23 +110,41 @@ def segment_cases(
         cases: at least one.
         folder: where the outputs go; made if absent, and held for this run alone.
         save_map: whether to write `CASE_map.nii.gz` as well.
+        dicom_seg: whether to write `CASE_seg.dcm` as well, of inputs that are DICOM.
+        deidentify: whether that holds nothing of the patient and the study but UIDs.
         show_progress: whether to draw a progress bar on the terminal.
 
     Raises:
-        InputError: where an output would replace an input or a file that hgisam has not written.
+        InputError: where an output would replace an input or a file that hgisam has not written, or DICOM SEG is asked
+            for and an input is no DICOM.
         OutputError: where the folder cannot be written at all, or another run holds it.
     """
+    if dicom_seg:
+        _refuse_without_dicom(cases)
 
     def analyse(case: Case) -> tuple[Record, Callable[[], None]]:
         result = model.segment(case.scan)
+        record = segmentation_record(result)
+        obstacle = seg_obstacle(case.series) if dicom_seg and case.series is not None else None
+        if obstacle is not None:
+            record["warnings"].append(f"no DICOM SEG was written: {obstacle}")
 
         def write() -> None:
             write_mask(folder / f"{case.name}_mask.nii.gz", result.mask_volume.voxels, result.grid)
             if save_map:
                 write_map(folder / f"{case.name}_map.nii.gz", result.saliency_house, result.grid)
             write_preview(folder / f"{case.name}_preview.png", result)
+            if dicom_seg and case.series is not None and obstacle is None:
+                write_dicom_seg(
+                    folder / f"{case.name}_seg.dcm",
+                    result.mask_volume,
+                    result.grid,
+                    case.series,
+                    deidentify=deidentify,
+                    weights_sha256=result.weights_sha256 or "",
+                )
 
-        return segmentation_record(result), write
+        return record, write
 
     run = _Run("segment", model, cases, folder, SEGMENT_SUFFIXES, SEGMENT_SUMMARY)
     return run.over_all(analyse, show_progress=show_progress)
@@ -287,6 +315,12 @@ class _Run:
                 "cases": [summary_row(record, RUN_COLUMNS) for record in records],
             },
         )
+
+
+def _refuse_without_dicom(cases: Sequence[Case]) -> None:
+    other = next((case for case in cases if case.series is None and kind_of_file(case.path) == "other"), None)
+    if other is not None and not other.path.is_dir():
+        raise InputError(f"{other.path}: expected DICOM, over which a DICOM SEG lies; got another file; leave it out")
 
 
 def _write_nothing() -> None:

@@ -30,7 +30,7 @@ class FakeModel:
         self.asked: list[str] = []
         self._before_answer = before_answer
 
-    def check(self, command: str) -> None:
+    def ensure_able(self, command: str) -> None:
         """Whatever is asked can be done."""
 
     def _fields(self, scan: Path) -> dict[str, Any]:

@@ -15,17 +15,18 @@ PACKAGE = Path(__file__).resolve().parent.parent / "hgisam"
 ROWS = (
     {"__main__"},
     {"cli"},
-    {"run", "phantom_folder"},
-    {"config", "records", "outputs", "environment"},
+    {"run", "phantom_folder", "check"},
+    {"config", "records", "environment"},
     {"pipeline"},
     {"train"},
     {"evaluate", "preview"},
-    {"cases"},
+    {"outputs"},
+    {"cases", "intake"},
     {"segment", "refine", "supervised"},
     {"weak"},
     {"attention"},
     {"io", "brain", "preprocess", "model", "phantom", "plausibility"},
-    {"volume", "windowing", "labels", "exits", "progress"},
+    {"volume", "windowing", "labels", "exits", "progress", "processes"},
 )
 """From the top down. A room may import from any row below its own, and nothing from its own row or above."""
 

@@ -8,7 +8,8 @@ from dicom_writer import write_series
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hgisam.cases import MAX_NAME_BYTES, InputError, SeriesChoiceNeeded, find_cases, safe_name
+from hgisam.cases import MAX_NAME_BYTES, SeriesChoiceNeeded, find_cases, safe_name
+from hgisam.io.errors import InputError
 
 
 def touch(*paths: Path) -> None:

@@ -265,6 +265,35 @@ def test_evaluate_scores_masks_and_exits_8_where_one_has_no_partner(tmp_path: Pa
     (references / "b_labels.nii.gz").unlink()
     done = hgisam("evaluate", predictions, references, "-o", tmp_path / "out", "-q")
     assert (done.exit_code, done.stdout) == (0, "")
+    table = tmp_path / "patients.csv"
+    table.write_text("case,patient\na,anybody\n")
+    done = hgisam("evaluate", predictions, references, "-o", tmp_path / "out", "--patients", table, "--workers", "1")
+    assert done.exit_code == 0
+    assert "Intervals are over patients: 1" in done.stdout
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["scans"][0]["patient"] == 1
+    written = "".join(path.read_text() for path in (tmp_path / "out").iterdir())
+    assert "anybody" not in written + done.stdout
+    table.write_text("case,patient\n")
+    assert hgisam("evaluate", predictions, references, "-o", tmp_path / "out", "--patients", table).exit_code == 2
+
+
+def test_a_file_in_the_way_exits_2_whichever_command_would_replace_it(tmp_path: Path, scan: Callable[..., str]) -> None:
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.eye(4)).to_filename(masks / "a_mask.nii.gz")
+    for name, arguments in (
+        ("evaluation.csv", ("evaluate", masks, masks)),
+        ("summary.csv", ("segment", scan("a"))),
+        ("slice_labels.csv", ("phantom", "-n", "1")),
+    ):
+        out = tmp_path / arguments[0]
+        out.mkdir()
+        (out / name).write_text("mine")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("hgisam.pipeline.Segmenter", Loader())
+            done = hgisam(*arguments, "-o", out)
+        assert (done.exit_code, (out / name).read_text()) == (2, "mine")
+        assert name in done.stderr
 
 
 def test_sigterm_ends_the_command_with_130_and_a_record_of_it(tmp_path: Path, scan: Callable[..., str]) -> None:
@@ -316,3 +345,14 @@ def test_leave_for_gaps_reaches_the_settings(tmp_path: Path, loader: Loader, sca
     assert loader.options.allow_gaps
     hgisam("classify", scan("a"), "-o", tmp_path / "out2")
     assert not loader.options.allow_gaps
+
+
+def test_deidentify_alone_is_a_usage_error(tmp_path: Path, scan: Callable[..., str]) -> None:
+    done = hgisam("segment", scan("a"), "-o", tmp_path / "out", "--deidentify")
+    assert done.exit_code == 2
+    assert "expected --dicom-seg with --deidentify" in done.stderr
+
+
+def test_a_limit_of_voxels_reaches_the_settings(tmp_path: Path, loader: Loader, scan: Callable[..., str]) -> None:
+    hgisam("classify", scan("a"), "-o", tmp_path / "out", "--max-voxels", "1000")
+    assert loader.options.max_voxels == 1000

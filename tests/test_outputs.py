@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hgisam.cases import Case, InputError
-from hgisam.io.errors import OutputError
+from hgisam.cases import Case
+from hgisam.io.errors import InputError, OutputError
 from hgisam.outputs import RUN_RECORD, claimed, refuse_overwriting
 
 
@@ -92,3 +92,12 @@ def test_what_all_cases_share_is_kept_where_no_run_wrote_it(tmp_path: Path) -> N
         refuse_overwriting(tmp_path, [], [], ["summary.csv"])
     (tmp_path / RUN_RECORD).write_text(OUR_RUN)
     refuse_overwriting(tmp_path, [], [], ["summary.csv"])
+
+
+def test_a_command_s_files_are_known_by_its_own_record(tmp_path: Path) -> None:
+    (tmp_path / "evaluation.csv").write_text("a table of somebody's")
+    (tmp_path / RUN_RECORD).write_text(OUR_RUN)
+    with pytest.raises(InputError, match=r"evaluation\.csv"):
+        refuse_overwriting(tmp_path, [], [], ["evaluation.csv"], record="evaluation.json")
+    (tmp_path / "evaluation.json").write_text('{"hgisam_version": "0.1.0"}')
+    refuse_overwriting(tmp_path, [], [], ["evaluation.csv"], record="evaluation.json")

@@ -11,8 +11,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from hgisam.cases import InputError
 from hgisam.cli import app
+from hgisam.io.errors import InputError
 from hgisam.io.nifti import read_ct, read_mask
 from hgisam.labels import Subtype, label_value
 from hgisam.phantom import BleedRecord, Phantom, PhantomOptions

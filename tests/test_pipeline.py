@@ -13,7 +13,7 @@ from dicom_writer import ct_slice, save, write_series
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from hgisam import Segmenter, __version__, pipeline
+from hgisam import Segmenter, __version__, intake, pipeline
 from hgisam.io.dicom_series import find_series
 from hgisam.io.errors import ScanRefused
 from hgisam.labels import Subtype
@@ -24,7 +24,7 @@ from hgisam.phantom import Phantom, PhantomOptions, make_phantom
 from hgisam.pipeline import DeviceUnavailable, SegmentOptions, pick_device
 from hgisam.preprocess import PreprocessOptions
 from hgisam.refine import RefineOptions
-from hgisam.weak import GradCam, GradientRollout, HuThreshold, LayerCam, WeakLabeler
+from hgisam.weak import GradCam, GradCamPlusPlus, GradientRollout, HuThreshold, LayerCam, WeakLabeler
 
 TINY = SwinOptions(img_size=96, window=3, embed_dim=8, depths=(2, 2, 2, 2), heads=(1, 2, 4, 8), in_channels=2)
 
@@ -153,7 +153,7 @@ def test_a_scan_without_brain_has_no_volume_and_says_why(
     array_and_affine: tuple[NDArray[np.float32], NDArray[np.float64]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pipeline, "intracranial_region", lambda ct, _: torch.zeros_like(ct.hu, dtype=torch.bool))
+    monkeypatch.setattr(intake, "intracranial_region", lambda ct, _: torch.zeros_like(ct.hu, dtype=torch.bool))
     result = Segmenter(make_weights()).segment(array_and_affine)
     assert not result.slice_has_brain.any()
     assert result.volume_ml is None
@@ -209,7 +209,7 @@ def test_a_device_that_is_not_there_is_named(name: str) -> None:
         pick_device(name)
 
 
-NO_NETWORK = SegmentOptions(gate=False, weak=HuThreshold(), refine=RefineOptions(method="threshold"))
+NO_NETWORK = SegmentOptions(gate=False, weak=HuThreshold(contrast_hu=16.0), refine=RefineOptions(method="threshold"))
 
 
 def test_a_hu_threshold_needs_no_network(
@@ -239,7 +239,7 @@ def test_a_hu_threshold_needs_no_network(
 def test_a_hu_threshold_on_a_scan_without_brain_says_so(
     array_and_affine: tuple[NDArray[np.float32], NDArray[np.float64]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "intracranial_region", lambda ct, _: torch.zeros_like(ct.hu, dtype=torch.bool))
+    monkeypatch.setattr(intake, "intracranial_region", lambda ct, _: torch.zeros_like(ct.hu, dtype=torch.bool))
     result = Segmenter(options=NO_NETWORK).segment(array_and_affine)
     assert result.volume_ml is None and result.probability is None
     assert not result.mask.any() and not result.saliency.any()
@@ -260,7 +260,7 @@ def test_what_only_a_network_can_do_is_refused_without_one(
         ("swin", GradCam()),
         ("swin", LayerCam()),
         ("swin", GradientRollout()),
-        ("resnet18", GradCam()),
+        ("resnet18", GradCamPlusPlus()),
         ("resnet18", LayerCam()),
     ],
     ids=lambda value: getattr(value, "method", value),

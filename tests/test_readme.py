@@ -102,7 +102,7 @@ def test_the_commands_run_in_their_order(in_a_clone: Path) -> None:
     words |= {"PREDICTIONS": "out", "REFERENCES": "sample_volumes/truth"}
     (block,) = [block for block in blocks("sh") if "INPUT..." in block]
     lines = [shlex.split(line, comments=True)[1:] for line in block.splitlines()]
-    assert [line[0] for line in lines] == ["segment", "classify", "phantom", "evaluate", "train", "info"]
+    assert [line[0] for line in lines] == ["check", "segment", "classify", "phantom", "evaluate", "train", "info"]
     write_drawn_cohort(in_a_clone / "heads", 12)
     words["YAML"] = str(write_tiny_recipe(in_a_clone / "tiny.yaml", steps=1))
     for line in lines:

@@ -12,14 +12,15 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from dicom_writer import pattern, write_series
 from fake_model import AFFINE, MASKED, VOXEL_ML, FakeModel
 
-from hgisam.cases import Case, InputError, find_cases
+from hgisam.cases import Case, find_cases
 from hgisam.exits import ExitCode
 from hgisam.io.dicom import read_dicom
-from hgisam.io.errors import OutputError
+from hgisam.io.errors import InputError, OutputError
 from hgisam.pipeline import SegmentationResult
 from hgisam.plausibility import Plausibility
 from hgisam.records import recorded_path, recorded_reason
@@ -339,6 +340,28 @@ def test_a_dicom_series_is_recorded_slice_by_slice_without_a_word_of_its_header(
             data = gzip.decompress(data)
         assert b"lanted" not in data.lower(), path.name
         assert b"1901" not in data, path.name
+
+
+def test_a_dicom_seg_is_written_where_it_can_be_and_what_hinders_it_is_said(tmp_path: Path) -> None:
+    z = [0.0, 5.0, 10.0]
+    pixels = [pattern(i, (64, 64)) for i in range(3)]
+    write_series(tmp_path / "in" / "a", z, pixels=pixels, StudyInstanceUID="1.1", FrameOfReferenceUID="1.9")
+    write_series(tmp_path / "in" / "b", z, pixels=pixels, StudyInstanceUID="1.2")
+    out = tmp_path / "out"
+    cases = find_cases([tmp_path / "in"])
+    assert segment_cases(DicomModel(), cases, out, dicom_seg=True).exit_code == ExitCode.OK
+    seg, mask = pydicom.dcmread(out / "a_seg.dcm"), record(out, "a")["n_voxels"]
+    assert int(np.unpackbits(np.frombuffer(seg.PixelData, np.uint8)).sum()) == mask > 0
+    assert not (out / "b_seg.dcm").exists()
+    assert "no DICOM SEG was written: its images name no frame of reference" in record(out, "b")["warnings"]
+    segment_cases(DicomModel(), cases, out)
+    assert not (out / "a_seg.dcm").exists()  # of an earlier run
+
+
+def test_a_dicom_seg_of_a_nifti_file_is_refused_before_anything_is_done(tmp_path: Path, scans: Scans) -> None:
+    with pytest.raises(InputError, match=r"a\.nii\.gz: expected DICOM"):
+        segment_cases(FakeModel(), scans(a=""), tmp_path / "out", dicom_seg=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_of_dicom_without_a_scan_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

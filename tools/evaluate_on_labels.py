@@ -1,9 +1,14 @@
 """How well the weights tell slices and scans of real patients apart, by slice labels: a folder in the layout of ct_ich.
 
     python tools/evaluate_on_labels.py FOLDER
+    python tools/evaluate_on_labels.py FOLDER --out-of-fold runs/ct_ich/final/seed_0
 
 FOLDER holds one NIfTI file per patient and slice_labels.csv (file, slice_index, ..., any). Intervals are 95 % bootstrap
 intervals over patients. Nothing is chosen here; the weights bring their own operating point.
+
+Weights that have learned from these very patients say nothing here. `--out-of-fold` looks at each patient with the
+network of the fold that had not seen them (`tools/cross_validate.py`), calibrated as the weights are; since that
+calibration was chosen on the same out-of-fold probabilities, sensitivity and specificity flatter a little.
 """
 
 import argparse
@@ -11,14 +16,19 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 
 from hgisam import Segmenter
 from hgisam.evaluate.detection import auc
+from hgisam.evaluate.scored import read_scored_slices
 from hgisam.evaluate.statistics import figure_interval
 from hgisam.io.tables import read_slice_labels
+from hgisam.model.checkpoint import load_weights, save_weights
+from hgisam.train.calibration import Calibration
+from hgisam.train.recipe import BEST
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,11 +53,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--weights", type=Path)
+    parser.add_argument("--out-of-fold", type=Path, metavar="FOLDER", help="trainings fold_0, fold_1, ...")
     parser.add_argument("-v", "--verbose", action="store_true", help="a line for every patient")
     given = parser.parse_args()
-    segmenter = Segmenter(given.weights)
     labels = read_labels(given.folder / "slice_labels.csv")
-    patients = [look_at(segmenter, given.folder / name, rows) for name, rows in sorted(labels.items())]
+    with TemporaryDirectory() as scratch:
+        segmenter_of = segmenters(given.weights, given.out_of_fold, Path(scratch))
+        patients = [look_at(segmenter_of(name), given.folder / name, rows) for name, rows in sorted(labels.items())]
     if given.verbose:
         for p in patients:
             found = f"probability {p.probability:.3f}  slices {int(p.found.sum())}  {float(p.mask_ml.sum()):.1f} ml"
@@ -69,6 +81,23 @@ def main() -> None:
     print("Research use only, not a medical device.")
 
 
+def segmenters(weights: Path | None, out_of_fold: Path | None, scratch: Path) -> Callable[[str], Segmenter]:
+    """Who looks at a file: one network, or of several the one that had not seen it, calibrated like the weights."""
+    given = Segmenter(weights)
+    if out_of_fold is None:
+        return lambda name: given
+    kept = given.weights.metadata
+    by_scan: dict[str, Segmenter] = {}
+    for folder in sorted(out_of_fold.glob("fold_*")):
+        trained = load_weights(folder / BEST)
+        calibrated = {name: getattr(kept, name) for name in (*Calibration.model_fields, "threshold")}
+        path = scratch / f"{folder.name}.safetensors"
+        save_weights(path, trained.model, trained.metadata.model_copy(update=calibrated), half=True)
+        segmenter = Segmenter(path)
+        by_scan |= dict.fromkeys(read_scored_slices(folder / "test.csv").scans, segmenter)
+    return lambda name: by_scan[name.split(".")[0]]
+
+
 def read_labels(path: Path) -> dict[str, dict[int, bool]]:
     """By file, by slice index: whether any hemorrhage is labelled."""
     labels: dict[str, dict[int, bool]] = defaultdict(dict)
@@ -82,6 +111,8 @@ def look_at(segmenter: Segmenter, path: Path, rows: dict[int, bool]) -> Patient:
     result = segmenter.segment(path)
     probabilities = torch.from_numpy(result.slice_probabilities)
     labels = torch.tensor([rows[index] for index in range(len(probabilities))])
+    if segmenter.operating_point is None:
+        raise SystemExit("expected weights with an operating point; got a method without a network")
     found = probabilities >= segmenter.operating_point
     in_slices = np.moveaxis(result.mask, result.slice_axis, 0).reshape(len(labels), -1).sum(axis=1, dtype=np.int64)
     mask_ml = torch.from_numpy(in_slices) * result.mask_volume.voxel_ml

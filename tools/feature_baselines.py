@@ -34,8 +34,8 @@ from sklearn.preprocessing import SplineTransformer, StandardScaler
 
 from hgisam.brain import BrainOptions
 from hgisam.evaluate.detection import auc, detection_curves, reliability
+from hgisam.evaluate.detection_report import detection_table, write_detection
 from hgisam.evaluate.figures import write_reliability, write_roc_and_precision_recall
-from hgisam.evaluate.report import detection_table, write_detection
 from hgisam.evaluate.scored import ScoredSlices, TargetDetection, detection_by_target
 from hgisam.labels import Subtype
 from hgisam.preprocess import PreprocessOptions

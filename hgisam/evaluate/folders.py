@@ -1,79 +1,28 @@
-"""Folders of predicted and reference masks -> scores per scan, and their summary with every n stated."""
+"""Folders of predicted and reference masks -> scores per scan, in several processes, and what could not be compared."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from hgisam.cases import own_record
-from hgisam.evaluate.overlap import Overlap, overlap, overlap_by_slice
 from hgisam.evaluate.pairs import Pair, pair_masks
-from hgisam.evaluate.statistics import MeanInterval, mean_interval
-from hgisam.io.errors import ScanRefused
-from hgisam.io.nifti import read_mask
+from hgisam.evaluate.scores import ScanScore, score_masks
+from hgisam.evaluate.summary import Summary, summarise
+from hgisam.io.errors import InputError, ScanRefused
+from hgisam.io.nifti import read_mask, read_mask_and_labels
+from hgisam.processes import in_order
+from hgisam.progress import case_progress
 from hgisam.volume import MaskVolume, same_grid
 
+PAIRS_PER_WORKER = 8
+"""A further process pays from about so many pairs on."""
 
-@dataclass(frozen=True)
-class ScanScore:
-    """One scan's prediction against its reference.
-
-    Attributes:
-        case: the scan's name.
-        overlap: over the whole volume.
-        slices: slice by slice, the lowest first.
-        warnings: what the readers of the two masks had to put up with.
-    """
-
-    case: str
-    overlap: Overlap
-    slices: tuple[Overlap, ...]
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def positive(self) -> bool:
-        """Whether the reference holds hemorrhage."""
-        return self.overlap.n_reference > 0
-
-
-@dataclass(frozen=True)
-class Summary:
-    """All scans in a few numbers, each over the scans that it is defined for, and none that flatters.
-
-    Attributes:
-        n: scans scored.
-        n_positive: of them, with hemorrhage in the reference.
-        n_normal: of them, without.
-        n_undefined: of them, both masks empty, so that Dice is undefined.
-        n_missed: positive scans in which nothing was predicted or nothing of it hit: Dice 0.
-        n_false_positive: normal scans in which something was predicted.
-        n_positive_slices: slices with hemorrhage in the reference.
-        dice: over positive scans; a miss counts as 0.
-        iou: over positive scans; a miss counts as 0.
-        sensitivity: over positive scans, by voxels.
-        precision: over scans with a prediction, by voxels.
-        difference_ml: prediction minus reference, over all scans.
-        absolute_difference_ml: its size, over all scans.
-        false_positive_ml: volume predicted, over normal scans.
-        slice_dice: mean over slices that the reference calls positive, as published results have it: false positives
-            on other slices cost nothing. None where there is no such slice.
-    """
-
-    n: int
-    n_positive: int
-    n_normal: int
-    n_undefined: int
-    n_missed: int
-    n_false_positive: int
-    n_positive_slices: int
-    dice: MeanInterval
-    iou: MeanInterval
-    sensitivity: MeanInterval
-    precision: MeanInterval
-    difference_ml: MeanInterval
-    absolute_difference_ml: MeanInterval
-    false_positive_ml: MeanInterval
-    slice_dice: float | None
+_LABELS = ("_labels.nii.gz", "_labels.nii")
 
 
 @dataclass(frozen=True)
@@ -85,12 +34,14 @@ class EvaluationReport:
         refused: pairs that could not be compared: (case, why).
         without_reference: cases with a prediction only.
         without_prediction: cases with a reference only.
+        by_patient: whether it was said whose scan each is; else each counts as another patient's.
     """
 
     scans: tuple[ScanScore, ...]
     refused: tuple[tuple[str, str], ...]
     without_reference: tuple[str, ...]
     without_prediction: tuple[str, ...]
+    by_patient: bool = False
 
     @property
     def complete(self) -> bool:
@@ -103,87 +54,144 @@ class EvaluationReport:
         return summarise(self.scans)
 
 
-def evaluate_folders(predictions: Path, references: Path) -> EvaluationReport:
+@dataclass(frozen=True)
+class ScoredPair:
+    """What one process makes of one pair.
+
+    Attributes:
+        scan: the scores; None where the pair was refused.
+        reason: why; None where it was not.
+        has_other_values: whether the reference holds a value that stands for no subtype.
+        names_subtypes: whether it says that its values are subtypes, by its name or by a value above 1.
+    """
+
+    scan: ScanScore | None
+    reason: str | None = None
+    has_other_values: bool = False
+    names_subtypes: bool = False
+
+
+def evaluate_folders(
+    predictions: Path,
+    references: Path,
+    patients: Mapping[str, str] | None = None,
+    *,
+    workers: int = 1,
+    show_progress: bool = False,
+) -> EvaluationReport:
     """Compare predicted with reference masks, paired by case name; in both, any value above 0 is hemorrhage.
 
+    References tell subtypes where all of them hold values of `hgisam.labels` only, and any of them is named
+    `CASE_labels` or holds a value above 1.
+
     Args:
-        predictions: a folder of `CASE_mask.nii.gz`, or one file.
+        predictions: a folder of `CASE_mask.nii.gz`, or one file. A record `CASE.json` beside it gives probabilities.
         references: a folder of `CASE_mask.nii.gz`, `CASE_labels.nii.gz` or `CASE.nii.gz`, or one file.
+        patients: whose scan each case is; None: each is another patient's.
+        workers: at most so many processes; fewer for few pairs. The result is the same for any number.
+        show_progress: whether to draw a progress bar on the terminal.
 
     Returns:
         The scores; pairs that cannot be compared and cases without a partner are listed in it.
 
     Raises:
         ScanRefused: where nothing could be compared: no pairs, or the only pair is unreadable or on two grids.
+        InputError: where `patients` lacks a case.
     """
     pairing = pair_masks(predictions, references)
-    scans, refused = [], []
-    for pair in pairing.pairs:
-        try:
-            scans.append(score_pair(pair))
-        except ScanRefused as error:
-            if len(pairing.pairs) == 1:
-                raise
-            refused.append((pair.case, str(error)))
-    return EvaluationReport(tuple(scans), tuple(refused), pairing.without_reference, pairing.without_prediction)
+    cases = [pair.case for pair in pairing.pairs]
+    lacking = [case for case in cases if patients is not None and case not in patients]
+    if lacking:
+        raise InputError(f"expected a patient for each case; got none for {len(lacking)}, such as {lacking[0]!r}")
+    one_thread = partial(_score_with_one_thread, alone=len(cases) == 1)
+    workers = min(workers, math.ceil(len(cases) / PAIRS_PER_WORKER))
+    with case_progress(len(cases), show=show_progress) as begin:
+        found = []
+        for case, scored in zip(cases, in_order(one_thread, pairing.pairs, workers), strict=True):
+            begin(case)
+            found.append(scored)
+    subtypes = any(one.names_subtypes for one in found) and not any(one.has_other_values for one in found)
+    scans = [
+        replace(
+            one.scan,
+            patient=one.scan.case if patients is None else patients[one.scan.case],
+            subtypes=one.scan.subtypes if subtypes else (),
+        )
+        for one in found
+        if one.scan is not None
+    ]
+    refused = [(case, one.reason) for case, one in zip(cases, found, strict=True) if one.reason is not None]
+    return EvaluationReport(
+        tuple(scans), tuple(refused), pairing.without_reference, pairing.without_prediction, patients is not None
+    )
 
 
-def score_pair(pair: Pair) -> ScanScore:
+def score_pair(pair: Pair) -> ScoredPair:
     """Compare one case's two masks.
 
     Raises:
         ScanRefused: where one cannot be read, they lie on different grids, or the prediction's own record says that
             nothing was measured, so that its empty mask is no answer.
     """
-    _check_measured(pair)
+    record = own_record(pair.prediction.with_name(f"{pair.case}.json"))
+    if record.get("volume_ml", 0.0) is None:
+        raise ScanRefused(f"{pair.case}: expected a mask that was measured; got none: {record.get('volume_reason')}")
     prediction, prediction_grid = read_mask(pair.prediction)
-    reference, reference_grid = read_mask(pair.reference)
+    reference, labels, reference_grid = read_mask_and_labels(pair.reference)
     if not same_grid(prediction, reference):
         grids = f"{_grid_text(prediction)} and {_grid_text(reference)}"
         elsewhere = ", in another place or direction" if prediction.voxels.shape == reference.voxels.shape else ""
         raise ScanRefused(f"{pair.case}: expected both masks on one grid; got {grids}{elsewhere}; resample one of them")
-    return ScanScore(
-        case=pair.case,
-        overlap=overlap(prediction.voxels, reference.voxels, reference.voxel_ml),
-        slices=overlap_by_slice(prediction.voxels, reference.voxels, reference.voxel_ml),
-        warnings=(*prediction_grid.warnings, *reference_grid.warnings),
+    upside_down = prediction_grid.orientation.flips[0]
+    scan = score_masks(pair.case, prediction, reference, labels, upside_down=upside_down)
+    scan = replace(scan, warnings=(*prediction_grid.warnings, *reference_grid.warnings))
+    return ScoredPair(
+        scan=_with_probabilities(scan, record),
+        has_other_values=labels is None,
+        names_subtypes=pair.reference.name.endswith(_LABELS) or (labels is not None and bool((labels > 1).any())),
     )
 
 
-def _check_measured(pair: Pair) -> None:
-    record = own_record(pair.prediction.with_name(f"{pair.case}.json"))
-    if record.get("volume_ml", 0.0) is None:
-        raise ScanRefused(f"{pair.case}: expected a mask that was measured; got none: {record.get('volume_reason')}")
+def _score_with_one_thread(pair: Pair, *, alone: bool) -> ScoredPair:
+    """`score_pair`, with a refusal as a result unless it is of the only pair."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return score_pair(pair)
+    except ScanRefused as error:
+        if alone:
+            raise
+        return ScoredPair(None, str(error))
+    finally:
+        torch.set_num_threads(threads)
 
 
-def summarise(scans: tuple[ScanScore, ...]) -> Summary:
-    """The numbers over all scans. With none, every n is 0 and every mean None."""
-    overlaps = [scan.overlap for scan in scans]
-    positive = [found for found in overlaps if found.n_reference]
-    normal = [found for found in overlaps if not found.n_reference]
-    positive_slices = [found for scan in scans for found in scan.slices if found.n_reference]
-    slice_dices = _defined(found.dice for found in positive_slices)
-    return Summary(
-        n=len(scans),
-        n_positive=len(positive),
-        n_normal=len(normal),
-        n_undefined=sum(found.dice is None for found in overlaps),
-        n_missed=sum(found.n_both == 0 for found in positive),
-        n_false_positive=sum(found.n_prediction > 0 for found in normal),
-        n_positive_slices=len(positive_slices),
-        dice=mean_interval(_defined(found.dice for found in positive)),
-        iou=mean_interval(_defined(found.iou for found in positive)),
-        sensitivity=mean_interval(_defined(found.sensitivity for found in positive)),
-        precision=mean_interval(_defined(found.precision for found in overlaps)),
-        difference_ml=mean_interval([found.difference_ml for found in overlaps]),
-        absolute_difference_ml=mean_interval([abs(found.difference_ml) for found in overlaps]),
-        false_positive_ml=mean_interval([found.prediction_ml for found in normal]),
-        slice_dice=sum(slice_dices) / len(slice_dices) if slice_dices else None,
+def _with_probabilities(scan: ScanScore, record: Mapping[str, Any]) -> ScanScore:
+    """The scan with what the record of `hgisam segment` or `classify` says of it and of its slices."""
+    if "probability" not in record:
+        return scan
+    rows = record.get("slices")
+    by_index = {
+        row.get("slice_index"): row.get("probability_any")
+        for row in (rows if isinstance(rows, list) else [])
+        if isinstance(row, dict)
+    }
+    known: list[Any] = [by_index.get(found.slice_index) for found in scan.slices]
+    if len(by_index) != len(known) or not all(map(_is_probability, [*known, record["probability"]])):
+        unread = "the record beside the prediction has no probability for each slice: none was taken from it"
+        return replace(scan, warnings=(*scan.warnings, unread))
+    point = record.get("operating_point")
+    slices = [replace(found, probability=float(p)) for found, p in zip(scan.slices, known, strict=True)]
+    return replace(
+        scan,
+        probability=float(record["probability"]),
+        operating_point=point if _is_probability(point) else None,
+        slices=tuple(slices),
     )
 
 
-def _defined(values: Iterable[float | None]) -> list[float]:
-    return [value for value in values if value is not None]
+def _is_probability(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def _grid_text(mask: MaskVolume) -> str:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool
 from torch import Tensor
 
@@ -74,19 +75,12 @@ def overlap(prediction: Bool[Tensor, "..."], reference: Bool[Tensor, "..."], vox
     """
     if prediction.shape != reference.shape:
         raise ValueError(f"expected masks of one shape; got {tuple(prediction.shape)} and {tuple(reference.shape)}")
-    both = int((prediction & reference).sum())
-    return Overlap(int(prediction.sum()), int(reference.sum()), both, voxel_ml)
-
-
-def overlap_by_slice(
-    prediction: Bool[Tensor, "depth height width"], reference: Bool[Tensor, "depth height width"], voxel_ml: float
-) -> tuple[Overlap, ...]:
-    """Compare two masks slice by slice, the lowest first.
-
-    Raises:
-        ValueError: where the shapes differ.
-    """
-    return tuple(overlap(p, r, voxel_ml) for p, r in zip(prediction, reference, strict=True))
+    return Overlap(
+        n_prediction=int(torch.count_nonzero(prediction)),
+        n_reference=int(torch.count_nonzero(reference)),
+        n_both=int(torch.count_nonzero(prediction & reference)),
+        voxel_ml=voxel_ml,
+    )
 
 
 def _ratio(part: int, whole: int) -> float | None:

@@ -1,8 +1,9 @@
 """The tables of an evaluation: CSV and JSON for machines, rich tables for people."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -10,98 +11,82 @@ from rich.table import Table
 from rich.text import Text
 
 from hgisam import NOTICE, __version__
-from hgisam.cases import own_record
+from hgisam.evaluate.agreement import IntraclassCorrelation
 from hgisam.evaluate.detection import Detection, Estimate
-from hgisam.evaluate.folders import EvaluationReport, ScanScore, Summary
-from hgisam.evaluate.scored import TargetDetection
+from hgisam.evaluate.folders import EvaluationReport
+from hgisam.evaluate.lesions import MIN_COVERED
+from hgisam.evaluate.overlap import Overlap
+from hgisam.evaluate.scores import ScanScore
 from hgisam.evaluate.statistics import CONFIDENCE, MeanInterval
-from hgisam.io.atomic import make_output_folder
-from hgisam.io.errors import OutputError
+from hgisam.evaluate.summary import MEASURES, PUBLISHED_DICE, Scored, Summary, VolumeAgreement
+from hgisam.evaluate.surface import SurfaceScore
 from hgisam.io.tables import write_csv, write_json
-from hgisam.labels import SUBTYPES, Subtype
-from hgisam.segment import SCAN_SLICES
+from hgisam.outputs import claimed, refuse_overwriting
 
+RECORD = "evaluation.json"
+SCANS, SLICES, SUBTYPE_ROWS, MEANS = (
+    "evaluation.csv",
+    "evaluation_slices.csv",
+    "evaluation_subtypes.csv",
+    "evaluation_means.csv",
+)
+TABLES = (SCANS, SLICES, SUBTYPE_ROWS, MEANS)
+
+_MASK_COLUMNS = (
+    "dice", "iou", "sensitivity", "precision", "hd95_mm", "assd_mm", "nsd_1mm", "nsd_2mm", "prediction_ml",
+    "reference_ml", "difference_ml", "absolute_difference_ml", "n_prediction", "n_reference", "n_both",
+)  # fmt: skip
+_LESION_COLUMNS = ("lesion_f1", "n_reference_lesions", "n_found_lesions", "n_predicted_lesions", "n_right_lesions")
 SCAN_COLUMNS = (
-    "case",
-    "dice",
-    "iou",
-    "sensitivity",
-    "precision",
-    "prediction_ml",
-    "reference_ml",
-    "difference_ml",
-    "absolute_difference_ml",
-    "n_prediction",
-    "n_reference",
-    "n_both",
-    "voxel_ml",
-    "n_slices",
-    "n_positive_slices",
-)
+    "case", "patient", *_MASK_COLUMNS, *_LESION_COLUMNS, PUBLISHED_DICE, "voxel_ml", "slice_mm", "n_slices",
+    "n_positive_slices", "n_found_slices", "n_false_positive_slices", "probability",
+)  # fmt: skip
+SLICE_COLUMNS = ("case", "patient", "slice_index", *_MASK_COLUMNS, "probability_any")
+SUBTYPE_COLUMNS = ("case", "patient", "subtype", *_MASK_COLUMNS, *_LESION_COLUMNS)
+MEAN_COLUMNS = ("by", "stratum", "measure", "n", "n_undefined", "n_patients", "mean", "sd", "low", "high", "reason")
 
-TABLE, RECORD = "evaluation.csv", "evaluation.json"
+Row = dict[str, Any]
 
-_SUMMARY_ROWS = (
-    ("Dice, positive scans", "dice", "{:.3f}"),
-    ("IoU, positive scans", "iou", "{:.3f}"),
-    ("Sensitivity, positive scans", "sensitivity", "{:.3f}"),
-    ("Precision, scans with a prediction", "precision", "{:.3f}"),
-    ("Volume difference, mL", "difference_ml", "{:+.2f}"),
-    ("Absolute volume difference, mL", "absolute_difference_ml", "{:.2f}"),
-    ("False positive on normals, mL", "false_positive_ml", "{:.2f}"),
-)
+
+def refuse_foreign(folder: Path) -> None:
+    """Stop before the work where the outputs would replace what no evaluation of ours has written.
+
+    Raises:
+        InputError: naming the first such file.
+    """
+    refuse_overwriting(folder, (), (), TABLES, record=RECORD)
 
 
 def write_report(report: EvaluationReport, folder: Path) -> None:
-    """Write `evaluation.csv`, a row per scan, and `evaluation.json`, everything.
+    """Write `evaluation.csv` (a row per scan), tables by slice, by subtype and of means, and `evaluation.json`.
+
+    Patients are written as numbers, in the order in which they come: what a hospital calls them stays where it was.
 
     Raises:
-        OutputError: where the folder or a file cannot be written, or a file is in the way that hgisam has not written.
+        InputError: where a file is in the way that hgisam has not written.
+        OutputError: where the folder or a file cannot be written, or another run holds it.
     """
-    make_output_folder(folder)
-    for name in (TABLE, RECORD):
-        if (folder / name).exists() and not own_record(folder / RECORD):
-            raise OutputError(
-                f"{folder / name}: expected a free name; got a file that hgisam has not written; choose another folder"
-            )
-    rows = [scan_row(scan) for scan in report.scans]
-    write_csv(folder / TABLE, rows, SCAN_COLUMNS)
-    record = {
-        "hgisam_version": __version__,
-        "notice": NOTICE,
-        "confidence": CONFIDENCE,
-        "summary": asdict(report.summary),
-        "scans": [
-            {**row, "slice_dice": [found.dice for found in scan.slices], "warnings": scan.warnings}
-            for row, scan in zip(rows, report.scans, strict=True)
-        ],
-        "refused": [{"case": case, "reason": reason} for case, reason in report.refused],
-        "without_reference": report.without_reference,
-        "without_prediction": report.without_prediction,
-    }
-    write_json(folder / RECORD, record)
-
-
-def scan_row(scan: ScanScore) -> dict[str, object]:
-    """One scan's scores under SCAN_COLUMNS; None where a measure is undefined."""
-    found = scan.overlap
-    return {
-        "case": scan.case,
-        "dice": found.dice,
-        "iou": found.iou,
-        "sensitivity": found.sensitivity,
-        "precision": found.precision,
-        "prediction_ml": found.prediction_ml,
-        "reference_ml": found.reference_ml,
-        "difference_ml": found.difference_ml,
-        "absolute_difference_ml": abs(found.difference_ml),
-        "n_prediction": found.n_prediction,
-        "n_reference": found.n_reference,
-        "n_both": found.n_both,
-        "voxel_ml": found.voxel_ml,
-        "n_slices": len(scan.slices),
-        "n_positive_slices": sum(of_slice.n_reference > 0 for of_slice in scan.slices),
-    }
+    with claimed(folder):
+        refuse_foreign(folder)
+        numbered = list(zip(report.scans, _patient_numbers(report.scans), strict=True))
+        rows = [_scan_row(scan, patient) for scan, patient in numbered]
+        write_csv(folder / SCANS, rows, SCAN_COLUMNS)
+        write_csv(folder / SLICES, _slice_rows(numbered), SLICE_COLUMNS)
+        write_csv(folder / SUBTYPE_ROWS, _subtype_rows(numbered), SUBTYPE_COLUMNS)
+        write_csv(folder / MEANS, _mean_rows(report.summary), MEAN_COLUMNS)
+        record = {
+            "hgisam_version": __version__,
+            "notice": NOTICE,
+            "confidence": CONFIDENCE,
+            "intervals_by": "patient" if report.by_patient else "scan",
+            "lesion_min_covered": MIN_COVERED,
+            "summary": asdict(report.summary),
+            "scans": [row | {"warnings": scan.warnings} for row, scan in zip(rows, report.scans, strict=True)],
+            "refused": [{"case": case, "reason": reason} for case, reason in report.refused],
+            "without_reference": report.without_reference,
+            "without_prediction": report.without_prediction,
+        }
+        write_json(folder / RECORD, record)
 
 
 def as_tables(report: EvaluationReport) -> RenderableType:
@@ -114,70 +99,136 @@ def as_tables(report: EvaluationReport) -> RenderableType:
     counts = (
         f"{summary.n} scans: {summary.n_positive} positive ({summary.n_missed} missed), {summary.n_normal} normal"
         f" ({summary.n_false_positive} with a false positive). Dice undefined (both empty) in {summary.n_undefined}."
+        f" {summary.n_slices} slices, {summary.n_positive_slices} positive."
     )
-    return Group(_scan_table(report), Text(counts), _summary_table(summary), *notes, Text(NOTICE, style="dim"))
+    units = f"Intervals are over patients: {summary.n_patients}." if report.by_patient else (
+        "Intervals are over scans, as if each were another patient's; --patients says otherwise."
+    )  # fmt: skip
+    parts = [
+        _scan_table(report.scans),
+        Text(counts),
+        _summary_table(summary),
+        _agreement_table(summary),
+        _detection_table(summary),
+        _lesion_table(summary),
+        _strata_table(summary),
+        Text(units),
+        *notes,
+        Text(NOTICE, style="dim"),
+    ]
+    return Group(*(part for part in parts if part is not None))
 
 
-def detection_table(found: Mapping[str, Sequence[TargetDetection]]) -> RenderableType:
-    """What several sets of probabilities of the same slices are worth, one under the other, for each target.
-
-    Args:
-        found: by the name of what gave the probabilities.
-    """
-    table = Table()
-    table.add_column("hemorrhage", no_wrap=True)
-    table.add_column("slices", justify="right")
-    table.add_column("scans", justify="right")
-    table.add_column("probabilities of", no_wrap=True)
-    for head in ("slice AUC", "slice AP", "scan AUC, highest", f"scan AUC, mean of {SCAN_SLICES}"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for target in (Subtype.ANY, *SUBTYPES):
-        rows = [(name, its) for name, by_target in found.items() for its in by_target if its.target is target]
-        for k, (name, its) in enumerate(rows):
-            slices, scans = its.slices, its.scans_by_highest
-            table.add_row(
-                *("" if k else cell for cell in (target, _positive_of(slices), _positive_of(scans))),
-                escape(name),
-                *map(_estimate_shown, (slices.auc, slices.average_precision, scans.auc, its.scans_by_mean.auc)),
-                end_section=k == len(rows) - 1,
-            )
-    notes = (
-        f"In brackets: {CONFIDENCE:.0%} bootstrap intervals over patients; '-' where there are too few. A subtype's"
-        " slices and scans are held against those without any hemorrhage.",
-        NOTICE,
-    )
-    return Group(table, *(Text(note, style="dim") for note in notes))
+def _mask_values(found: Overlap, surface: SurfaceScore) -> Row:
+    """What is said of two masks, or slices, under _MASK_COLUMNS; None where a measure is undefined."""
+    return {
+        "dice": found.dice,
+        "iou": found.iou,
+        "sensitivity": found.sensitivity,
+        "precision": found.precision,
+        "hd95_mm": surface.hd95_mm,
+        "assd_mm": surface.assd_mm,
+        "nsd_1mm": surface.nsd_1mm,
+        "nsd_2mm": surface.nsd_2mm,
+        "prediction_ml": found.prediction_ml,
+        "reference_ml": found.reference_ml,
+        "difference_ml": found.difference_ml,
+        "absolute_difference_ml": abs(found.difference_ml),
+        "n_prediction": found.n_prediction,
+        "n_reference": found.n_reference,
+        "n_both": found.n_both,
+    }
 
 
-def write_detection(path: Path, found: Mapping[str, Sequence[TargetDetection]], **more: object) -> None:
-    """Write everything that is known of several sets of probabilities as JSON, with the reasons for what is not.
-
-    Args:
-        path: the file.
-        found: by the name of what gave the probabilities.
-        more: what else the record should hold.
-
-    Raises:
-        OutputError: where the file cannot be written.
-    """
-    by_name = {name: {its.target: asdict(its) for its in by_target} for name, by_target in found.items()}
-    write_json(
-        path,
-        {"hgisam_version": __version__, "notice": NOTICE, "confidence": CONFIDENCE, **more, "probabilities": by_name},
-    )
+def _lesion_values(scored: Scored) -> Row:
+    lesions = scored.lesions
+    return {
+        "lesion_f1": lesions.f1,
+        "n_reference_lesions": lesions.reference.n,
+        "n_found_lesions": sum(lesions.reference.covered),
+        "n_predicted_lesions": lesions.prediction.n,
+        "n_right_lesions": sum(lesions.prediction.covered),
+    }
 
 
-def _scan_table(report: EvaluationReport) -> Table:
-    table = Table()
-    table.add_column("case")
-    for head in ("Dice", "IoU", "sensitivity", "precision", "predicted mL", "reference mL", "difference mL"):
-        table.add_column(head, justify="right")
-    for scan in report.scans:
-        found = scan.overlap
-        shares = (found.dice, found.iou, found.sensitivity, found.precision)
+def _patient_numbers(scans: Sequence[ScanScore]) -> list[int]:
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(scan.patient, len(numbers) + 1) for scan in scans]
+
+
+def _scan_row(scan: ScanScore, patient: int) -> Row:
+    positive = scan.positive_slices
+    published = [found.overlap.dice for found in positive if found.overlap.dice is not None]
+    alarms = [found.overlap.n_prediction > 0 for found in scan.slices if not found.overlap.n_reference]
+    return {
+        "case": scan.case,
+        "patient": patient,
+        **_mask_values(scan.overlap, scan.surface),
+        **_lesion_values(scan),
+        PUBLISHED_DICE: sum(published) / len(published) if published else None,
+        "voxel_ml": scan.overlap.voxel_ml,
+        "slice_mm": scan.slice_mm,
+        "n_slices": len(scan.slices),
+        "n_positive_slices": len(positive),
+        "n_found_slices": sum(found.overlap.n_prediction > 0 for found in positive),
+        "n_false_positive_slices": sum(alarms),
+        "probability": scan.probability,
+    }
+
+
+def _slice_rows(numbered: Sequence[tuple[ScanScore, int]]) -> Iterator[Row]:
+    for scan, patient in numbered:
+        for found in sorted(scan.slices, key=lambda of_slice: of_slice.slice_index):
+            yield {
+                "case": scan.case,
+                "patient": patient,
+                "slice_index": found.slice_index,
+                **_mask_values(found.overlap, found.surface),
+                "probability_any": found.probability,
+            }
+
+
+def _subtype_rows(numbered: Sequence[tuple[ScanScore, int]]) -> Iterator[Row]:
+    for scan, patient in numbered:
+        for found in scan.subtypes:
+            yield {
+                "case": scan.case,
+                "patient": patient,
+                "subtype": found.subtype,
+                **_mask_values(found.overlap, found.surface),
+                **_lesion_values(found),
+            }
+
+
+def _mean_rows(summary: Summary) -> Iterator[Row]:
+    """Every mean under MEAN_COLUMNS: over all scans, then by stratum."""
+    extra = (PUBLISHED_DICE, "slice_sensitivity", "slice_specificity", "scan_sensitivity", "scan_specificity")
+    means = [("all", "all", name, found) for name, found in summary.means.items()]
+    means += [("all", "all", name, getattr(summary, name)) for name in extra]
+    for size in summary.lesions_by_size:
+        means += [("lesion_ml", size.name, "found", size.found), ("lesion_ml", size.name, "right", size.right)]
+    means += [(s.by, s.name, name, found) for s in summary.strata for name, found in s.means.items()]
+    for by, stratum, measure, found in means:
+        yield {"by": by, "stratum": stratum, "measure": measure, **asdict(found)}
+
+
+def _scan_table(scans: Sequence[ScanScore]) -> Table:
+    heads = (
+        "Dice", "sensitivity", "precision", "HD95 mm", "ASSD mm", "NSD 2 mm", "lesion F1", "predicted mL",
+        "reference mL", "difference mL",
+    )  # fmt: skip
+    table = _table("case", *heads)
+    for scan in scans:
+        found, surface = scan.overlap, scan.surface
         table.add_row(
             escape(scan.case),
-            *("-" if share is None else f"{share:.3f}" for share in shares),
+            _shown("{:.3f}", found.dice),
+            _shown("{:.3f}", found.sensitivity),
+            _shown("{:.3f}", found.precision),
+            _shown("{:.1f}", surface.hd95_mm),
+            _shown("{:.2f}", surface.assd_mm),
+            _shown("{:.3f}", surface.nsd_2mm),
+            _shown("{:.3f}", scan.lesions.f1),
             f"{found.prediction_ml:.2f}",
             f"{found.reference_ml:.2f}",
             f"{found.difference_ml:+.2f}",
@@ -186,27 +237,120 @@ def _scan_table(report: EvaluationReport) -> Table:
 
 
 def _summary_table(summary: Summary) -> Table:
-    table = Table()
-    table.add_column("mean over scans")
-    for head in ("n", "mean", "sd", f"{CONFIDENCE:.0%} interval"):
-        table.add_column(head, justify="right")
-    for label, name, form in _SUMMARY_ROWS:
-        found: MeanInterval = getattr(summary, name)
-        interval = "-" if found.low is None else f"{_shown(form, found.low)} to {_shown(form, found.high)}"
-        table.add_row(label, str(found.n), _shown(form, found.mean), _shown(form.replace("+", ""), found.sd), interval)
-    slice_dice = _shown("{:.3f}", summary.slice_dice)
-    table.add_row("Dice by slice, positive slices only", str(summary.n_positive_slices), slice_dice, "", "")
+    table = _table("mean over scans", "n", "undefined", "mean", "sd", f"{CONFIDENCE:.0%} interval")
+    rows = [(measure.title, summary.means[measure.name], measure.form) for measure in MEASURES]
+    rows += [
+        ("Dice by slice, positive slices only", summary.positive_slices_only_dice, "{:.3f}"),
+        ("Positive slices with a prediction", summary.slice_sensitivity, "{:.3f}"),
+        ("Other slices without", summary.slice_specificity, "{:.3f}"),
+        ("Positive scans with a prediction", summary.scan_sensitivity, "{:.3f}"),
+        ("Normal scans without", summary.scan_specificity, "{:.3f}"),
+    ]
+    for title, found, form in rows:
+        spread = _shown(form.replace("+", ""), found.sd)
+        table.add_row(
+            title, str(found.n), str(found.n_undefined), _shown(form, found.mean), spread, _interval(form, found)
+        )
     return table
+
+
+def _agreement_table(summary: Summary) -> Table:
+    table = _table("volume, mL", "n", "bias", "limits of agreement", "margin", "ICC(2,1)", f"{CONFIDENCE:.0%} interval")
+    for title, found in (("all scans", summary.volume_all), ("positive scans", summary.volume_positive)):
+        table.add_row(title, *_agreement_cells(found))
+    return table
+
+
+def _agreement_cells(found: VolumeAgreement) -> tuple[str, ...]:
+    limits, icc = found.limits, found.icc
+    between = "-" if limits.low is None else f"{limits.low:+.2f} to {limits.high:+.2f}"
+    return (
+        str(limits.n),
+        _shown("{:+.2f}", limits.bias),
+        between,
+        _shown("{:.2f}", limits.margin),
+        _shown("{:.3f}", icc.value),
+        _interval("{:.3f}", icc),
+    )
+
+
+def _detection_table(summary: Summary) -> Table | None:
+    kinds = [("slices", summary.slice_detection), ("scans", summary.scan_detection)]
+    found = [(kind, of_kind) for kind, of_kind in kinds if of_kind is not None]
+    if not found:
+        return None
+    table = _table("probabilities of", "n", "positive", "AUC", "average precision", "sensitivity", "specificity")
+    for kind, of_kind in found:
+        table.add_row(kind, str(of_kind.n), str(of_kind.n_positive), *_detection_cells(of_kind))
+    points = {of_kind.operating_point for _, of_kind in found}
+    point = ", ".join("several operating points" if p is None else f"operating point {p:.3f}" for p in points)
+    lacking = f"; {summary.n_without_probabilities} scans without" if summary.n_without_probabilities else ""
+    table.caption = f"{point}{lacking}"
+    return table
+
+
+def _detection_cells(found: Detection) -> Iterator[str]:
+    for estimate in (found.auc, found.average_precision, found.sensitivity, found.specificity):
+        yield _estimate_text(estimate)
+
+
+def _estimate_text(found: Estimate) -> str:
+    if found.low is None:
+        return _shown("{:.3f}", found.value)
+    return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
+
+
+def _lesion_table(summary: Summary) -> Table | None:
+    if not summary.lesions_by_size:
+        return None
+    interval = f"{CONFIDENCE:.0%} interval"
+    table = _table("lesions by size", "n", "found", interval, "n predicted", "right", interval)
+    for size in summary.lesions_by_size:
+        cells: list[str] = []
+        for found in (size.found, size.right):
+            cells += [str(found.n), _shown("{:.3f}", found.mean), _interval("{:.3f}", found)]
+        table.add_row(size.name, *cells)
+    return table
+
+
+def _strata_table(summary: Summary) -> Table | None:
+    """Strata that split the scans: one that all are in says nothing new."""
+    shown = [s for s in summary.strata if s.by == "subtype" or s.n < _n_sorted(summary, s.by)]
+    if not shown:
+        return None
+    table = _table("stratum", "n", "Dice", "interval", "HD95 mm", "NSD 2 mm", "lesion F1", "difference mL")
+    for stratum in shown:
+        cells = []
+        for name, form in (("hd95_mm", "{:.1f}"), ("nsd_2mm", "{:.3f}"), ("lesion_f1", "{:.3f}")):
+            found = stratum.means.get(name)
+            cells.append(_shown(form, found.mean if found else None))
+        dice, difference = stratum.means.get("dice"), stratum.means["difference_ml"]
+        table.add_row(
+            stratum.name,
+            str(stratum.n),
+            _shown("{:.3f}", dice.mean if dice else None),
+            _interval("{:.3f}", dice) if dice else "-",
+            *cells,
+            _shown("{:+.2f}", difference.mean),
+        )
+    return table
+
+
+def _n_sorted(summary: Summary, by: str) -> int:
+    return sum(stratum.n for stratum in summary.strata if stratum.by == by)
+
+
+def _table(first: str, *heads: str) -> Table:
+    table = Table()
+    table.add_column(first)
+    for head in heads:
+        table.add_column(head, justify="right")
+    return table
+
+
+def _interval(form: str, found: MeanInterval | IntraclassCorrelation) -> str:
+    return "-" if found.low is None else f"{_shown(form, found.low)} to {_shown(form, found.high)}"
 
 
 def _shown(form: str, value: float | None) -> str:
     return "-" if value is None else form.format(value)
-
-
-def _positive_of(found: Detection) -> str:
-    return f"{found.n_positive:,} of {found.n:,}"
-
-
-def _estimate_shown(estimate: Estimate) -> str:
-    interval = "-" if estimate.low is None or estimate.high is None else f"{estimate.low:.3f}, {estimate.high:.3f}"
-    return "-" if estimate.value is None else f"{estimate.value:.3f} [{interval}]"

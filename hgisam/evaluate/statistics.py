@@ -1,34 +1,42 @@
-"""Means with the interval that the number of scans allows."""
+"""Means with the interval that the number of patients allows."""
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
 N_RESAMPLES = 4999
 N_FIGURE_RESAMPLES = 1000
 _SEED = 20230412
+_EQUAL = 1e-12
+"""Means that differ by no more than this share of them differ by rounding alone."""
 
 Scan = TypeVar("Scan")
 
 
 @dataclass(frozen=True)
 class MeanInterval:
-    """A mean over scans and its bootstrap interval.
+    """A mean and its bootstrap interval over patients.
 
     Attributes:
-        n: how many scans.
+        n: how many values the mean is of.
+        n_undefined: how many more there would be, were they not undefined.
+        n_patients: whose the values are.
         mean: None where n is 0.
-        sd: standard deviation over scans (n - 1); None where n is below 2.
+        sd: standard deviation over the values (n - 1); None where n is below 2.
         low: lower end of the interval; None where there is none.
         high: upper end.
         reason: why there is no interval; None where there is one.
     """
 
     n: int
+    n_undefined: int
+    n_patients: int
     mean: float | None
     sd: float | None
     low: float | None
@@ -36,34 +44,57 @@ class MeanInterval:
     reason: str | None
 
 
-def mean_interval(values: Sequence[float]) -> MeanInterval:
-    """The mean of one value per scan and its 95 % bias-corrected and accelerated bootstrap interval, scans resampled.
+def mean_interval(values: Sequence[float | None], patients: Sequence[str] | None = None) -> MeanInterval:
+    """The mean of all values and its 95 % bias-corrected and accelerated bootstrap interval, whole patients resampled.
 
-    The same values give the same interval: the resampling is seeded. Below 3 values, and where all are equal, there is
-    no interval and the reason is stated. Source: Efron, J Am Stat Assoc 82(397), 1987.
+    The same values give the same interval: the resampling is seeded. Below 3 patients, and where all patients' means
+    are equal, there is no interval and the reason is stated. Source: Efron, J Am Stat Assoc 82(397), 1987.
 
     Args:
-        values: finite numbers, one per scan.
+        values: finite numbers, one for each scan (or slice, or lesion); None where undefined, to be counted.
+        patients: whose each value is; None: each is another patient's.
+
+    Raises:
+        ValueError: where there are not as many patients as values.
     """
-    n = len(values)
-    mean = statistics.fmean(values) if n else None
-    sd = statistics.stdev(values) if n > 1 else None
-    if n < 3:
-        return MeanInterval(n, mean, sd, None, None, f"an interval needs 3 scans or more; got {n}")
-    if max(values) == min(values):
-        return MeanInterval(n, mean, sd, None, None, "all values are equal: resampling shows no spread")
+    owners = [str(index) for index in range(len(values))] if patients is None else patients
+    kept = [(value, owner) for value, owner in zip(values, owners, strict=True) if value is not None]
+    defined = [value for value, _ in kept]
+    n, n_undefined = len(kept), len(values) - len(kept)
+    mean = statistics.fmean(defined) if n else None
+    sd = statistics.stdev(defined) if n > 1 else None
+    sums: dict[str, float] = {}
+    for value, owner in kept:
+        sums[owner] = sums.get(owner, 0.0) + value
+    counts = Counter(owner for _, owner in kept)
+
+    def found(low: float | None, high: float | None, reason: str | None) -> MeanInterval:
+        return MeanInterval(n, n_undefined, len(sums), mean, sd, low, high, reason)
+
+    if len(sums) < 3:
+        return found(None, None, f"an interval needs 3 patients or more; got {len(sums)}")
+    totals = np.array(list(sums.values()))
+    numbers = np.array([counts[owner] for owner in sums], dtype=np.float64)
+    means = totals / numbers
+    if np.ptp(means) <= _EQUAL * np.abs(means).max():
+        return found(None, None, "all values are equal: resampling shows no spread")
     from scipy.stats import bootstrap
 
-    found = bootstrap(
-        (np.asarray(values, dtype=np.float64),),
-        np.mean,
+    interval = bootstrap(
+        (totals, numbers),
+        _ratio_of_sums,
+        paired=True,
+        vectorized=True,
         n_resamples=N_RESAMPLES,
         confidence_level=CONFIDENCE,
         method="BCa",
         rng=np.random.default_rng(_SEED),
     ).confidence_interval
-    low, high = max(float(found.low), min(values)), min(float(found.high), max(values))
-    return MeanInterval(n, mean, sd, low, high, None)
+    return found(max(float(interval.low), means.min()), min(float(interval.high), means.max()), None)
+
+
+def _ratio_of_sums(totals: NDArray[np.float64], numbers: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
+    return np.asarray(totals.sum(axis=axis) / numbers.sum(axis=axis))
 
 
 def figure_interval(

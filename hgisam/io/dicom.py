@@ -41,7 +41,7 @@ def read_dicom(
     Raises:
         ScanRefused: where there is not one series, slices are missing or contradict each other, or a file is damaged.
     """
-    series = scan if isinstance(scan, DicomSeries) else _only_series(scan)
+    series = scan if isinstance(scan, DicomSeries) else only_series(scan)
     source = series.source
     if series.problem is not None:
         raise ScanRefused(f"{source}: {series.problem}")
@@ -49,8 +49,8 @@ def read_dicom(
     n_voxels = len(series.slices) * math.prod(first.plane.shape)
     if n_voxels > max_voxels:
         raise ScanRefused(
-            f"{source}: expected at most {max_voxels:,} voxels; got headers that state {n_voxels:,}; raise the limit if"
-            " that is true"
+            f"{source}: expected at most {max_voxels:,} voxels; got headers that state {n_voxels:,}; if that is true,"
+            " raise --max-voxels"
         )
     groups = _by_place(series.slices)
     slices = tuple(group[0] for group in groups)
@@ -100,7 +100,12 @@ def read_slices(paths: Sequence[Path], source: str) -> CTVolume:
     return _assemble(pixels, slices, _stack_of(slices), source)[0]
 
 
-def _only_series(path: Path) -> DicomSeries:
+def only_series(path: Path) -> DicomSeries:
+    """The one series of a file, folder or archive.
+
+    Raises:
+        ScanRefused: where there is none, or it cannot be told which one is meant.
+    """
     listing = find_series([path])
     if not listing.series:
         raise listing.refusal(path.name)

@@ -1,4 +1,4 @@
-"""The two ways in which files can fail us: a scan that must not be used, and a place that cannot be written."""
+"""How files can fail us: not what was typed, a scan that must not be used, or a place that cannot be written."""
 
 
 class ScanRefused(ValueError):
@@ -7,3 +7,7 @@ class ScanRefused(ValueError):
 
 class OutputError(OSError):
     """An output that cannot be written: no permission, no space, or a place outside the output folder."""
+
+
+class InputError(ValueError):
+    """What was typed cannot be worked on as it stands; no scan was touched. Exit code 2."""

@@ -33,6 +33,7 @@ MAX_NON_FINITE = 0.25
 
 _TISSUE_HU = -300.0
 _NEARLY_WHOLE = 1e-3
+_HIGHEST_LABEL = len(SUBTYPES) + 0.5
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_LEVEL = 4
 _MOST_DEFLATE_CAN_SHRINK = 1040
@@ -109,6 +110,22 @@ def read_mask(path: str | Path, max_voxels: int = MAX_VOXELS) -> tuple[MaskVolum
     return MaskVolume(torch.from_numpy(house), _house_affine(grid), source), grid
 
 
+def read_mask_and_labels(
+    path: str | Path, max_voxels: int = MAX_VOXELS
+) -> tuple[MaskVolume, UInt8[Tensor, "depth height width"] | None, NiftiGrid]:
+    """Read a file as `read_mask` does, and as `read_labels` does where all its values stand for subtypes, else None.
+
+    A mask of 0 and 1 is such a file too; whether its 1 means a subtype, only who made it can tell.
+
+    Raises:
+        ScanRefused: as `read_mask`.
+    """
+    values, grid, source = _read_whole_numbers(Path(path), max_voxels, "a mask")
+    house = np.ascontiguousarray(grid.orientation.to_house(values > 0.5))
+    mask = MaskVolume(torch.from_numpy(house), _house_affine(grid), source)
+    return mask, None if float(values.max()) > _HIGHEST_LABEL else _labels(values, grid), grid
+
+
 def read_labels(
     path: str | Path, max_voxels: int = MAX_VOXELS
 ) -> tuple[UInt8[Tensor, "depth height width"], NiftiGrid]:
@@ -119,13 +136,12 @@ def read_labels(
     """
     values, grid, source = _read_whole_numbers(Path(path), max_voxels, "a label volume")
     highest = float(values.max())
-    if highest > len(SUBTYPES) + 0.5:
+    if highest > _HIGHEST_LABEL:
         raise ScanRefused(
             f"{source}: expected labels from 0 to {len(SUBTYPES)}, one for each subtype; got up to {highest:g}; give"
             " labels in the order of hgisam.labels.SUBTYPES"
         )
-    house = grid.orientation.to_house(np.rint(values).astype(np.uint8))
-    return torch.from_numpy(np.ascontiguousarray(house)), grid
+    return _labels(values, grid), grid
 
 
 def read_grid(path: str | Path, max_voxels: int = MAX_VOXELS) -> NiftiGrid:
@@ -320,6 +336,11 @@ def _read_whole_numbers(path: Path, max_voxels: int, kind: str) -> tuple[NDArray
             f" {highest:g}; give a mask, not a scan or a map"
         )
     return values, _grid(layout, header, geometry, path.name), path.name
+
+
+def _labels(values: NDArray[Any], grid: NiftiGrid) -> UInt8[Tensor, "depth height width"]:
+    whole = values if values.dtype.kind in "ui" else np.rint(values)
+    return torch.from_numpy(np.ascontiguousarray(grid.orientation.to_house(whole.astype(np.uint8))))
 
 
 def _read_voxels(stream: BinaryIO, block: bytes, layout: Layout, source: str) -> NDArray[Any]:

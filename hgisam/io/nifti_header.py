@@ -98,7 +98,7 @@ def check_layout(header: nib.Nifti1Header, source: str, max_voxels: int) -> Layo
     if math.prod(shape) > max_voxels:
         raise ScanRefused(
             f"{source}: expected at most {max_voxels:,} voxels; got a header that states {_times(shape)} ="
-            f" {math.prod(shape):,}"
+            f" {math.prod(shape):,}; if that is true, raise --max-voxels"
         )
     try:
         dtype = header.get_data_dtype()

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from hgisam.io.atomic import atomic_write
+from hgisam.io.errors import InputError
 from hgisam.labels import SUBTYPES, Subtype
 
 SLICE_LABEL_COLUMNS = ("file", "slice_index", *SUBTYPES, Subtype.ANY)
@@ -63,7 +64,16 @@ def write_json(path: Path, content: object) -> None:
         OutputError: where the file cannot be written; nothing is left behind.
         TypeError: where something has no place in JSON.
     """
-    _write_text(path, json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    _write_text(path, json_text(content) + "\n")
+
+
+def json_text(content: object) -> str:
+    """A record as `write_json` writes it.
+
+    Raises:
+        TypeError: where something has no place in JSON.
+    """
+    return json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def read_slice_labels(path: Path) -> list[SliceLabel]:
@@ -87,6 +97,27 @@ def read_slice_labels(path: Path) -> list[SliceLabel]:
             seen.add((label.file, label.slice_index))
             labels.append(label)
     return labels
+
+
+def read_patients(path: Path) -> dict[str, str]:
+    """Read whose scan each case is: a table with the columns `case` and `patient`; it may have more.
+
+    Raises:
+        InputError: where it cannot be read, columns or values are missing, or a case is listed twice.
+    """
+    patients: dict[str, str] = {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if not {"case", "patient"} <= set(reader.fieldnames or ()):
+                raise InputError(f"{path}: expected the columns case and patient; got {reader.fieldnames}")
+            for row in reader:
+                if not row["case"] or not row["patient"] or row["case"] in patients:
+                    raise InputError(f"{path} line {reader.line_num}: expected each case once, with its patient")
+                patients[row["case"]] = row["patient"]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected a table in UTF-8; got '{error}'; check the file") from error
+    return patients
 
 
 def _slice_label(row: Mapping[str, str], where: str) -> SliceLabel:

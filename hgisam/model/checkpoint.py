@@ -97,10 +97,16 @@ class WeightsMetadata(Provenance):
     """Saliency from which a pixel counts as blood."""
     temperature: float = Field(default=1.0, gt=0)
     """Divides the log-odds before they become probabilities."""
+    offset: float = Field(default=0.0, allow_inf_nan=False)
+    """Taken from the log-odds before they are divided: patients bleed less often than the batches of a training."""
     scan_context: float = Field(default=0.0, ge=0)
     """How much the scan's highest slices count in the log-odds of each of its slices."""
     scan_head: ScanHead = ScanHead()
     """How the log-odds of the slices become those of the scan."""
+
+    def calibrated(self, log_odds: Tensor) -> Tensor:
+        """Log-odds of which the sigmoid is a probability, from those of the network."""
+        return (log_odds - self.offset) / self.temperature
 
 
 class SegmenterMetadata(Provenance):

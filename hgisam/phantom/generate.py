@@ -1,11 +1,9 @@
 """One seed, one phantom: a random patient, random bleeds, a random scan, and the exact truth beside it."""
 
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from functools import partial
 from typing import Self
 
 import numpy as np
@@ -36,6 +34,7 @@ from hgisam.phantom.distractors import (
 )
 from hgisam.phantom.scanner import Protocol, average_slices, scan, to_pixels
 from hgisam.phantom.structures import Structure
+from hgisam.processes import in_order
 from hgisam.volume import CTVolume
 
 SUB_SLICE_MM = 1.6
@@ -315,14 +314,8 @@ def generate_phantoms(
     if workers == 1:
         yield from (make_phantom(seed + i, options) for i in range(n))
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        waiting: deque[Future[_Packed]] = deque()
-        for i in range(n):
-            waiting.append(pool.submit(_make_packed, seed + i, options or PhantomOptions()))
-            if len(waiting) > 2 * workers:
-                yield _unpack(waiting.popleft().result())
-        while waiting:
-            yield _unpack(waiting.popleft().result())
+    make = partial(_make_packed, options=options or PhantomOptions())
+    yield from map(_unpack, in_order(make, range(seed, seed + n), workers))
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.optimize import minimize, minimize_scalar
+from scipy.optimize import minimize
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from hgisam.evaluate.detection import auc
 from hgisam.model.scan_head import ScanHead, scan_features
@@ -55,6 +54,8 @@ class Calibration(BaseModel):
     """How much a scan's highest slices count in each of its slices."""
     temperature: float = Field(default=1.0, gt=0)
     """Divides the log-odds."""
+    offset: float = Field(default=0.0, allow_inf_nan=False)
+    """Taken from the log-odds before they are divided."""
     scan_head: ScanHead = ScanHead()
     """From the slices' log-odds to the scan's."""
     operating_point: float = Field(default=0.5, ge=0, le=1)
@@ -62,14 +63,14 @@ class Calibration(BaseModel):
 
     def log_odds(self, raw: Float[Tensor, " slices"]) -> Float[Tensor, " slices"]:
         """Calibrated log-odds of a scan's slices."""
-        return in_scan_context(raw, self.scan_context) / self.temperature
+        return (in_scan_context(raw, self.scan_context) - self.offset) / self.temperature
 
 
 def calibrate(scans: Sequence[ScoredScan], sensitivity: float) -> Calibration:
     """Choose everything on scored scans, one after the other.
 
-    The weight of the scan's context with the best AUC over slices; the temperature that then fits the labels; the scan
-    head; and the operating point that finds a share of the positive slices.
+    The weight of the scan's context with the best AUC over slices; temperature and offset that then fit the labels; the
+    scan head; and the operating point that finds a share of the positive slices.
 
     Args:
         scans: of the tuning set, one per patient.
@@ -85,11 +86,13 @@ def calibrate(scans: Sequence[ScoredScan], sensitivity: float) -> Calibration:
 
     found = {weight: auc(in_context(weight), labels) for weight in CONTEXTS}
     context = max(found, key=lambda weight: found[weight])
-    temperature = fit_temperature(in_context(context), labels)
-    slices = [in_scan_context(scan.log_odds, context) / temperature for scan in scans]
+    temperature, offset = fit_temperature(in_context(context), labels)
+    fitted = Calibration(scan_context=context, temperature=temperature, offset=offset)
+    slices = [fitted.log_odds(scan.log_odds) for scan in scans]
     head = fit_scan_head(slices, [bool(scan.labels.any()) for scan in scans])
-    point = pick_operating_point((in_context(context) / temperature).sigmoid(), labels, sensitivity)
-    return Calibration(scan_context=context, temperature=temperature, scan_head=head, operating_point=point)
+    known = torch.cat([log_odds[scan.known] for log_odds, scan in zip(slices, scans, strict=True)])
+    point = pick_operating_point(known.sigmoid(), labels, sensitivity)
+    return fitted.model_copy(update={"scan_head": head, "operating_point": point})
 
 
 def slice_auc(scans: Sequence[ScoredScan]) -> float:
@@ -147,23 +150,27 @@ def _log_loss(weights: NDArray[np.float64], features: NDArray[np.float64], wante
     return float(np.mean(np.logaddexp(0.0, log_odds) - wanted * log_odds))
 
 
-def fit_temperature(logits: Float[Tensor, " slices"], labels: Bool[Tensor, " slices"]) -> float:
-    """The temperature in [0.05, 20] by which logits are divided so that probabilities fit the labels best.
+def fit_temperature(logits: Float[Tensor, " slices"], labels: Bool[Tensor, " slices"]) -> tuple[float, float]:
+    """The temperature in [0.05, 20] and the offset with which (logit - offset) / temperature fits the labels best.
 
-    Source: Guo et al. 2017, arXiv 1706.04599 (temperature scaling), for one logit.
+    Training shows about as many positive slices as negative ones, patients have a tenth of them: that is the offset.
+
+    Source: Guo et al. 2017, arXiv 1706.04599 (temperature scaling); with an offset: Platt 1999.
 
     Raises:
         ValueError: where the labels are all alike, since then any temperature fits better than the last.
     """
     _check_both_kinds(labels)
-    wanted = labels.double()
+    given, wanted = logits.double().numpy(), labels.double().numpy()
 
-    def cost(log_temperature: float) -> float:
-        scaled = logits.double() / float(torch.tensor(log_temperature).exp())
-        return float(binary_cross_entropy_with_logits(scaled, wanted))
+    def cost(parameters: NDArray[np.float64]) -> float:
+        log_temperature, offset = parameters
+        return _log_loss(np.array([0.0, 1.0]), ((given - offset) / np.exp(log_temperature))[:, None], wanted)
 
-    found = minimize_scalar(cost, bounds=(-3.0, 3.0), method="bounded")
-    return float(torch.tensor(found.x).exp())
+    limit = float(np.log(20.0))
+    start = np.array([0.0, float(given.mean())])
+    found = minimize(cost, start, method="L-BFGS-B", bounds=[(-limit, limit), (None, None)]).x
+    return float(np.exp(found[0])), float(found[1])
 
 
 def pick_operating_point(

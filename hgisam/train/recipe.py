@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hgisam import NOTICE, __version__
 from hgisam.brain import BrainOptions
-from hgisam.cases import InputError
 from hgisam.evaluate.detection import detection, detection_curves, reliability
 from hgisam.evaluate.figures import write_reliability, write_roc_and_precision_recall
 from hgisam.evaluate.scored import ScoredSlices, detection_by_target, joined_slices, read_scored_slices
+from hgisam.io.errors import InputError
 from hgisam.io.tables import write_json
 from hgisam.model.architecture import Architecture, build_classifier
 from hgisam.model.checkpoint import (
@@ -336,7 +336,7 @@ class _ClassifierTraining(Training[SliceClassifier, TrainingBatch, Trained]):
         self.draw_curves()
         for name, judges, scored in (("tuning", sources.tuning, tuning), ("test", sources.test, test)):
             if scored:
-                uncalibrated = calibration.model_copy(update={"temperature": 1.0})
+                uncalibrated = calibration.model_copy(update={"temperature": 1.0, "offset": 0.0})
                 write_judgement(
                     self._output,
                     name,
@@ -365,6 +365,7 @@ class _ClassifierTraining(Training[SliceClassifier, TrainingBatch, Trained]):
         return Calibration(
             scan_context=start.scan_context,
             temperature=start.temperature,
+            offset=start.offset,
             scan_head=start.scan_head,
             operating_point=start.operating_point,
         )
@@ -408,7 +409,7 @@ def write_judgement(folder: Path, name: str, raw: ScoredSlices, scored: ScoredSl
     Args:
         folder: where to.
         name: who judged: "tuning" or "test".
-        raw: their slices before temperature scaling.
+        raw: their slices before temperature and offset.
         scored: after it.
         operating_point: slice probability from which a slice counts as positive.
 
@@ -429,8 +430,8 @@ def write_judgement(folder: Path, name: str, raw: ScoredSlices, scored: ScoredSl
     curves = detection_curves(probabilities, labels, patients)
     write_roc_and_precision_recall(folder / f"{name}_roc_pr.png", curves, found, f"{name} patients", "slices")
     sets = {
-        "before temperature": (reliability(raw.probabilities[known], labels, patients), before),
-        "after temperature": (reliability(probabilities, labels, patients), found),
+        "before calibration": (reliability(raw.probabilities[known], labels, patients), before),
+        "after calibration": (reliability(probabilities, labels, patients), found),
     }
     write_reliability(folder / f"{name}_reliability.png", sets, f"{name} patients", "slices")
 

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from hgisam import __version__
 from hgisam.brain import BrainOptions
-from hgisam.cases import InputError
 from hgisam.evaluate.overlap import Overlap
+from hgisam.io.errors import InputError
 from hgisam.model.checkpoint import SegmenterMetadata, load_segmenter, save_weights
 from hgisam.model.supervised import MaskNetwork, SegmenterArchitecture, UNetOptions, can_see
 from hgisam.preprocess import PreprocessOptions

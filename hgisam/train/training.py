@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch.utils.data import DataLoader, Dataset
 
 from hgisam import NOTICE, __version__
-from hgisam.cases import InputError, own_record
+from hgisam.cases import own_record
 from hgisam.evaluate.figures import write_learning_curves
 from hgisam.io.atomic import make_output_folder
+from hgisam.io.errors import InputError
 from hgisam.io.tables import write_json
 from hgisam.train.checkpoints import latest_checkpoint, save_checkpoint
 from hgisam.train.cohort import Cohort

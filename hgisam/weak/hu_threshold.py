@@ -17,18 +17,18 @@ class HuThreshold(BaseModel):
     """Hounsfield units over the scan's own brain median, inside the intracranial region, without any network.
 
     Saliency grows with the contrast: 0 at the brain median, AT_CONTRAST at `contrast_hu`, 1 at twice that. It is the
-    same for the same HU in every slice, so it is not stretched, and no slice is without brain tissue a little above
-    the median: a threshold belongs to it.
+    same for the same HU in every slice, so it is not stretched; a threshold belongs to it, since in every slice some
+    brain is a little above the median.
 
-    Source of contrast_hu: best mean volume Dice of ten tuning phantoms, tools/tune_hu_threshold.py. No patient's mask
-    chose it.
+    Source of contrast_hu: the best of 8 to 25 HU by mean volume Dice of ten tuning phantoms; higher ones were not tried
+    (tools/tune_hu_threshold.py tries them). No patient's mask chose it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     method: Literal["hu_threshold"] = "hu_threshold"
     """Tells this method from others."""
-    contrast_hu: float = Field(default=16.0, gt=0)
+    contrast_hu: float = Field(default=25.0, gt=0)
     """HU over the scan's brain median from which tissue counts as blood."""
     ceiling_hu: float = 100.0
     """HU above which a voxel is bone or calcification: no clot is denser."""

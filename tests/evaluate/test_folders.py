@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from hgisam.evaluate.folders import EvaluationReport, evaluate_folders, summarise
-from hgisam.evaluate.report import SCAN_COLUMNS, as_tables, write_report
-from hgisam.io.errors import OutputError, ScanRefused
+from hgisam.evaluate.folders import EvaluationReport, evaluate_folders
+from hgisam.evaluate.report import SCAN_COLUMNS, SLICE_COLUMNS, SUBTYPE_COLUMNS, as_tables, write_report
+from hgisam.evaluate.summary import summarise
+from hgisam.io.errors import InputError, OutputError, ScanRefused
+from hgisam.labels import Subtype
 
 AFFINE = np.diag([-1.0, -1.0, 5.0, 1.0])
 SHAPE = (6, 5, 4)
@@ -60,29 +62,206 @@ def test_scores_by_case(report: EvaluationReport) -> None:
 
 
 def test_the_summary_counts_misses_and_keeps_false_alarms_apart(report: EvaluationReport) -> None:
-    summary = report.summary
+    summary, means = report.summary, report.summary.means
     assert (summary.n, summary.n_positive, summary.n_normal, summary.n_undefined) == (5, 3, 2, 1)
-    assert (summary.n_missed, summary.n_false_positive, summary.n_positive_slices) == (2, 1, 3)
-    assert (summary.dice.n, summary.dice.mean) == (3, pytest.approx(0.5 / 3))
-    assert summary.iou.mean == pytest.approx(1 / 3 / 3)
-    assert (summary.precision.n, summary.precision.mean) == (3, pytest.approx(0.5 / 3))
-    assert (summary.false_positive_ml.n, summary.false_positive_ml.mean) == (2, pytest.approx(0.0025))
-    assert summary.difference_ml.mean == pytest.approx((0 - 3 + 1 + 0 + 0) * 0.005 / 5)
-    assert summary.absolute_difference_ml.mean == pytest.approx((0 + 3 + 1 + 0 + 0) * 0.005 / 5)
-    assert summary.slice_dice == pytest.approx(0.5 / 3)
+    assert (summary.n_missed, summary.n_unanswered, summary.n_false_positive) == (2, 1, 1)
+    assert (summary.n_slices, summary.n_positive_slices) == (20, 3)
+    assert (means["dice"].n, means["dice"].n_undefined, means["dice"].mean) == (3, 0, pytest.approx(0.5 / 3))
+    assert (means["dice_all"].n, means["dice_all"].n_undefined) == (4, 1)
+    assert means["dice_all"].mean == pytest.approx(0.5 / 4)
+    assert means["iou"].mean == pytest.approx(1 / 3 / 3)
+    precision = means["precision"]
+    assert (precision.n, precision.n_undefined, precision.mean) == (3, 2, pytest.approx(0.5 / 3))
+    assert (means["false_positive_ml"].n, means["false_positive_ml"].mean) == (2, pytest.approx(0.0025))
+    assert means["difference_ml"].mean == pytest.approx((0 - 3 + 1 + 0 + 0) * 0.005 / 5)
+    assert means["absolute_difference_ml"].mean == pytest.approx((0 + 3 + 1 + 0 + 0) * 0.005 / 5)
+    assert summary.positive_slices_only_dice.mean == pytest.approx(0.5 / 3)
+
+
+def test_a_miss_costs_the_grid_s_diagonal_and_only_the_answered_leave_it_out(report: EvaluationReport) -> None:
+    diagonal = np.linalg.norm([6, 5, 4 * 5])
+    hd95 = {scan.case: scan.surface.hd95_mm for scan in report.scans}
+    assert (hd95["half"], hd95["beside"], hd95["normal"]) == (1.0, 5.0, None)
+    assert (hd95["missed"], hd95["alarm"]) == (pytest.approx(diagonal), pytest.approx(diagonal))
+    means = report.summary.means
+    assert (means["hd95_mm"].n, means["hd95_mm"].mean) == (3, pytest.approx((1 + 5 + diagonal) / 3))
+    assert (means["hd95_answered_mm"].n, means["hd95_answered_mm"].mean) == (2, 3.0)
+
+
+def test_what_masks_say_of_slices_and_scans(report: EvaluationReport) -> None:
+    """Positive slices: found in one of three. Others: alarms in `alarm` and `beside`, of 17."""
+    summary = report.summary
+    assert (summary.slice_sensitivity.n, summary.slice_sensitivity.mean) == (3, pytest.approx(1 / 3))
+    assert (summary.slice_specificity.n, summary.slice_specificity.mean) == (17, pytest.approx(15 / 17))
+    assert (summary.scan_sensitivity.n, summary.scan_sensitivity.mean) == (3, pytest.approx(2 / 3))
+    assert (summary.scan_specificity.n, summary.scan_specificity.mean) == (2, 0.5)
 
 
 def test_slice_dice_does_not_see_what_lies_on_other_slices(tmp_path: Path) -> None:
     put(tmp_path / "p.nii.gz", (0, 0, 0), *((x, y, 3) for x in range(6) for y in range(5)))
     put(tmp_path / "r.nii.gz", (0, 0, 0))
     (scan,) = evaluate_folders(tmp_path / "p.nii.gz", tmp_path / "r.nii.gz").scans
-    assert summarise((scan,)).slice_dice == 1.0
-    assert summarise((scan,)).dice.mean == pytest.approx(2 / 32)
+    assert summarise((scan,)).positive_slices_only_dice.mean == 1.0
+    assert summarise((scan,)).means["dice"].mean == pytest.approx(2 / 32)
 
 
 def test_no_scans_give_a_summary_of_nones() -> None:
     summary = summarise(())
-    assert (summary.n, summary.dice.mean, summary.slice_dice) == (0, None, None)
+    assert (summary.n, summary.means["dice"].mean, summary.positive_slices_only_dice.mean) == (0, None, None)
+    assert (summary.scan_detection, summary.volume_all.icc.value, summary.strata) == (None, None, ())
+
+
+def test_volumes_agree_as_their_differences_say(report: EvaluationReport) -> None:
+    limits = report.summary.volume_all.limits
+    assert (limits.n, limits.bias) == (5, pytest.approx(-0.002))
+    assert limits.sd == pytest.approx(np.std([0, -0.015, 0.005, 0, 0], ddof=1))
+    assert report.summary.volume_positive.limits.n == 3
+
+
+def test_a_reference_of_several_classes_gives_a_row_for_each(tmp_path: Path) -> None:
+    """Class 1 fully found, class 4 by half; one voxel predicted outside both."""
+    put(tmp_path / "p.nii.gz", (0, 0, 0), (1, 0, 0), (3, 3, 2), (5, 4, 0))
+    array = np.zeros(SHAPE, dtype=np.uint8)
+    array[0:2, 0, 0] = 1
+    array[3, 3, 2:4] = 4
+    nib.Nifti1Image(array, AFFINE).to_filename(tmp_path / "r.nii.gz")
+    report = evaluate_folders(tmp_path / "p.nii.gz", tmp_path / "r.nii.gz")
+    (scan,) = report.scans
+    assert [found.subtype for found in scan.subtypes] == [Subtype.EPIDURAL, Subtype.SUBARACHNOID]
+    epidural, subarachnoid = scan.subtypes
+    assert (epidural.overlap.n_prediction, epidural.overlap.dice) == (3, pytest.approx(2 * 2 / 5))
+    assert (subarachnoid.overlap.n_prediction, subarachnoid.overlap.sensitivity) == (2, 0.5)
+    assert (epidural.lesions.sensitivity, epidural.lesions.precision) == (1.0, 0.5)
+    strata = {(stratum.by, stratum.name): stratum for stratum in report.summary.strata}
+    assert strata["subtype", "epidural"].means["dice"].mean == pytest.approx(0.8)
+    assert "false_positive_ml" not in strata["subtype", "epidural"].means
+    write_report(report, tmp_path / "out")
+    with (tmp_path / "out" / "evaluation_subtypes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == SUBTYPE_COLUMNS
+    assert [(row["subtype"], row["n_reference"]) for row in rows] == [("epidural", "2"), ("subarachnoid", "2")]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "subtypes"),
+    [
+        ("a_labels", (1, 1), 2),
+        ("a_mask", (1, 1), 0),
+        ("a_mask", (1, 3), 2),
+        ("a_mask", (255, 255), 0),
+        ("a_labels", (1, 6), 0),
+    ],
+    ids=["named labels", "masks of one", "one above 1", "masks of 255", "one beyond the subtypes"],
+)
+def test_references_tell_subtypes_all_or_none(
+    tmp_path: Path, name: str, values: tuple[int, int], subtypes: int
+) -> None:
+    for case, value in zip(("a", "b"), values, strict=True):
+        put(tmp_path / "p" / f"{case}_mask.nii.gz", (0, 0, 0))
+        put(tmp_path / "r" / f"{name.replace('a_', f'{case}_')}.nii.gz", (0, 0, 0), value=value)
+    scans = evaluate_folders(tmp_path / "p", tmp_path / "r").scans
+    assert [scan.overlap.dice for scan in scans] == [1.0, 1.0]
+    assert sum(len(scan.subtypes) for scan in scans) == subtypes
+
+
+def test_strata_split_at_their_edges(tmp_path: Path) -> None:
+    """2 voxels of 5 mL are 10 mL: the stratum from 10 on. Slices of 5 mm and of 2 mm."""
+    thick, thin = np.diag([10.0, 100.0, 5.0, 1.0]), np.diag([10.0, 50.0, 2.0, 1.0])
+    for case, affine, voxels in (("a", thick, 2), ("b", thick, 1), ("c", thin, 1), ("d", thin, 0)):
+        for folder in ("p", "r"):
+            put(tmp_path / folder / f"{case}_mask.nii.gz", *[(i, 0, 0) for i in range(voxels)], affine=affine)
+    strata = evaluate_folders(tmp_path / "p", tmp_path / "r").summary.strata
+    assert {(s.by, s.name): s.n for s in strata} == {
+        ("reference_ml", "1 to 10 mL"): 2,
+        ("reference_ml", "10 to 30 mL"): 1,
+        ("slice_mm", "2 to 4 mm"): 2,
+        ("slice_mm", "4 mm and over"): 2,
+    }
+
+
+def test_lesions_are_counted_by_their_size(tmp_path: Path) -> None:
+    """Two lesions of 0.05 mL, of which one is found, and one of 0.5 mL; a false alarm of 0.05 mL."""
+    cube = np.diag([2.0, 5.0, 5.0, 1.0])
+    put(tmp_path / "p.nii.gz", (0, 0, 0), (0, 4, 3), *[(i, 2, 2) for i in range(6)], affine=cube)
+    put(tmp_path / "r.nii.gz", (0, 0, 0), (5, 0, 0), *[(i, 2, 2) for i in range(6)], affine=cube)
+    sizes = evaluate_folders(tmp_path / "p.nii.gz", tmp_path / "r.nii.gz").summary.lesions_by_size
+    assert [(s.name, s.found.n, s.found.mean, s.right.n, s.right.mean) for s in sizes] == [
+        ("under 0.1 mL", 2, 0.5, 2, 0.5),
+        ("0.1 to 1 mL", 1, 1.0, 1, 1.0),
+    ]
+
+
+def record_of(case: str, probabilities: list[float], **more: object) -> dict[str, object]:
+    """What `hgisam segment` writes of a case, as far as it matters here."""
+    slices = [{"slice_index": i, "probability_any": p} for i, p in enumerate(probabilities)]
+    made = {"hgisam_version": "0.1.0", "case": case, "volume_ml": 0.0, "operating_point": 0.5}
+    return made | {"probability": max(probabilities), "slices": slices} | more
+
+
+@pytest.mark.parametrize("upside_down", [False, True])
+def test_probabilities_come_from_the_records_beside_the_masks(tmp_path: Path, upside_down: bool) -> None:
+    """The blood is in the file's slice 1, which has 0.9, whichever way the file counts."""
+    affine = AFFINE @ np.diag([1.0, 1.0, -1.0, 1.0]) if upside_down else AFFINE
+    for case, voxels, probabilities in (
+        ("bled", [(0, 0, 1)], [0.1, 0.9, 0.6, 0.2]),
+        ("well", [], [0.1, 0.3, 0.2, 0.1]),
+        ("alone", [], []),
+    ):
+        put(tmp_path / "p" / f"{case}_mask.nii.gz", affine=affine)
+        put(tmp_path / "r" / f"{case}_mask.nii.gz", *voxels, affine=affine)
+        if probabilities:
+            (tmp_path / "p" / f"{case}.json").write_text(json.dumps(record_of(case, probabilities)))
+    report = evaluate_folders(tmp_path / "p", tmp_path / "r")
+    summary = report.summary
+    assert summary.n_without_probabilities == 1
+    assert summary.slice_detection is not None and summary.scan_detection is not None
+    assert (summary.slice_detection.n, summary.slice_detection.n_positive) == (8, 1)
+    assert summary.slice_detection.auc.value == 1.0
+    assert summary.slice_detection.specificity.value == pytest.approx(6 / 7)
+    assert (summary.scan_detection.n, summary.scan_detection.sensitivity.value) == (2, 1.0)
+    write_report(report, tmp_path / "out")
+    with (tmp_path / "out" / "evaluation_slices.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["case"] == "bled"]
+    assert tuple(rows[0]) == SLICE_COLUMNS
+    assert [(row["slice_index"], row["probability_any"], row["n_reference"]) for row in rows] == [
+        ("0", "0.1", "0"), ("1", "0.9", "1"), ("2", "0.6", "0"), ("3", "0.2", "0"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "damage", [{"slices": []}, {"slices": [{"slice_index": 0, "probability_any": 2.0}] * 4}, {"probability": "high"}]
+)
+def test_a_record_that_does_not_fit_gives_no_probabilities(tmp_path: Path, damage: dict[str, object]) -> None:
+    put(tmp_path / "p" / "a_mask.nii.gz", (0, 0, 0))
+    put(tmp_path / "r" / "a_mask.nii.gz", (0, 0, 0))
+    (tmp_path / "p" / "a.json").write_text(json.dumps(record_of("a", [0.5] * 4) | damage))
+    (scan,) = evaluate_folders(tmp_path / "p", tmp_path / "r").scans
+    assert (scan.probability, scan.overlap.dice) == (None, 1.0)
+    assert "no probability for each slice" in scan.warnings[-1]
+
+
+def test_patients_are_the_unit_of_intervals_where_they_are_known(tmp_path: Path) -> None:
+    for index in range(6):
+        put(tmp_path / "p" / f"c{index}_mask.nii.gz", *[(i, 0, 0) for i in range(1 + index)])
+        put(tmp_path / "r" / f"c{index}_mask.nii.gz", (0, 0, 0))
+    patients = {f"c{index}": f"patient {index // 2}" for index in range(6)}
+    by_scan, by_patient = (evaluate_folders(tmp_path / "p", tmp_path / "r", who) for who in (None, patients))
+    assert by_scan.summary.means["dice"].n_patients == 6
+    assert (by_patient.summary.n_patients, by_patient.summary.means["dice"].n_patients) == (3, 3)
+    assert by_patient.summary.means["dice"].mean == by_scan.summary.means["dice"].mean
+    del patients["c3"]
+    with pytest.raises(InputError, match="none for 1, such as 'c3'"):
+        evaluate_folders(tmp_path / "p", tmp_path / "r", patients)
+
+
+def test_several_processes_give_the_same_report(tmp_path: Path) -> None:
+    for index in range(9):
+        put(tmp_path / "p" / f"c{index}_mask.nii.gz", *[(i % 6, i % 5, index % 4) for i in range(index)])
+        put(tmp_path / "r" / f"c{index}_labels.nii.gz", (0, 0, 0), (1, 1, 1), value=1 + index % 5)
+    (tmp_path / "r" / "c4_labels.nii.gz").write_bytes(b"no NIfTI")
+    one, two = (evaluate_folders(tmp_path / "p", tmp_path / "r", workers=workers) for workers in (1, 2))
+    assert [scan.case for scan in two.scans] == [f"c{index}" for index in range(9) if index != 4]
+    assert one == two
 
 
 def test_one_grid_in_two_axis_orders_is_one_grid(tmp_path: Path) -> None:
@@ -129,12 +308,28 @@ def test_the_table_and_the_record_hold_every_number(report: EvaluationReport, tm
     assert (rows["missed"]["difference_ml"], rows["missed"]["n_reference"]) == ("-0.015", "3")
     record = json.loads((tmp_path / "new" / "out" / "evaluation.json").read_text(), parse_constant=pytest.fail)
     assert record["summary"]["n_undefined"] == 1
-    assert record["summary"]["dice"]["reason"] is None
+    assert record["summary"]["means"]["dice"]["n"] == 3
     assert record["without_reference"] == ["extra"]
     assert record["without_prediction"] == ["forgotten"]
-    half = next(scan for scan in record["scans"] if scan["case"] == "half")
-    assert half["slice_dice"] == [0.5, None, None, None]
+    assert [row["stratum"] for row in read_means(tmp_path / "new" / "out") if row["by"] == "subtype"]
     assert "not a medical device" in record["notice"]
+
+
+def read_means(folder: Path) -> list[dict[str, str]]:
+    """The rows of the table of means."""
+    with (folder / "evaluation_means.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_table_of_means_has_every_n(report: EvaluationReport, tmp_path: Path) -> None:
+    write_report(report, tmp_path)
+    rows = {(row["by"], row["stratum"], row["measure"]): row for row in read_means(tmp_path)}
+    precision = rows["all", "all", "precision"]
+    assert (precision["n"], precision["n_undefined"], precision["n_patients"]) == ("3", "2", "3")
+    assert float(precision["low"]) <= float(precision["mean"]) <= float(precision["high"])
+    assert rows["all", "all", "positive_slices_only_dice"]["n"] == "3"
+    assert rows["lesion_ml", "under 0.1 mL", "found"]["n"] == "3"
+    assert rows["slice_mm", "4 mm and over", "dice"]["mean"] == rows["all", "all", "dice"]["mean"]
 
 
 def test_what_a_person_sees_names_every_case_that_was_not_compared(report: EvaluationReport) -> None:
@@ -180,9 +375,10 @@ def test_an_empty_mask_that_its_record_calls_unmeasured_is_not_scored(tmp_path: 
 def test_a_table_of_somebody_else_is_not_overwritten(tmp_path: Path, report: EvaluationReport) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    (out / "evaluation.csv").write_text("mine")
-    with pytest.raises(OutputError, match=r"evaluation\.csv: expected a free name"):
+    (out / "evaluation_slices.csv").write_text("mine")
+    (out / "run.json").write_text('{"versions": {"hgisam": "0.1.0"}}')  # a run over scans, not an evaluation
+    with pytest.raises(InputError, match=r"evaluation_slices\.csv: expected a free name"):
         write_report(report, out)
-    (out / "evaluation.csv").unlink()
+    (out / "evaluation_slices.csv").unlink()
     write_report(report, out)
     write_report(report, out)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hgisam.evaluate.overlap import Overlap, overlap, overlap_by_slice
+from hgisam.evaluate.overlap import Overlap, overlap
 
 
 def mask(text: str) -> torch.Tensor:
@@ -48,11 +48,6 @@ def test_the_policy_for_empty_masks(
 ) -> None:
     found = overlap(mask(prediction), mask(reference), voxel_ml=1.0)
     assert (found.dice, found.iou, found.sensitivity, found.precision) == (dice, iou, sensitivity, precision)
-
-
-def test_slices_are_compared_one_by_one() -> None:
-    found = overlap_by_slice(mask("##.. .... #..."), mask("#... .... .#.."), voxel_ml=1.0)
-    assert [of_slice.dice for of_slice in found] == [pytest.approx(2 / 3), None, 0.0]
 
 
 def test_masks_of_two_shapes_cannot_be_compared() -> None:

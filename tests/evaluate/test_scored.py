@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from hgisam.evaluate.report import detection_table, write_detection
+from hgisam.evaluate.detection_report import detection_table, write_detection
 from hgisam.evaluate.scored import COLUMNS, ScoredSlices, TargetDetection, detection_by_target, read_scored_slices
 from hgisam.labels import Subtype
 

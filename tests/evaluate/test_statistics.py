@@ -17,11 +17,11 @@ def test_mean_and_spread_derived_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("values", "mean"), [([], None), ([0.4], 0.4), ([0.2, 0.4], 0.3)])
-def test_below_three_scans_there_is_a_reason_instead_of_an_interval(values: list[float], mean: float | None) -> None:
+def test_below_three_patients_there_is_a_reason_instead_of_an_interval(values: list[float], mean: float | None) -> None:
     found = mean_interval(values)
     assert found.mean == (None if mean is None else pytest.approx(mean))
     assert (found.low, found.high) == (None, None)
-    assert found.reason == f"an interval needs 3 scans or more; got {len(values)}"
+    assert found.reason == f"an interval needs 3 patients or more; got {len(values)}"
 
 
 def test_equal_values_have_no_interval() -> None:
@@ -42,6 +42,39 @@ def test_a_skewed_sample_has_a_skewed_interval() -> None:
     found = mean_interval([0.0] * 15 + [1.0, 2.0, 10.0])
     assert found.low is not None and found.high is not None and found.mean is not None
     assert found.high - found.mean > 1.5 * (found.mean - found.low)
+
+
+def test_what_is_undefined_is_counted_and_not_averaged() -> None:
+    found = mean_interval([0.0, None, 1.0, None, None])
+    assert (found.n, found.n_undefined, found.n_patients, found.mean) == (2, 3, 2, 0.5)
+
+
+def test_patients_are_resampled_with_all_their_values() -> None:
+    """Twenty slices each of ten patients: as sure as ten values are, not as two hundred would be."""
+    means = np.random.default_rng(1).normal(0.5, 0.2, 10)
+    values, patients = np.repeat(means, 20).tolist(), np.repeat([f"p{i}" for i in range(10)], 20).tolist()
+    found, of_ten = mean_interval(values, patients), mean_interval(means.tolist())
+    assert (found.n, found.n_patients, found.mean) == (200, 10, pytest.approx(of_ten.mean))
+    assert (found.low, found.high) == (pytest.approx(of_ten.low, abs=1e-4), pytest.approx(of_ten.high, abs=1e-4))
+    careless = mean_interval(values)
+    assert careless.high is not None and careless.low is not None and found.high is not None and found.low is not None
+    assert found.high - found.low > 3 * (careless.high - careless.low)
+
+
+def test_a_patient_counts_with_as_many_values_as_there_are() -> None:
+    found = mean_interval([0.0, 0.0, 0.0, 1.0, 0.5], ["a", "a", "a", "b", "c"])
+    assert (found.mean, found.n_patients) == (pytest.approx(0.3), 3)
+    assert found.low is not None and found.low < 0.3
+
+
+def test_patients_without_spread_have_no_interval() -> None:
+    found = mean_interval([0.1, 0.3, 0.2, 0.1, 0.3, 0.2, 0.2], ["a", "a", "a", "b", "b", "b", "c"])
+    assert found.reason == "all values are equal: resampling shows no spread"
+
+
+def test_a_value_without_a_patient_is_an_error() -> None:
+    with pytest.raises(ValueError):
+        mean_interval([0.1, 0.2], ["a"])
 
 
 @given(st.lists(st.floats(0, 1).map(lambda x: round(x, 3)), min_size=3, max_size=12))

@@ -9,8 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hgisam.io.errors import OutputError
-from hgisam.io.tables import SLICE_LABEL_COLUMNS, SliceLabel, read_slice_labels, write_csv, write_json
+from hgisam.io.errors import InputError, OutputError
+from hgisam.io.tables import (
+    SLICE_LABEL_COLUMNS,
+    SliceLabel,
+    read_patients,
+    read_slice_labels,
+    write_csv,
+    write_json,
+)
 from hgisam.labels import Subtype
 
 HEAD = ",".join(SLICE_LABEL_COLUMNS)
@@ -115,6 +122,37 @@ def test_slice_labels_that_contradict_themselves_are_refused(tmp_path: Path, tex
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
         read_slice_labels(path)
+
+
+def test_patients_are_read_by_case(tmp_path: Path) -> None:
+    path = tmp_path / "patients.csv"
+    path.write_text("case,age,patient\na,50,p1\nb,50,p1\nc,70,p2\n")
+    assert read_patients(path) == {"a": "p1", "b": "p1", "c": "p2"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("case,age\na,5\n", "columns case and patient"),
+        ("", "columns case and patient"),
+        ("case,patient\na,p\na,q\n", "line 3: expected each case once"),
+        ("case,patient\na,\n", "line 2: expected each case once, with its patient"),
+        ("case,patient\na\n", "line 2: expected each case once, with its patient"),
+    ],
+)
+def test_a_table_of_patients_that_cannot_be_trusted_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "patients.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_patients(path)
+
+
+def test_a_table_of_patients_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected a table"):
+        read_patients(tmp_path / "none.csv")
+    (tmp_path / "bytes.csv").write_bytes(b"case,patient\n\xff\xfe,p\n")
+    with pytest.raises(InputError, match="expected a table"):
+        read_patients(tmp_path / "bytes.csv")
 
 
 def test_the_real_labels_are_read_in_full(realdata: Path) -> None:

@@ -1,4 +1,6 @@
-"""Temperature and operating point."""
+"""Temperature, offset, scan head and operating point."""
+
+import math
 
 import pytest
 import torch
@@ -19,7 +21,19 @@ def test_the_temperature_that_made_the_labels_is_found() -> None:
     generator = torch.Generator().manual_seed(0)
     true_logits = 2 * torch.randn(40_000, generator=generator)
     labels = torch.rand(40_000, generator=generator) < true_logits.sigmoid()
-    assert fit_temperature(3.0 * true_logits, labels) == pytest.approx(3.0, rel=0.05)
+    assert fit_temperature(3.0 * true_logits, labels) == pytest.approx((3.0, 0.0), rel=0.05, abs=0.1)
+
+
+def test_showing_positive_slices_more_often_than_they_are_is_the_offset() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shift = math.log(0.1 / 0.9)  # a tenth is positive, a training shows half and half
+    logits = 2 * torch.randn(40_000, generator=generator)
+    labels = torch.rand(40_000, generator=generator) < (logits + shift).sigmoid()
+    temperature, offset = fit_temperature(logits, labels)
+    assert (temperature, offset) == pytest.approx((1.0, -shift), rel=0.05)
+    assert float(((logits - offset) / temperature).sigmoid().mean()) == pytest.approx(
+        float(labels.float().mean()), rel=0.01
+    )
 
 
 @pytest.mark.parametrize(("sensitivity", "expected"), [(1.0, 0.2), (0.75, 0.5), (0.5, 0.7), (0.1, 0.9)])

@@ -53,6 +53,7 @@ def test_what_a_training_leaves_behind(finished: Path) -> None:
     assert names >= {"test.csv", "test.json", "test_roc_pr.png", "test_reliability.png"}
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "tuning_auc" in row] == [4, 8]
+    assert rows[-2]["loss"] == pytest.approx(rows[-2]["slice_loss"] + rows[-2]["token_loss"], rel=1e-4)
     assert rows[-2]["slice_loss"] > 0
     record = json.loads((finished / RUN_RECORD).read_text())
     assert record["state"] == "finished"

@@ -35,7 +35,7 @@ METHODS: dict[str, tuple[WeakLabeler, Make]] = {
     "gradient_rollout": (GradientRollout(), small_network),
     "grad_cam_swin": (GradCam(stage=3), small_network),
     "grad_cam_cnn": (GradCam(stage=3), small_cnn),
-    "grad_cam_plus_plus_swin": (GradCamPlusPlus(stage=3), small_network),
+    "grad_cam_plus_plus_swin": (GradCamPlusPlus(stage=2), small_network),
     "grad_cam_plus_plus_cnn": (GradCamPlusPlus(stage=3), small_cnn),
     "layer_cam_swin": (LayerCam(), small_network),
     "layer_cam_cnn": (LayerCam(), small_cnn),

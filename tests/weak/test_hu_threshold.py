@@ -34,7 +34,7 @@ def test_smoothing_quiets_noise_and_keeps_a_clot() -> None:
     region = torch.ones_like(hu, dtype=torch.bool)
     clot = torch.zeros_like(region)
     clot[0, 30:50, 30:50] = True
-    quiet = saliency(hu, region, HuThreshold(smoothing_mm=1.5)) >= AT_CONTRAST
-    raw = saliency(hu, region, HuThreshold(smoothing_mm=0.0)) >= AT_CONTRAST
+    quiet = saliency(hu, region, HuThreshold(contrast_hu=16.0, smoothing_mm=1.5)) >= AT_CONTRAST
+    raw = saliency(hu, region, HuThreshold(contrast_hu=16.0, smoothing_mm=0.0)) >= AT_CONTRAST
     assert quiet[clot].float().mean() > 0.95
     assert quiet[~clot].float().mean() < 0.03 < raw[~clot].float().mean()

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal, get_args
 
-from hgisam.cases import InputError
+from hgisam.io.errors import InputError
 from hgisam.train.cohort import Cohort, CohortRefused, Findings, LabelledScan, Trouble, sorted_scans
 from hgisam.train.layouts import bhsd, physionet, rsna, slice_table
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from scan_files import write_nifti
 
-from hgisam.cases import InputError
+from hgisam.io.errors import InputError
 from hgisam.io.tables import SLICE_LABEL_COLUMNS
 from hgisam.phantom import PhantomOptions, make_phantom, slice_labels
 from hgisam.phantom_folder import write_phantoms
