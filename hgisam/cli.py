@@ -295,9 +295,6 @@ Seed = Annotated[
 Cache = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Prepared scans.", show_default="in the output folder")
 ]
-Workers = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Processes that prepare.", show_default="one per CPU")
-]
 
 
 @train_app.command()
