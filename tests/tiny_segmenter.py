@@ -6,12 +6,12 @@ from typing import Any
 import yaml
 
 TINY: dict[str, Any] = {
-    "preprocess": {"spacing_mm": 4.0, "fov_px": 48},
-    "network": {"kind": "unet", "channels": [8, 16, 16], "residual_units": 1},
+    "preprocess": {"spacing_mm": 4.0, "fov_px": 48, "mask_margin_mm": 0.0},
+    "network": {"kind": "unet", "channels": [8, 16, 16], "residual_units": 1, "norm": "batch"},
     "split": {"folds": 2, "tuning_share": 0.34, "seed": 1},
     "sampling": {"bleeding": 3, "anywhere": 3},
     "loop": {
-        "steps": 60, "learning_rate": 1.0e-2, "average_decay": 0.9, "evaluate_every": 20, "checkpoint_every": 15,
+        "steps": 120, "learning_rate": 1.0e-2, "average_decay": 0.9, "evaluate_every": 40, "checkpoint_every": 30,
         "bfloat16": False,
     },
 }  # fmt: skip
