@@ -61,19 +61,25 @@ class UNetOptions(BaseModel):
         return in_plane if self.spatial_dims == 2 else (2**self.slice_halvings, *in_plane)
 
     def build(self) -> nn.Module:
-        """MONAI's network."""
+        """MONAI's network, which gives features, and a convolution of one pixel that makes a logit of them.
+
+        Deviation: asked for the logit itself, MONAI normalises that one channel over each image, so that an image
+        without blood is stretched until something stands out.
+        """
         from monai.networks.nets.unet import UNet  # slow to import
 
-        return UNet(
+        convolution = nn.Conv2d if self.spatial_dims == 2 else nn.Conv3d
+        network = UNet(
             spatial_dims=self.spatial_dims,
             in_channels=self.in_channels,
-            out_channels=1,
+            out_channels=self.channels[0],
             channels=self.channels,
             strides=self.strides,  # type: ignore[arg-type]  # a number per axis, which its convolutions take
             num_res_units=self.residual_units,
             norm=self.norm,
             dropout=self.dropout,
         )
+        return nn.Sequential(network, convolution(self.channels[0], 1, kernel_size=1))
 
 
 class SwinUnetrOptions(BaseModel):
