@@ -11,7 +11,7 @@ TINY: dict[str, Any] = {
     "split": {"folds": 2, "tuning_share": 0.34, "seed": 1},
     "sampling": {"bleeding": 3, "anywhere": 3},
     "loop": {
-        "steps": 120, "learning_rate": 1.0e-2, "average_decay": 0.9, "evaluate_every": 40, "checkpoint_every": 30,
+        "steps": 60, "learning_rate": 1.0e-2, "average_decay": 0.9, "evaluate_every": 20, "checkpoint_every": 30,
         "bfloat16": False,
     },
 }  # fmt: skip
