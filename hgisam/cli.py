@@ -285,6 +285,45 @@ def evaluate(
         raise typer.Exit(ExitCode.OK if report.complete else ExitCode.SOME_FAILED)
 
 
+@app.command()
+def compare(
+    config: Annotated[
+        Path, typer.Option(metavar="YAML", help="What to compare, such as configs/compare_phantoms.yaml.")
+    ],
+    output: Output,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Scans or slices with reference masks.", show_default="where the YAML says"
+        ),
+    ] = None,
+    device: Device = "auto",
+    batch_size: BatchSize = None,
+    workers: Workers = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Hold methods against each other on the same cases: tests by patient, and a report. Goes on where it stopped."""
+    with _session(quiet=quiet, verbose=verbose):
+        from hgisam.compare.comparison import compare as run_comparison
+        from hgisam.compare.report import HTML, answer
+
+        results = run_comparison(
+            config,
+            output,
+            data_folder=data,
+            device=device,
+            batch_size=batch_size,
+            workers=workers or _n_cpus(),
+            show_progress=_on_terminal() and not quiet,
+        )
+        if not quiet:
+            for sentence in answer(results):
+                typer.echo(sentence)
+            typer.echo(f"Written to {output / HTML}. {NOTICE}")
+        raise typer.Exit(ExitCode.OK if results.nothing_failed else ExitCode.SOME_FAILED)
+
+
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint in the folder.")]
 FoldNumber = Annotated[
     int | None, typer.Option("--fold", min=0, metavar="K", help="Which fold of the split.", show_default="the recipe's")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -34,12 +34,27 @@ class Settings(BaseModel):
     """Settings of a segmenter's training; likewise."""
 
 
+Recipe = TypeVar("Recipe", bound=BaseModel)
+
+
 def load_settings(
     path: Path | None = None, overrides: Mapping[str, Any] | None = None, *, needs: str | None = None
 ) -> Settings:
-    """The settings of a YAML file, with those given on the command line laid over them.
+    """The settings of a YAML file, with those given on the command line laid over them: `load_recipe` of `Settings`."""
+    return load_recipe(Settings, path, overrides, needs=needs)
+
+
+def load_recipe(
+    schema: type[Recipe],
+    path: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    needs: str | None = None,
+) -> Recipe:
+    """A YAML file as settings of one kind, with those given on the command line laid over them.
 
     Args:
+        schema: the kind.
         path: the YAML; None for the defaults. It names its `source`, and below each stage only what differs.
         overrides: nested like the YAML, such as `{"segment": {"threshold": 0.1}}`; None stands for "not given".
         needs: a stage that the file must have settings of, so that no other recipe is taken for one; None for any.
@@ -61,7 +76,7 @@ def load_settings(
         stages = ", ".join(f"'{key}'" for key in recipe if key != "source") or "nothing"
         raise SettingsError(f"{where}: expected a recipe with '{needs}'; got {stages}; take another recipe or command")
     try:
-        return Settings.model_validate(_laid_over(recipe, overrides or {}))
+        return schema.model_validate(_laid_over(recipe, overrides or {}))
     except ValidationError as error:
         raise SettingsError("; ".join(f"{where}: {_explained(detail)}" for detail in error.errors())) from error
 
@@ -102,4 +117,6 @@ def _explained(detail: ErrorDetails) -> str:
     key = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         return f"unknown key '{key}'; check its spelling"
+    if detail["type"] == "value_error":  # ours, and it says what it got
+        return f"'{key}': {detail['msg'].removeprefix('Value error, ')}"
     return f"'{key}': {detail['msg'][0].lower()}{detail['msg'][1:]}; got {detail['input']!r}"

@@ -171,6 +171,55 @@ def render_preview(
     return file.getvalue()
 
 
+@dataclass(frozen=True)
+class Outline:
+    """One of several masks of a slice.
+
+    Attributes:
+        name: whose mask it is.
+        mask: on the slice's grid.
+        note: a few words on it, such as its Dice; may be empty.
+    """
+
+    name: str
+    mask: Bool[Tensor, "height width"]
+    note: str = ""
+
+
+def render_outlines(ct: CTVolume, index: int, outlines: Sequence[Outline], *, title: str) -> bytes:
+    """Draw one slice of a scan several times, WIDTH_PX wide, in the brain window: as it is, then with each mask.
+
+    Args:
+        ct: the scan.
+        index: which slice, in house order.
+        outlines: the masks, in order.
+        title: of the picture.
+
+    Returns:
+        A PNG file's bytes.
+    """
+    view = _view_of_head(ct)
+    grey = view.shown(BRAIN.apply(ct.hu[index]))
+    tiles = []
+    for outline in (Outline("no outline", torch.zeros_like(ct.hu[index], dtype=torch.bool)), *outlines):
+        tile = _outlined(grey, view, outline.mask)
+        draw, low = ImageDraw.Draw(tile), tile.height - _INSET_PX
+        for text, place, anchor, colour in (
+            (_fitted(outline.name, _font(17), tile.width - 2.0 * _INSET_PX), (_INSET_PX, _INSET_PX), "la", _TEXT),
+            (outline.note, (_INSET_PX, low), "ld", _OUTLINE),
+            ("R", (_INSET_PX, tile.height / 2), "lm", _DIM_TEXT),
+            ("L", (tile.width - _INSET_PX, tile.height / 2), "rm", _DIM_TEXT),
+        ):
+            draw.text(place, text, font=_font(17), fill=colour, anchor=anchor, stroke_width=2, stroke_fill=_BACKGROUND)
+        tiles.append(tile)
+    header = Image.new("RGB", (WIDTH_PX, 76), _BACKGROUND)
+    text = _fitted(title, _font(26), WIDTH_PX - 2.0 * _MARGIN_PX)
+    ImageDraw.Draw(header).text((_MARGIN_PX, 24), text, font=_font(26), fill=_TEXT, anchor="la")
+    file = io.BytesIO()
+    _page(tiles, (), header, _footer(view, with_map=False)).save(file, format="PNG", compress_level=6)
+    return file.getvalue()
+
+
 def finding_slices(
     mask: Bool[Tensor, "depth height width"], slice_probabilities: Float[Tensor, " depth"], n: int = MOST_FINDINGS
 ) -> list[int]:

@@ -42,8 +42,12 @@ def write_slice(
     encoding: str = "signed",
     **changed: object,
 ) -> None:
-    """A DICOM slice of RSNA-2019's kind. `encoding`: signed, unsigned, or wrapped (unsigned without an offset)."""
-    pixels = np.broadcast_to(np.asarray(hu, dtype=np.float64), (SIZE_PX, SIZE_PX))
+    """A DICOM slice of RSNA-2019's kind: one HU throughout, or a picture.
+
+    `encoding`: signed, unsigned, or wrapped (unsigned without an offset).
+    """
+    shape = hu.shape if isinstance(hu, np.ndarray) and hu.ndim == 2 else (SIZE_PX, SIZE_PX)
+    pixels = np.broadcast_to(np.asarray(hu, dtype=np.float64), shape)
     intercept = 0 if encoding == "wrapped" else -1024
     stored = np.rint(pixels - intercept).astype(np.int64)
     dataset = Dataset()
@@ -54,8 +58,8 @@ def write_slice(
     values: dict[str, object] = {
         "SOPInstanceUID": path.stem, "Modality": "CT", "PatientID": patient, "StudyInstanceUID": "ID_cccc3333",
         "SeriesInstanceUID": series, "ImagePositionPatient": list(position_mm),
-        "ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "PixelSpacing": [0.5, 0.5], "Rows": SIZE_PX,
-        "Columns": SIZE_PX, "SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2", "BitsAllocated": 16,
+        "ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "PixelSpacing": [0.5, 0.5], "Rows": shape[0],
+        "Columns": shape[1], "SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2", "BitsAllocated": 16,
         "BitsStored": 16 if encoding == "signed" else 12, "HighBit": 15 if encoding == "signed" else 11,
         "PixelRepresentation": int(encoding == "signed"), "RescaleIntercept": intercept, "RescaleSlope": 1,
     }  # fmt: skip

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "hgisam"
 ROWS = (
     {"__main__"},
     {"cli"},
+    {"compare"},
     {"run", "phantom_folder", "check"},
     {"config", "records", "environment"},
     {"pipeline"},

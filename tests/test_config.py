@@ -9,7 +9,9 @@ from hgisam.config import SettingsError, load_settings
 from hgisam.pipeline import SegmentOptions
 from hgisam.weak import HGI_SAM, SWIN_SAM_AS_PUBLISHED, LayerCam, WeakMethod
 
-CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").glob("**/*"))
+FOLDER = Path(__file__).resolve().parent.parent / "configs"
+COMPARISONS = sorted(FOLDER.glob("compare_*"))
+CONFIGS = sorted(set(FOLDER.glob("**/*")) - set(COMPARISONS))
 
 
 def write(path: Path, text: str) -> Path:

@@ -18,7 +18,9 @@ from hgisam.io.nifti import NiftiGrid, new_grid_for
 from hgisam.preview import (
     MOST_FINDINGS,
     WIDTH_PX,
+    Outline,
     finding_slices,
+    render_outlines,
     render_preview,
     spread_slices,
     write_preview,
@@ -245,3 +247,19 @@ def test_a_preview_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> 
     ct = head(4)
     with pytest.raises(OutputError):
         write_preview(tmp_path / "none" / "a.png", Result(ct, new_grid_for(ct), np.zeros(4, dtype=np.float32)))
+
+
+def test_several_masks_of_a_slice_are_outlined_each_in_its_own_tile() -> None:
+    ct = head(depth=2)
+    masks = [torch.zeros(200, 200, dtype=torch.bool) for _ in range(3)]
+    masks[0][90:110, 90:110] = True
+    masks[2][60:140, 60:140] = True
+    outlines = [Outline(f"method {number}", mask, "dice 0.5") for number, mask in enumerate(masks)]
+    with Image.open(io.BytesIO(render_outlines(ct, 1, outlines, title="a case"))) as opened:
+        assert opened.width == WIDTH_PX
+        pixels = np.asarray(opened.convert("RGB")).astype(int)
+    middle = pixels[pixels.shape[0] // 3 : 2 * pixels.shape[0] // 3]
+    line = (np.abs(middle - np.array([64, 224, 255])).sum(axis=-1) < 60).astype(int)
+    by_tile = [int(part.sum()) for part in np.array_split(line, 4, axis=1)]
+    assert by_tile[0] == by_tile[2] == 0, "the slice as it is comes first; an empty mask has no outline"
+    assert 0 < by_tile[1] < by_tile[3]

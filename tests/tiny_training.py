@@ -4,6 +4,8 @@ from pathlib import Path
 
 import yaml
 
+from hgisam.config import load_settings
+
 TINY = {
     "source": "a test",
     "train": {
@@ -38,4 +40,11 @@ def write_tiny_recipe(path: Path, **loop: object) -> Path:
     """The recipe as YAML, with other settings of the loop where they are given."""
     train = TINY["train"] | {"loop": TINY["train"]["loop"] | loop}  # type: ignore[index]
     path.write_text(yaml.safe_dump(TINY | {"train": train}), encoding="utf-8")
+    return path
+
+
+def write_shrunk_recipe(path: Path, recipe: Path, train: dict[str, object]) -> Path:
+    """A recipe of configs/ with some of its settings of `train` made smaller, as YAML."""
+    settings = load_settings(recipe, {"train": train})
+    path.write_text(yaml.safe_dump(settings.model_dump(mode="json", include={"source", "train"})), encoding="utf-8")
     return path

@@ -25,6 +25,8 @@ SCORES = {"tuning_auc": "AUC, tuning slices", "tuning_dice": "Dice, tuning scans
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#8A8F98"
 _INK, _FAINT = "#22262B", "#E3E6EA"
 _DPI = 160
+INTERVALS = f"Bands, bars and brackets: {CONFIDENCE:.0%} bootstrap intervals over patients."
+"""What a figure's foot says unless it shows something else."""
 _LOSS_SPAN = 20
 """The smoothed loss is a mean over about a twentieth of the steps shown."""
 
@@ -41,14 +43,14 @@ def write_learning_curves(path: Path, rows: Sequence[Mapping[str, float | None]]
     Raises:
         OutputError: where the file cannot be written.
     """
-    figure = _figure(9.6, 7.6, title)
+    figure = new_figure(9.6, 7.6, title)
     panels = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.4))
     score = next((key for key in SCORES if any(key in row for row in rows)), "tuning_auc")
     named = (("loss", "Training loss", _BLUE), (score, SCORES[score], _GREEN))
     for axes, (key, label, colour) in zip(panels, (*named, ("learning_rate", "Learning rate", _ORANGE)), strict=True):
         points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
         steps, values = np.array(points, dtype=np.float64).reshape(-1, 2).T
-        _dress(axes)
+        dress(axes)
         axes.set_ylabel(label)
         if len(steps) == 0:
             axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center", color=_GREY)
@@ -72,7 +74,7 @@ def write_learning_curves(path: Path, rows: Sequence[Mapping[str, float | None]]
     panels[-1].set_xlabel("Step (update of the parameters)")
     panels[-1].xaxis.set_major_formatter("{x:,.0f}")
     figure.align_ylabels(panels)
-    _save(figure, path)
+    save(figure, path)
 
 
 def write_roc_and_precision_recall(path: Path, curves: Curves, found: Detection, title: str, unit: str) -> None:
@@ -88,7 +90,7 @@ def write_roc_and_precision_recall(path: Path, curves: Curves, found: Detection,
     Raises:
         OutputError: where the file cannot be written.
     """
-    figure = _figure(11.6, 6.6, title, f"{found.n_positive:,} positive of {found.n:,} {unit}, {_of_patients(found)}")
+    figure = new_figure(11.6, 6.6, title, f"{found.n_positive:,} positive of {found.n:,} {unit}, {_of_patients(found)}")
     left, right = figure.subplots(1, 2)
     prevalence = found.n_positive / found.n
     roc, precision_recall = curves.roc, curves.precision_recall
@@ -110,12 +112,12 @@ def write_roc_and_precision_recall(path: Path, curves: Curves, found: Detection,
         if found.ppv.value is not None:
             _mark(right, found.sensitivity.value, found.ppv.value, f"{at}{sensitivity}PPV {_shown(found.ppv)}")
     for axes, legend in ((left, "lower right"), (right, "best")):
-        _dress(axes)
+        dress(axes)
         axes.set_xlim(-0.01, 1.01)
         axes.set_ylim(-0.01, 1.02)
         axes.set_box_aspect(1)
         axes.legend(loc=legend, framealpha=0.9, edgecolor="none", fontsize=9.5)
-    _save(figure, path)
+    save(figure, path)
 
 
 def write_reliability(
@@ -138,7 +140,7 @@ def write_reliability(
         raise ValueError(f"expected one or two sets of probabilities; got {len(sets)}")
     any_set = next(iter(sets.values()))[1]
     counts = f"{any_set.n_positive:,} positive of {any_set.n:,} {unit}, {_of_patients(any_set)}"
-    figure = _figure(8.4, 8.8, title, counts)
+    figure = new_figure(8.4, 8.8, title, counts)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
     upper.plot([0, 1], [0, 1], color=_GREY, linewidth=1.2, linestyle=(0, (4, 3)), label="what is said comes true")
     for k, ((name, (bins, found)), colour) in enumerate(zip(sets.items(), (_ORANGE, _BLUE), strict=False)):
@@ -165,14 +167,22 @@ def write_reliability(
     lower.set_ylim(0, 6 * max(b.n for bins, _ in sets.values() for b in bins) + 1)
     lower.set_xlabel(f"Probability; {len(bins)} bins of equal width")
     for axes in (upper, lower):
-        _dress(axes)
+        dress(axes)
     lower.grid(visible=False, axis="x")
     upper.legend(loc="upper left", framealpha=0.9, edgecolor="none", fontsize=9.5)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _figure(width: float, height: float, title: str, subtitle: str = "") -> "Figure":
-    """A figure with a canvas, a head and a foot; sizes in inches. With a subtitle, the foot explains the intervals."""
+def new_figure(width: float, height: float, title: str, subtitle: str = "", legend: str = INTERVALS) -> "Figure":
+    """A figure with a canvas, a head and, where there is a subtitle, a foot; sizes in inches.
+
+    Args:
+        width: of the whole.
+        height: of the whole.
+        title: above it.
+        subtitle: beneath the title: what of, and how many.
+        legend: what lines and bars are; in the foot.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -185,12 +195,13 @@ def _figure(width: float, height: float, title: str, subtitle: str = "") -> "Fig
     left = 2 * edge / width
     figure.text(left, 1 - 0.2 / height, title, va="top", fontsize=14, fontweight="bold", color=_INK)
     figure.text(left, 1 - 0.5 / height, subtitle, va="top", fontsize=10.5, color=_INK)
-    intervals = f"Bands, bars and brackets: {CONFIDENCE:.0%} bootstrap intervals over patients. " if subtitle else ""
-    figure.text(left, 0.15 / height, f"{intervals}{NOTICE}", va="bottom", fontsize=9, color=_INK)
+    explained = f"{legend} " if subtitle else ""
+    figure.text(left, 0.15 / height, f"{explained}{NOTICE}", va="bottom", fontsize=9, color=_INK)
     return figure
 
 
-def _dress(axes: "Axes") -> None:
+def dress(axes: "Axes") -> None:
+    """Give axes the house's grid, spines and sizes of type."""
     axes.grid(visible=True, color=_FAINT, linewidth=0.9)
     axes.set_axisbelow(True)
     axes.tick_params(colors=_INK, labelsize=10, length=3)
@@ -236,6 +247,11 @@ def _shown(estimate: Estimate) -> str:
     return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
-def _save(figure: "Figure", path: Path) -> None:
+def save(figure: "Figure", path: Path) -> None:
+    """Write a figure as PNG: the same bytes for the same figure.
+
+    Raises:
+        OutputError: where the file cannot be written.
+    """
     with atomic_write(path) as file:
         figure.savefig(file, format="png", metadata={"Software": None})

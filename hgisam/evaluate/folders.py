@@ -146,7 +146,7 @@ def score_pair(pair: Pair) -> ScoredPair:
     scan = score_masks(pair.case, prediction, reference, labels, upside_down=upside_down)
     scan = replace(scan, warnings=(*prediction_grid.warnings, *reference_grid.warnings))
     return ScoredPair(
-        scan=_with_probabilities(scan, record),
+        scan=with_probabilities(scan, record),
         has_other_values=labels is None,
         names_subtypes=pair.reference.name.endswith(_LABELS) or (labels is not None and bool((labels > 1).any())),
     )
@@ -166,7 +166,7 @@ def _score_with_one_thread(pair: Pair, *, alone: bool) -> ScoredPair:
         torch.set_num_threads(threads)
 
 
-def _with_probabilities(scan: ScanScore, record: Mapping[str, Any]) -> ScanScore:
+def with_probabilities(scan: ScanScore, record: Mapping[str, Any]) -> ScanScore:
     """The scan with what the record of `hgisam segment` or `classify` says of it and of its slices."""
     if "probability" not in record:
         return scan

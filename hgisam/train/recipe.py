@@ -15,10 +15,12 @@ from hgisam.brain import BrainOptions
 from hgisam.evaluate.detection import detection, detection_curves, reliability
 from hgisam.evaluate.figures import write_reliability, write_roc_and_precision_recall
 from hgisam.evaluate.scored import ScoredSlices, detection_by_target, joined_slices, read_scored_slices
+from hgisam.io.atomic import make_output_folder
 from hgisam.io.errors import InputError
 from hgisam.io.tables import write_json
 from hgisam.model.architecture import Architecture, build_classifier
 from hgisam.model.checkpoint import (
+    WeightsError,
     WeightsMetadata,
     load_weights,
     phantom_weights_path,
@@ -200,6 +202,7 @@ def train_classifier(
     device = device or torch.device("cpu")
 
     def begin() -> _ClassifierTraining:
+        _check_initial_weights(options)
         sources = gather(options, data, output, cache or output / "cache", workers)
         return _ClassifierTraining(options, sources, output, device, command)
 
@@ -239,6 +242,7 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
         tuning: list[Judge] = []
         test: list[Judge] = []
         if data is not None:
+            make_output_folder(cache)
             cohort = read_cohort(data, options.layout, workers=workers, index=cache / "headers.csv")
             for line in cohort.summary().splitlines():
                 log.info("%s", line)
@@ -443,6 +447,17 @@ def read_out_of_fold(folder: Path) -> ScoredSlices:
         ValueError: where there is none, or a patient is in two of them.
     """
     return joined_slices([read_scored_slices(table) for table in sorted(folder.glob("fold_*/test.csv"))])
+
+
+def _check_initial_weights(options: TrainOptions) -> None:
+    """Stop before hours of preparation, where the file to begin with is not there.
+
+    Raises:
+        WeightsError: naming it.
+    """
+    path = options.initial_weights
+    if isinstance(path, Path) and not path.is_file():
+        raise WeightsError(f"{path}: expected a weights file to begin with; got none; set train.initial_weights")
 
 
 def recorded_settings(options: TrainOptions) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from hgisam import __version__
 from hgisam.brain import BrainOptions
 from hgisam.evaluate.overlap import Overlap
+from hgisam.io.atomic import make_output_folder
 from hgisam.io.errors import InputError
 from hgisam.model.checkpoint import SegmenterMetadata, load_segmenter, save_weights
 from hgisam.model.supervised import MaskNetwork, SegmenterArchitecture, UNetOptions, can_see
@@ -193,6 +194,7 @@ def gather_masks(options: SegmenterTrainOptions, data: Path, output: Path, cache
         CohortRefused: where the data cannot be trusted.
     """
     with first_process_first():
+        make_output_folder(cache)
         everything = read_cohort(data, options.layout, workers=workers, index=cache / "headers.csv")
         for line in everything.summary().splitlines():
             log.info("%s", line)

@@ -151,7 +151,7 @@ class Training(ABC, Generic[Network, Learned, Result]):
 
     @abstractmethod
     def finish(self) -> Result:
-        """What is done with the kept network at the end, in the first process alone."""
+        """What is done with the kept network at the end, in the first process alone: the others are gone."""
 
     def go_back_to_checkpoint(self) -> None:
         """Go on from the latest checkpoint, where there is one."""
@@ -280,7 +280,7 @@ def carried_out(
         training.record("running")
         with journal(output, loop.steps, training.trainer.step, show=show_progress) as told:
             training.run(workers, told)
-        return training.finish()
+    return training.finish()  # alone: the other processes are done
 
 
 def _check_folder(output: Path, settings: Mapping[str, Any], *, resume: bool) -> None:

@@ -1,17 +1,27 @@
 """Two processes that share a step end with the network of one process that was given both their batches."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import shared_step
 import torch
+from drawn_cohort import write_drawn_cohort
 from safetensors.torch import load_file
+from tiny_training import write_shrunk_recipe, write_tiny_recipe
+
+from hgisam.config import load_settings
+from hgisam.model.checkpoint import load_weights
+from hgisam.train.recipe import train_classifier
+from hgisam.train.training import BEST, CHECKPOINTS, RUN_RECORD
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 def test_two_processes_reach_the_parameters_of_one(tmp_path: Path) -> None:
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*start, shared_step.__file__, tmp_path], capture_output=True, text=True, check=False)
+    done = subprocess.run([*TORCHRUN, shared_step.__file__, tmp_path], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     alone = shared_step.trained(slice(0, 8))
     for rank in range(2):
@@ -19,3 +29,37 @@ def test_two_processes_reach_the_parameters_of_one(tmp_path: Path) -> None:
         assert shared.keys() == alone.keys()
         for name, value in alone.items():
             torch.testing.assert_close(shared[name], value, atol=1e-5, rtol=1e-5)
+
+
+def averaged(folder: Path) -> dict[str, torch.Tensor]:
+    """The running average of the parameters in a training's last checkpoint, in full precision."""
+    tensors = load_file(max((folder / CHECKPOINTS).glob("*.safetensors")))
+    return {name: value for name, value in tensors.items() if name.startswith("averaged.")}
+
+
+def test_a_training_under_torchrun_is_the_training_of_one_process(tmp_path: Path) -> None:
+    """From the folder of scans to the weights. A key's bias changes no softmax: its gradient is rounding, which AdamW
+    makes a step of, so that the network here has none."""
+    data = write_drawn_cohort(tmp_path / "heads", 6)
+    tiny = write_tiny_recipe(tmp_path / "tiny.yaml", steps=4, evaluate_every=2, checkpoint_every=4)
+    changed = {"split": {"folds": 1}, "classifier": {"swin": {"drop_path": 0.0, "qkv_bias": False}}}
+    recipe = write_shrunk_recipe(tmp_path / "recipe.yaml", tiny, changed)
+    where = ["--config", recipe, "--data", data, "--cache", tmp_path / "cache", "--device", "cpu", "--workers", "1"]
+    command = [*TORCHRUN, "-m", "hgisam", "train", "classifier", *where, "-o", tmp_path / "two"]
+    done = subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    train_classifier(load_settings(recipe).train, data, tmp_path / "one", cache=tmp_path / "cache")
+    one, two = ({path.name for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert two == one
+    assert done.stdout.count("Written to") == 1
+    assert json.loads((tmp_path / "two" / RUN_RECORD).read_text())["state"] == "finished"
+    assert len(list((tmp_path / "two" / "tensorboard").iterdir())) == 1
+    steps = [json.loads(line)["step"] for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+    assert "torchrun --nproc-per-node 2" in load_weights(tmp_path / "two" / BEST).metadata.command
+    alone, shared = averaged(tmp_path / "one"), averaged(tmp_path / "two")
+    assert shared.keys() == alone.keys()
+    for name, value in alone.items():
+        torch.testing.assert_close(shared[name], value, atol=1e-5, rtol=0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from drawn_cohort import write_drawn_cohort
 from killed_training import assert_equal_to_the_bit, kill_and_resume
-from tiny_training import write_tiny_recipe
+from tiny_training import write_shrunk_recipe, write_tiny_recipe
 from typer.testing import CliRunner
 
 from hgisam import Segmenter
@@ -124,6 +124,16 @@ def test_other_settings_are_no_resumption(finished: Path, data: Path) -> None:
 def test_a_recipe_that_learns_from_patients_needs_them(tmp_path: Path) -> None:
     recipe = write_tiny_recipe(tmp_path / "tiny.yaml")
     assert RUN.invoke(app, arguments(recipe, tmp_path / "out")).exit_code == 2
+
+
+def test_weights_to_begin_with_are_missed_before_anything_is_prepared(data: Path, tmp_path: Path) -> None:
+    recipe = write_shrunk_recipe(
+        tmp_path / "far.yaml", write_tiny_recipe(tmp_path / "tiny.yaml"), {"initial_weights": "none.safetensors"}
+    )
+    done = RUN.invoke(app, [*arguments(recipe, tmp_path / "out"), "--data", str(data)])
+    assert done.exit_code == 4
+    assert "none.safetensors" in done.output
+    assert not (tmp_path / "out" / "cache").exists()
 
 
 def test_training_stops_when_the_tuning_set_says_enough(data: Path, cache: Path, tmp_path: Path) -> None:

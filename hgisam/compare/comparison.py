@@ -1,0 +1,76 @@
+"""`hgisam compare` from YAML to report: data, methods, numbers, page."""
+
+from pathlib import Path
+
+import torch
+
+from hgisam import NOTICE, __version__
+from hgisam.compare.data import prepare_data
+from hgisam.compare.report import OUTPUTS, write_comparison
+from hgisam.compare.results import Results
+from hgisam.compare.runner import Runner
+from hgisam.compare.settings import load_comparison
+from hgisam.exits import Interrupts
+from hgisam.io.tables import write_json
+from hgisam.outputs import claimed, refuse_overwriting
+from hgisam.progress import case_progress
+
+RECORD = "comparison.json"
+
+
+def compare(
+    config: Path,
+    output: Path,
+    *,
+    data_folder: Path | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    workers: int = 1,
+    show_progress: bool = False,
+) -> Results:
+    """Run a comparison, or go on with one that was stopped, and write its report.
+
+    What is done already is taken as it is, as long as method, weights, scan and reference are the same.
+
+    Args:
+        config: the YAML.
+        output: the comparison's folder, held for this run alone.
+        data_folder: where the data lie; None: where the YAML says.
+        device: as `Segmenter` takes it.
+        batch_size: as `Segmenter` takes it.
+        workers: processes that make phantoms and prepare trainings.
+        show_progress: whether to draw a progress bar on the terminal.
+
+    Returns:
+        The results; methods and cases that failed are in them.
+
+    Raises:
+        SettingsError: where the YAML, or a recipe that it names, is wrong.
+        InputError: where there is nothing to compare on, or a file in the way that hgisam has not written.
+        OutputError: where something cannot be written, or another run holds the folder.
+    """
+    comparison = load_comparison(config, data_folder)
+    options = comparison.compare
+    with claimed(output), Interrupts() as interrupts:
+        refuse_overwriting(output, (), (), OUTPUTS, record=RECORD)
+        record = {
+            "command": "compare",
+            "notice": NOTICE,
+            "versions": {"hgisam": __version__, "torch": torch.__version__},
+            "title": options.title,
+            "methods": [method.name for method in options.methods],
+        }
+        write_json(output / RECORD, record | {"state": "running"})
+        data = prepare_data(options, config.parent, output, workers=workers, show_progress=show_progress)
+        with case_progress(len(options.methods) * len(data.cases), show=show_progress) as begin:
+            runner = Runner(options, config.parent, output, device, batch_size, workers, begin)
+            results = Results(options, runner.over_all(data, interrupts))
+        write_comparison(comparison, results, data, output, _command(config, data_folder))
+        write_json(output / RECORD, record | {"state": "finished"})
+    return results
+
+
+def _command(config: Path, data_folder: Path | None) -> str:
+    """The command as the report states it: files by name, no folder of this machine."""
+    data = "" if data_folder is None else f" --data {data_folder.name}"
+    return f"hgisam compare --config {config.name}{data} -o OUT"

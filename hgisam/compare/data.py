@@ -1,0 +1,246 @@
+"""Data sets -> cases with references: phantoms made on the fly, NIfTI pairs, single slices as pictures."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from scipy import ndimage
+from torch import Tensor
+
+from hgisam.cases import find_cases, safe_name
+from hgisam.compare.settings import CompareOptions, PhantomData, ScanData, SliceData
+from hgisam.io.atomic import make_output_folder
+from hgisam.io.errors import InputError, ScanRefused
+from hgisam.io.nifti import new_grid_for, read_mask, write_ct, write_labels
+from hgisam.io.tables import read_patients
+from hgisam.labels import label_value
+from hgisam.phantom import generate_phantoms
+from hgisam.phantom_folder import TRUTH, write_phantoms
+from hgisam.train.layouts import read_cohort
+from hgisam.train.splits import Role, make_splits
+from hgisam.volume import CTVolume
+
+log = logging.getLogger(__name__)
+
+AIR_HU = -1000.0
+_WHITE = 255
+_REFERENCES = ("_mask.nii.gz", "_labels.nii.gz", ".nii.gz", "_mask.nii", "_labels.nii", ".nii")
+
+
+@dataclass(frozen=True)
+class ComparedCase:
+    """One scan to judge all methods on.
+
+    Attributes:
+        name: begins the names of its files.
+        patient: whose it is.
+        scan: the file.
+        reference: the file with its mask or labels.
+        fold: in which it is judged.
+    """
+
+    name: str
+    patient: str
+    scan: Path
+    reference: Path
+    fold: int = 0
+
+    @property
+    def tells_subtypes(self) -> bool:
+        """Whether the reference's values are subtypes."""
+        return self.reference.name.startswith(f"{self.name}_labels.")
+
+
+@dataclass(frozen=True)
+class ComparedData:
+    """A data set, ready.
+
+    Attributes:
+        folder: where its scans lie.
+        cases: by name.
+        description: in words, for the report.
+        left_out: scans without a reference, or without one that can be read.
+    """
+
+    folder: Path
+    cases: tuple[ComparedCase, ...]
+    description: str
+    left_out: tuple[str, ...] = ()
+
+
+def prepare_data(
+    options: CompareOptions, base: Path, output: Path, *, workers: int = 1, show_progress: bool = False
+) -> ComparedData:
+    """Make or find the data of a comparison.
+
+    Args:
+        options: of the comparison.
+        base: the folder that relative paths start from.
+        output: the comparison's folder; what is made goes into its folder `data`.
+        workers: processes that make phantoms.
+        show_progress: whether to draw a progress bar on the terminal.
+
+    Raises:
+        InputError: where there is nothing to compare on, or a table of patients lacks a case.
+        OutputError: where something cannot be written.
+        ScanRefused: where the folds need labels that the folder has not.
+    """
+    source = options.data
+    if isinstance(source, PhantomData):
+        data = _phantoms(source, output, workers, show_progress=show_progress)
+    elif isinstance(source, SliceData):
+        data = _slices(source, base, output)
+    else:
+        data = _scans(source, base)
+    if not data.cases:
+        raise InputError(f"{data.folder}: expected scans with reference masks; got none; check the folder")
+    return data if options.folds == 1 else _dealt(data, options)
+
+
+def _phantoms(source: PhantomData, output: Path, workers: int, *, show_progress: bool) -> ComparedData:
+    made_with = json.dumps(source.model_dump(mode="json"), sort_keys=True)
+    folder = output / "data" / f"phantoms_{hashlib.sha256(made_with.encode()).hexdigest()[:8]}"
+    seeds = range(source.first_seed, source.first_seed + source.n)
+    cases = [_written(folder, f"phantom_{seed:05d}", f"phantom_{seed:05d}") for seed in seeds]
+    missing = [seed for seed, case in zip(seeds, cases, strict=True) if not _is_there(case)]
+    if missing:
+        first = missing[0]
+        made = generate_phantoms(seeds.stop - first, first, source.heads, workers=workers)
+        names = [case.name for case in cases[first - seeds.start :]]
+        write_phantoms(made, names, folder, options=source.heads, show_progress=show_progress)
+    text = f"{source.n} synthetic heads, seeds {seeds.start} to {seeds.stop - 1}, each one patient"
+    return ComparedData(folder, tuple(cases), text)
+
+
+def _written(folder: Path, name: str, patient: str) -> ComparedCase:
+    """A case as it lies in a folder that was made here."""
+    return ComparedCase(name, patient, folder / f"{name}.nii.gz", folder / TRUTH / f"{name}_labels.nii.gz")
+
+
+def _is_there(case: ComparedCase) -> bool:
+    return case.scan.is_file() and case.reference.is_file()
+
+
+def _scans(source: ScanData, base: Path) -> ComparedData:
+    folder = base / (source.folder or "")
+    references = folder / source.references
+    owners = None if source.patients is None else read_patients(folder / source.patients)
+    cases, left_out = [], []
+    for found in find_cases([folder]):
+        files = [path for suffix in _REFERENCES if (path := references / f"{found.name}{suffix}").is_file()]
+        if not files:
+            left_out.append(found.name)
+            continue
+        try:
+            read_mask(files[0])
+        except ScanRefused as error:
+            log.error("left out: %s", error)
+            left_out.append(found.name)
+            continue
+        if owners is not None and found.name not in owners:
+            raise InputError(f"{source.patients}: expected a patient for each case; got none for {found.name!r}")
+        patient = found.name if owners is None else owners[found.name]
+        cases.append(ComparedCase(found.name, patient, found.path, files[0]))
+    return ComparedData(folder, tuple(cases), f"{len(cases)} scans with reference masks", tuple(left_out))
+
+
+def _slices(source: SliceData, base: Path, output: Path) -> ComparedData:
+    """Pictures as scans of one slice. They are written anew each time; the same picture gives the same bytes."""
+    folder = base / (source.folder or "")
+    target = output / "data" / "slices"
+    make_output_folder(target / TRUTH)
+    cases, left_out = [], []
+    for picture in sorted((folder / "images").glob("*.png")):
+        mask = folder / "masks" / picture.name
+        if not mask.is_file():
+            left_out.append(picture.stem)
+            continue
+        name = safe_name(picture.stem)
+        case = _written(target, name, picture.stem[: source.patient_digits] or name)
+        ct = slice_from_grey(_pixels(picture, "L"), source, name)
+        labels = labels_from_colours(_pixels(mask, "RGB"), source, name)
+        if labels.shape != ct.hu.shape:
+            raise InputError(f"{mask}: expected the picture's {tuple(ct.hu.shape[1:])} pixels; got others")
+        write_ct(case.scan, ct)
+        write_labels(case.reference, labels, new_grid_for(ct))
+        cases.append(case)
+    n_patients = len({case.patient for case in cases})
+    text = f"{len(cases)} single slices of {n_patients} patients, taken as {source.spacing_mm[0]:g} mm thick"
+    return ComparedData(target, tuple(cases), text, tuple(left_out))
+
+
+def _pixels(path: Path, mode: str) -> UInt8[np.ndarray, "..."]:
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert(mode))
+    except OSError as error:
+        raise InputError(f"{path}: expected a picture; got '{error}'; check the file") from error
+
+
+def slice_from_grey(grey: UInt8[np.ndarray, "height width"], source: SliceData, name: str) -> CTVolume:
+    """A scan of one slice from a picture; air around the head and bone, which such pictures cut off, get HU back.
+
+    Args:
+        grey: 0 for the lowest HU, 255 for the highest.
+        source: what the greys stand for.
+        name: of the scan.
+    """
+    hu = source.black_hu + grey.astype(np.float32) * ((source.white_hu - source.black_hu) / _WHITE)
+    hu[grey == _WHITE] = source.clipped_hu
+    areas, n_areas = ndimage.label(grey <= source.air_grey)
+    if n_areas:
+        hu[areas == 1 + np.bincount(areas.ravel())[1:].argmax()] = AIR_HU
+    depth_mm, row_mm, column_mm = source.spacing_mm
+    affine = torch.tensor(
+        [[0, 0, -column_mm, 0], [0, -row_mm, 0, 0], [depth_mm, 0, 0, 0], [0, 0, 0, 1]], dtype=torch.float64
+    )
+    voxels: Float[Tensor, "1 height width"] = torch.from_numpy(hu).float()[None]
+    return CTVolume(voxels, affine, name)
+
+
+def labels_from_colours(
+    picture: UInt8[np.ndarray, "height width 3"], source: SliceData, name: str
+) -> UInt8[Tensor, "1 height width"]:
+    """The subtypes of one slice from a picture in their colours; black is none.
+
+    Raises:
+        InputError: where a colour stands for no subtype.
+    """
+    labels = np.zeros(picture.shape[:2], dtype=np.uint8)
+    for subtype, colour in source.colours.items():
+        labels[(picture == np.array(colour)).all(axis=-1)] = label_value(subtype)
+    unknown = picture[(labels == 0) & picture.any(axis=-1)]
+    if len(unknown):
+        raise InputError(f"{name}: expected colours of subtypes; got {tuple(int(v) for v in unknown[0])}")
+    return torch.from_numpy(labels)[None]
+
+
+def _dealt(data: ComparedData, options: CompareOptions) -> ComparedData:
+    """The same cases with their folds: those that a training of this folder, folds and seed would have."""
+    cohort = read_cohort(data.folder)
+    try:
+        splits = make_splits(cohort, options.folds, seed=options.seed)
+    except ValueError as error:
+        raise InputError(f"compare.folds: {error}") from error
+    fold_of = {patient: k for k, fold in enumerate(splits.folds) for patient in fold.patients(Role.TEST)}
+    patient_of = {safe_name(scan.name): scan.patient for scan in cohort.scans}
+    unknown = [case.name for case in data.cases if case.name not in patient_of]
+    if unknown:
+        raise InputError(f"{data.folder}: expected labels for every case, since there are folds; {unknown[0]} has none")
+    return ComparedData(data.folder, _with_folds(data.cases, patient_of, fold_of), data.description, data.left_out)
+
+
+def _with_folds(
+    cases: Sequence[ComparedCase], patient_of: dict[str, str], fold_of: dict[str, int]
+) -> tuple[ComparedCase, ...]:
+    return tuple(
+        ComparedCase(case.name, patient_of[case.name], case.scan, case.reference, fold_of[patient_of[case.name]])
+        for case in cases
+    )

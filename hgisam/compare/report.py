@@ -1,0 +1,482 @@
+"""The report of a comparison: the answer first, then tables and figures, each with its n; what failed is said."""
+
+import math
+import platform
+import statistics as numbers
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from hgisam import NOTICE, __version__
+from hgisam.compare.data import ComparedData
+from hgisam.compare.document import (
+    Answer,
+    Block,
+    Code,
+    Heading,
+    Items,
+    Paragraph,
+    Picture,
+    Table,
+    as_html,
+    as_markdown,
+)
+from hgisam.compare.figures import write_boxes, write_case, write_pairs, write_ranks, write_volumes
+from hgisam.compare.results import Results, Versus
+from hgisam.compare.runner import METHODS, MethodResult
+from hgisam.compare.settings import Comparison, TrainedMethod
+from hgisam.evaluate.report import write_report as write_evaluation
+from hgisam.evaluate.statistics import CONFIDENCE, MeanInterval
+from hgisam.evaluate.summary import MEASURES, PUBLISHED_DICE
+from hgisam.io.atomic import atomic_write, make_output_folder
+from hgisam.io.tables import write_csv
+
+HTML, MARKDOWN = "report.html", "report.md"
+MEANS, CASES, DIFFERENCES, RANKS = "means.csv", "cases.csv", "differences.csv", "ranks.csv"
+OUTPUTS = (HTML, MARKDOWN, MEANS, CASES, DIFFERENCES, RANKS)
+FIGURES = "figures"
+LEVEL = 1 - CONFIDENCE
+
+_SHOWN = ("dice", "sensitivity", "precision", "nsd_2mm", "hd95_mm", "lesion_f1", "absolute_difference_ml")
+_HEADS = {
+    "dice": "Dice", "iou": "IoU", "sensitivity": "sensitivity", "precision": "precision", "nsd_1mm": "NSD 1 mm",
+    "nsd_2mm": "NSD 2 mm", "hd95_mm": "HD95 mm", "assd_mm": "ASSD mm", "lesion_f1": "lesion F1",
+    "absolute_difference_ml": "|mL off|", "false_positive_ml": "false mL, normals",
+}  # fmt: skip
+_FORMS = {measure.name: measure.form for measure in MEASURES}
+
+Row = dict[str, Any]
+
+
+def write_comparison(comparison: Comparison, results: Results, data: ComparedData, folder: Path, command: str) -> None:
+    """Write tables, figures, `report.md` and, last, `report.html`; and all that `hgisam evaluate` tells by method.
+
+    Patients are written as numbers, in the order in which they come.
+
+    Raises:
+        OutputError: where something cannot be written.
+    """
+    for name, report in results.reports.items():
+        write_evaluation(report, folder / METHODS / _folder_name(results, name))
+    write_csv(folder / MEANS, _mean_rows(results), _MEAN_COLUMNS)
+    write_csv(folder / CASES, _case_rows(results), _CASE_COLUMNS)
+    write_csv(folder / DIFFERENCES, [_difference_row(results, one) for one in results.versus], _DIFFERENCE_COLUMNS)
+    write_csv(folder / RANKS, _rank_rows(results), ("method", "mean_rank", "n_patients"))
+    make_output_folder(folder / FIGURES)
+    blocks = _blocks(comparison, results, data, folder, command)
+    title = comparison.compare.title
+    for name, text in ((MARKDOWN, as_markdown(title, NOTICE, blocks)), (HTML, as_html(title, NOTICE, blocks, folder))):
+        with atomic_write(folder / name) as file:
+            file.write(text.encode("utf-8"))
+
+
+def answer(results: Results) -> tuple[str, ...]:
+    """What came out, in a few sentences that claim no more than was tested."""
+    own, measure = results.options.reference, results.measure
+    sentences = []
+    order = results.best_first()
+    if order:
+        what = "Highest" if results.higher_is_better else "Lowest"
+        sentences.append(f"{what} mean of {measure.title}: {order[0]}, {_mean_text(results, order[0])}.")
+        if own in order[1:]:
+            sentences.append(f"{own} is number {order.index(own) + 1} of {len(order)}, {_mean_text(results, own)}.")
+    if own not in results.values:
+        sentences.append(f"{own}, which the others were to be held against, gave no result, so nothing was tested.")
+    else:
+        sentences += _tested(results)
+    false_ml = {name: found.means["false_positive_ml"] for name, found in results.summaries.items()}
+    if own in false_ml and false_ml[own].mean is not None:
+        least = min(false_ml, key=lambda name: _or_infinity(false_ml[name].mean))
+        text = f"False alarms on normal scans, mL per scan: {own} {_interval_text(false_ml[own], '{:.2f}')}"
+        more = "" if least == own else f"; least of all {least}, {_interval_text(false_ml[least], '{:.2f}')}"
+        sentences.append(f"{text}{more}.")
+    for found in results.broken:
+        sentences.append(f"{found.method.name} gave no result: {_reason(found)}.")
+    return tuple(sentences)
+
+
+def _or_infinity(value: float | None) -> float:
+    return math.inf if value is None else value
+
+
+def _tested(results: Results) -> list[str]:
+    own = results.options.reference
+    tested = [one for one in results.versus if one.p_holm is not None]
+    kinds: dict[str, list[str]] = {"better than": [], "worse than": [], "not told apart from": []}
+    for one in tested:
+        gain = (one.difference.mean or 0.0) * (1 if results.higher_is_better else -1)
+        told = one.p_holm is not None and one.p_holm < LEVEL
+        kinds["not told apart from" if not told else "better than" if gain > 0 else "worse than"].append(one.name)
+    sentences = [f"{own} is {kind}: {', '.join(names)}." for kind, names in kinds.items() if names]
+    if sentences:
+        sentences[-1] += f" (Wilcoxon by patient, Holm-adjusted p < {LEVEL:.2g} over {len(tested)} tests.)"
+    untested = [one for one in results.versus if one.p_holm is None]
+    if untested:
+        reasons = "; ".join(sorted({one.test.reason or "" for one in untested}))
+        names = ", ".join(one.name for one in untested)
+        sentences.append(f"Not tested against {names}: {reasons}. These differences prove nothing.")
+    return sentences
+
+
+def _blocks(comparison: Comparison, results: Results, data: ComparedData, folder: Path, command: str) -> list[Block]:
+    blocks: list[Block] = [Answer(answer(results)), *_what(comparison, results, data, command)]
+    if results.working:
+        blocks += [Heading("Means"), _means_table(results)]
+        blocks += _figure(folder, "boxes.png", lambda p: write_boxes(p, results), _boxes_caption(results))
+    if results.versus:
+        blocks += [Heading(f"{results.options.reference} against each other method"), _versus_table(results)]
+        caption = "Every case as a point. " + _n_text(results)
+        blocks += _figure(folder, "pairs.png", lambda p: write_pairs(p, results), caption)
+    blocks += _ranks(results, folder)
+    if results.working:
+        blocks += [Heading("Volumes"), _volume_table(results)]
+        caption = "Axes are linear below 1 mL and logarithmic above. All cases, normal ones too."
+        blocks += _figure(folder, "volumes.png", lambda p: write_volumes(p, results), caption)
+    blocks += _cases(results, folder)
+    if results.working:
+        blocks += [Heading("Time and memory"), _cost_table(results)]
+    blocks += [Heading("What failed"), *_failures(results, data)]
+    blocks += [Heading("How to read this"), Items(_reading(results))]
+    return [*blocks, Heading("Settings"), *_settings(results)]
+
+
+def _what(comparison: Comparison, results: Results, data: ComparedData, command: str) -> list[Block]:
+    options = comparison.compare
+    positive = max((found.n_positive for found in results.summaries.values()), default=0)
+    normal = max((found.n_normal for found in results.summaries.values()), default=0)
+    folds = "Nothing is trained here: every method comes as it is."
+    if any(isinstance(method, TrainedMethod) for method in options.methods):
+        folds = "What is trained here is judged, in each fold, on patients that it has not seen."
+    if options.folds > 1:
+        folds += f" {options.folds} folds, dealt by patient with seed {options.seed}."
+    rows = tuple((found.method.name, found.method.learned_from) for found in results.methods)
+    caption = f"{len(rows)} methods; {options.reference} is the one that the others are held against."
+    return [
+        Heading("What was compared"),
+        Paragraph(comparison.source),
+        Items(
+            (
+                f"Data: {data.description}; {positive} with hemorrhage, {normal} without.",
+                folds,
+                f"Everything is tested by {results.measure.title}; other measures are shown, not tested.",
+            )
+        ),
+        Table(("method", "has learned from"), rows, caption, own=options.reference, prose=True),
+        Code(command),
+    ]
+
+
+def _means_table(results: Results) -> Table:
+    shown = _SHOWN if results.measure.name in _SHOWN else (results.measure.name, *_SHOWN)
+    rows = []
+    for name in results.best_first():
+        summary = results.summaries[name]
+        cells = [_short(summary.means[measure], _FORMS[measure]) for measure in shown]
+        false_ml, published = summary.means["false_positive_ml"], summary.positive_slices_only_dice
+        cells += [_short(false_ml, "{:.2f}"), _short(published, "{:.3f}")]
+        rows.append((name, f"{summary.n_positive} + {summary.n_normal}", *cells))
+    undefined = {
+        _HEADS[measure]: sum(summary.means[measure].n_undefined for summary in results.summaries.values())
+        for measure in shown
+    }
+    told = ", ".join(f"{head} {n}" for head, n in undefined.items() if n)
+    caption = (
+        f"Mean [{CONFIDENCE:.0%} bootstrap interval over patients], best first. n: scans with hemorrhage + without."
+        " Dice, sensitivity, NSD, HD95 and lesion F1 are over scans with hemorrhage, a miss counted; precision over"
+        " scans with a prediction; mL off over all. * The last column averages slices with hemorrhage alone, as"
+        " published figures do: false alarms elsewhere cost it nothing. Undefined values, all methods together:"
+        f" {told or 'none'}."
+    )
+    heads = ("method", "n", *(_HEADS[measure] for measure in shown), _HEADS["false_positive_ml"], "slice Dice*")
+    return Table(heads, tuple(rows), caption, own=results.options.reference)
+
+
+def _versus_table(results: Results) -> Table:
+    form = _FORMS[results.measure.name].replace("{:", "{:+").replace("{:++", "{:+")
+    rows = []
+    for one in sorted(results.versus, key=lambda found: _gain(results, found), reverse=True):
+        test = one.test
+        rows.append(
+            (
+                one.name,
+                _short(one.difference, form),
+                f"{one.n_better} / {one.n_equal} / {one.n_worse}",
+                str(one.difference.n),
+                str(one.difference.n_patients),
+                f"- ({test.reason})" if test.p is None else _p_text(test.p),
+                "-" if one.p_holm is None else _p_text(one.p_holm),
+            )
+        )
+    own = results.options.reference
+    caption = (
+        f"Difference: {own} minus the other in {results.measure.title}, mean over cases [{CONFIDENCE:.0%} bootstrap"
+        f" interval over patients]. p: Wilcoxon's signed-rank test of patients' means, two-sided; Holm-adjusted for"
+        f" {sum(one.p_holm is not None for one in results.versus)} tests."
+    )
+    heads = ("against", "difference", "better / equal / worse", "cases", "patients", "p", "p, Holm")
+    return Table(heads, tuple(rows), caption)
+
+
+def _gain(results: Results, one: Versus) -> float:
+    mean = one.difference.mean
+    return -math.inf if mean is None else mean if results.higher_is_better else -mean
+
+
+def _ranks(results: Results, folder: Path) -> list[Block]:
+    ranking = results.ranking
+    if ranking is None or ranking.n == 0:
+        return []
+    left_out = [found.method.name for found in results.working if found not in results.complete]
+    if ranking.p is None:
+        text = f"No test of ranks: {ranking.reason}."
+    else:
+        text = (
+            f"Friedman's test over {len(results.complete)} methods and {ranking.n} patients: chi squared"
+            f" {ranking.chi_squared:.1f}, p {_p_text(ranking.p)}. Critical difference of mean ranks (Nemenyi,"
+            f" {LEVEL:.2g}): {ranking.critical_difference:.2f}."
+        )
+    if left_out:
+        text += f" Not ranked, since they have fewer cases: {', '.join(left_out)}."
+    caption = f"Mean ranks over {ranking.n} patients. Demsar, J Mach Learn Res 7:1, 2006."
+    picture = _figure(folder, "ranks.png", lambda p: write_ranks(p, results, ranking), caption)
+    return [Heading("Ranks"), Paragraph(text), *picture]
+
+
+def _volume_table(results: Results) -> Table:
+    rows = []
+    for name in results.best_first():
+        agreement = results.summaries[name].volume_all
+        limits, icc = agreement.limits, agreement.icc
+        rows.append(
+            (
+                name,
+                str(limits.n),
+                _shown("{:+.2f}", limits.bias),
+                "-" if limits.low is None else f"{limits.low:+.1f} to {limits.high:+.1f}",
+                _shown("{:.2f}", icc.value),
+                "-" if icc.low is None or icc.high is None else f"{icc.low:.2f} to {icc.high:.2f}",
+            )
+        )
+    caption = (
+        "Predicted minus reference volume over all scans: bias, Bland and Altman's limits (95 % of differences lie"
+        " between them if normal), and ICC(2,1), which a few large bleeds raise."
+    )
+    heads = ("method", "scans", "bias mL", "limits of agreement", "ICC", f"{CONFIDENCE:.0%} interval")
+    return Table(heads, tuple(rows), caption, own=results.options.reference)
+
+
+def _cost_table(results: Results) -> Table:
+    rows = []
+    for name in results.best_first():
+        found = list(results.case_results(name).values())
+        seconds = sorted(one.seconds for one in found if one.seconds is not None)
+        memory = [one.peak_mib for one in found if one.peak_mib is not None]
+        rows.append(
+            (
+                name,
+                str(len(seconds)),
+                f"{numbers.median(seconds):.2f}" if seconds else "-",
+                f"{seconds[0]:.2f} to {seconds[-1]:.2f}" if seconds else "-",
+                f"{max(memory):.0f}" if memory else "-",
+            )
+        )
+    caption = (
+        "Seconds from file to mask, writing left out; MiB at the highest, of the GPU where there is one, else of the"
+        f" whole process. {platform.machine()}, {torch.get_num_threads()} threads. A busy machine is slower."
+    )
+    heads = ("method", "scans", "median s", "least to most s", "peak MiB")
+    return Table(heads, tuple(rows), caption, own=results.options.reference)
+
+
+def _cases(results: Results, folder: Path) -> list[Block]:
+    blocks: list[Block] = []
+    for number, (what, name) in enumerate(results.telling_cases()):
+        path = folder / FIGURES / f"case_{number}.png"
+        write_case(path, results, what, name)
+        own, n = results.options.reference, _n_cases(results)
+        caption = f"{what} of {own}: {name}, one of {n} cases. Numbers are of the whole scan, not of the slice."
+        blocks.append(Picture(f"{FIGURES}/{path.name}", caption))
+    return [Heading("Best, median and worst"), *blocks] if blocks else []
+
+
+def _n_cases(results: Results) -> int:
+    return len(results.case_results(results.options.reference))
+
+
+def _failures(results: Results, data: ComparedData) -> list[Block]:
+    items = [f"{found.method.name}: no result. {_reason(found)}" for found in results.broken]
+    for found in results.working:
+        items += [
+            f"{found.method.name}, {one.case.name}: counted as an empty mask. {one.failure}"
+            for one in found.failed_cases
+        ]
+    if data.left_out:
+        some = ", ".join(data.left_out[:5])
+        items.append(f"{len(data.left_out)} scans have no reference that can be read, and were left out: {some}.")
+    return [Items(tuple(items)) if items else Paragraph("Nothing: every method gave a mask for every case.")]
+
+
+def _reading(results: Results) -> tuple[str, ...]:
+    return (
+        "A scan that a method refuses or fails at counts as if the answer were an empty mask: failing pays nothing.",
+        "Dice of two empty masks is undefined: such scans are counted, not averaged. A false alarm on a normal scan"
+        " shows in false mL, not in the Dice of scans with hemorrhage.",
+        "Patients, not slices or scans, are resampled and tested; several scans of one patient are averaged for tests.",
+        "Wilcoxon, Biometrics Bull 1:80, 1945, zeros as Pratt 1959; Holm, Scand J Stat 6:65, 1979; BCa bootstrap, Efron"
+        " 1987.",
+        f"All numbers by method lie in {METHODS}/NAME/evaluation*.csv, by case in {CASES}, means in {MEANS}.",
+    )
+
+
+def _settings(results: Results) -> list[Block]:
+    blocks: list[Block] = [
+        Paragraph(
+            f"hgisam {__version__}, torch {torch.__version__}, Python {platform.python_version()}. Below, what each"
+            f" method states, and what follows from it; {METHODS}/NAME/method.json has all."
+        )
+    ]
+    for found in results.methods:
+        stated = found.method.model_dump(mode="json", exclude_defaults=True) | {"kind": found.method.kind}
+        for key in ("config", "weights"):
+            if stated.get(key):
+                stated[key] = Path(stated[key]).name
+        settings = found.settings or {}
+        stated["weights_sha256"] = settings.get("weights_sha256")
+        stated["resolved"] = settings.get("segment")
+        blocks.append(Code(yaml.safe_dump(stated, sort_keys=False, width=110).rstrip()))
+    return blocks
+
+
+def _figure(folder: Path, name: str, write: Any, caption: str) -> list[Block]:
+    write(folder / FIGURES / name)
+    return [Picture(f"{FIGURES}/{name}", caption)]
+
+
+def _boxes_caption(results: Results) -> str:
+    return f"Spread of {results.measure.title} over cases, best mean on top. {_n_text(results)}"
+
+
+def _n_text(results: Results) -> str:
+    counts = sorted({len(values) for values in results.values.values()})
+    cases = {case for values in results.values.values() for case in values}
+    n_patients = len({results.patients[case] for case in cases})
+    return f"n = {' or '.join(map(str, counts))} cases by method, of {n_patients} patients."
+
+
+def _mean_text(results: Results, name: str) -> str:
+    return _interval_text(results.summaries[name].means[results.measure.name], results.measure.form)
+
+
+def _interval_text(found: MeanInterval, form: str) -> str:
+    if found.mean is None:
+        return "undefined (n = 0)"
+    mean = form.format(found.mean)
+    if found.low is None or found.high is None:
+        return f"{mean} (n = {found.n})"
+    return f"{mean} ({CONFIDENCE:.0%} interval {form.format(found.low)} to {form.format(found.high)}, n = {found.n})"
+
+
+def _short(found: MeanInterval, form: str) -> str:
+    if found.mean is None:
+        return "-"
+    mean = form.format(found.mean)
+    if found.low is None or found.high is None:
+        return mean
+    return f"{mean} [{form.format(found.low)}, {form.format(found.high)}]"
+
+
+def _shown(form: str, value: float | None) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def _p_text(p: float) -> str:
+    return "< 0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+
+
+def _reason(found: MethodResult) -> str:
+    return found.failure or next((one.failure for one in found.failed_cases if one.failure), "it has no cases")
+
+
+def _folder_name(results: Results, name: str) -> str:
+    return next(found.method.folder_name for found in results.methods if found.method.name == name)
+
+
+_MEAN_COLUMNS = ("method", "measure", "n", "n_undefined", "n_patients", "mean", "sd", "low", "high", "reason")
+_CASE_MEASURES = tuple(measure.name for measure in MEASURES if not measure.name.endswith(("_all", "_answered_mm")))
+_CASE_COLUMNS = (
+    "method", "case", "patient", "fold", *_CASE_MEASURES, "reference_ml", "prediction_ml", "seconds", "peak_mib",
+    "failure",
+)  # fmt: skip
+_DIFFERENCE_COLUMNS = (
+    "reference", "method", "measure", "n", "n_patients", "difference", "low", "high", "reason", "n_better", "n_equal",
+    "n_worse", "p", "p_holm", "no_test",
+)  # fmt: skip
+
+
+def _mean_rows(results: Results) -> list[Row]:
+    rows = []
+    for name, summary in results.summaries.items():
+        means = summary.means | {PUBLISHED_DICE: summary.positive_slices_only_dice}
+        rows += [
+            {"method": name, "measure": measure} | {column: getattr(mean, column) for column in _MEAN_COLUMNS[2:]}
+            for measure, mean in means.items()
+        ]
+    return rows
+
+
+def _case_rows(results: Results) -> list[Row]:
+    owners: dict[str, int] = {}
+    for patient in results.patients.values():
+        owners.setdefault(patient, len(owners) + 1)
+    measures = [measure for measure in MEASURES if measure.name in _CASE_MEASURES]
+    return [
+        {
+            "method": found.method.name,
+            "case": one.case.name,
+            "patient": owners[one.case.patient],
+            "fold": one.case.fold,
+            **{m.name: m.value(one.score) if m.over(one.score) else None for m in measures},
+            "reference_ml": one.score.overlap.reference_ml,
+            "prediction_ml": one.score.overlap.prediction_ml,
+            "seconds": one.seconds,
+            "peak_mib": one.peak_mib,
+            "failure": one.failure,
+        }
+        for found in results.working
+        for one in found.cases
+    ]
+
+
+def _difference_row(results: Results, one: Versus) -> Row:
+    return {
+        "reference": results.options.reference,
+        "method": one.name,
+        "measure": results.measure.name,
+        "n": one.difference.n,
+        "n_patients": one.difference.n_patients,
+        "difference": one.difference.mean,
+        "low": one.difference.low,
+        "high": one.difference.high,
+        "reason": one.difference.reason,
+        "n_better": one.n_better,
+        "n_equal": one.n_equal,
+        "n_worse": one.n_worse,
+        "p": one.test.p,
+        "p_holm": one.p_holm,
+        "no_test": one.test.reason,
+    }
+
+
+def _rank_rows(results: Results) -> list[Row]:
+    ranking = results.ranking
+    if ranking is None or ranking.n == 0:
+        return []
+    names: Sequence[str] = [found.method.name for found in results.complete]
+    rows = [
+        {"method": name, "mean_rank": rank, "n_patients": ranking.n}
+        for name, rank in zip(names, ranking.mean_ranks, strict=True)
+    ]
+    return sorted(rows, key=lambda row: row["mean_rank"])

@@ -1,0 +1,270 @@
+"""Every method on every case: a mask and a record each, so that a run that was stopped goes on where it was.
+
+A record counts as done only if its key is the one that method, weights, scan and reference would have now.
+"""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from hgisam import __version__
+from hgisam.cases import own_record
+from hgisam.compare.data import ComparedCase, ComparedData
+from hgisam.compare.memory import PeakMemory
+from hgisam.compare.settings import AnyMethod, CompareOptions, GivenMethod
+from hgisam.compare.training import trained_weights
+from hgisam.evaluate.folders import with_probabilities
+from hgisam.evaluate.scores import ScanScore, score_masks
+from hgisam.exits import Interrupts
+from hgisam.io.atomic import make_output_folder
+from hgisam.io.errors import OutputError, ScanRefused
+from hgisam.io.nifti import read_mask_and_labels, write_mask
+from hgisam.io.tables import write_json
+from hgisam.pipeline import SegmentationResult, Segmenter
+from hgisam.records import Record, case_record, recorded_reason, refusal_record, segmentation_record
+from hgisam.volume import MaskVolume, same_grid
+
+log = logging.getLogger(__name__)
+
+METHODS = "methods"
+METHOD_RECORD = "method.json"
+_SCORE = TypeAdapter(ScanScore)
+
+
+@runtime_checkable
+class MaskMaker(Protocol):
+    """What is asked of a `Segmenter`."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def settings(self) -> dict[str, Any]: ...
+
+    def segment(self, scan: Path) -> SegmentationResult: ...
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """One method on one case.
+
+    Attributes:
+        case: the case.
+        score: of its mask; of an empty one where the method failed.
+        failure: why there is no mask; None where there is one.
+        seconds: from file to mask; None where it failed.
+        peak_mib: the most memory meanwhile; None where it failed, or the system does not tell.
+        mask: the file; None where it failed.
+    """
+
+    case: ComparedCase
+    score: ScanScore
+    failure: str | None
+    seconds: float | None
+    peak_mib: float | None
+    mask: Path | None
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """One method on all its cases.
+
+    Attributes:
+        method: as the YAML has it.
+        cases: by name; empty where the method could not be started.
+        failure: why it could not be started; None where it could.
+        settings: of the first of its networks, resolved; None where it could not be started.
+    """
+
+    method: AnyMethod
+    cases: tuple[CaseResult, ...] = ()
+    failure: str | None = None
+    settings: dict[str, Any] | None = field(default=None, compare=False)
+
+    @property
+    def failed_cases(self) -> tuple[CaseResult, ...]:
+        """Those that got no mask."""
+        return tuple(found for found in self.cases if found.failure is not None)
+
+    @property
+    def works(self) -> bool:
+        """Whether it gave any mask at all."""
+        return len(self.failed_cases) < len(self.cases)
+
+
+@dataclass(frozen=True, eq=False)
+class Runner:
+    """A comparison at work.
+
+    Attributes:
+        options: of the comparison.
+        base: the folder that relative paths in it start from.
+        output: the comparison's folder.
+        device: as `Segmenter` takes it.
+        batch_size: as `Segmenter` takes it.
+        workers: processes that a training may use.
+        begin: told what is begun, `METHOD: CASE`.
+    """
+
+    options: CompareOptions
+    base: Path
+    output: Path
+    device: str = "auto"
+    batch_size: int | None = None
+    workers: int = 1
+    begin: Callable[[str], None] = lambda _: None
+
+    def over_all(self, data: ComparedData, interrupts: Interrupts) -> tuple[MethodResult, ...]:
+        """Every method on every case that it is for. What fails is recorded, and the run goes on.
+
+        Raises:
+            OutputError: where something cannot be written.
+            KeyboardInterrupt: where it is cancelled; what is done stays.
+        """
+        shas = {case.name: (_sha256(case.scan), _sha256(case.reference)) for case in data.cases}
+        return tuple(self._one(method, data, shas, interrupts) for method in self.options.methods)
+
+    def _one(
+        self, method: AnyMethod, data: ComparedData, shas: dict[str, tuple[str, str]], interrupts: Interrupts
+    ) -> MethodResult:
+        folder = self.output / METHODS / method.folder_name
+        make_output_folder(folder)
+        results: list[CaseResult] = []
+        settings: dict[str, Any] | None = None
+        failure: str | None = None
+        try:
+            for fold in _folds_of(method, self.options):
+                cases = [case for case in data.cases if fold is None or case.fold == fold]
+                segmenter = self._segmenter(method, data, fold, folder)
+                settings = settings or segmenter.settings
+                for case in cases:
+                    self.begin(f"{method.name}: {case.name}")
+                    results.append(compare_case(segmenter, case, shas[case.name], folder, interrupts))
+        except (OutputError, KeyboardInterrupt):
+            raise
+        except Exception as error:  # one broken method must not end the others
+            failure = recorded_reason(f"{type(error).__name__}: {error}", self.base)
+            log.error("%s: left out: %s", method.name, failure)
+            log.debug("%s: where it failed", method.name, exc_info=error)
+            results = []
+        found = MethodResult(method, tuple(sorted(results, key=lambda r: r.case.name)), failure, settings)
+        with interrupts.held():
+            write_json(folder / METHOD_RECORD, _method_record(found))
+        return found
+
+    def _segmenter(self, method: AnyMethod, data: ComparedData, fold: int | None, folder: Path) -> MaskMaker:
+        settings = method.settings(self.base)
+        if isinstance(method, GivenMethod):
+            weights = None if method.weights is None else self.base / method.weights
+        else:
+            run = folder / f"fold_{fold}"
+            train = settings.train.split.model_copy(
+                update={"folds": self.options.folds, "fold": fold, "seed": self.options.seed}
+            )
+            options = settings.train.model_copy(update={"split": train})
+            tested = frozenset(case.patient for case in data.cases if case.fold == fold)
+            weights = trained_weights(options, data.folder, run, tested, device=self.device, workers=self.workers)
+        segmenter = Segmenter(weights, options=settings.segment, device=self.device, batch_size=self.batch_size)
+        segmenter.ensure_able("segment")
+        return segmenter
+
+
+def compare_case(
+    segmenter: MaskMaker, case: ComparedCase, shas: tuple[str, str], folder: Path, interrupts: Interrupts
+) -> CaseResult:
+    """One method on one case: what is on record where that is still true, else a new mask and record.
+
+    A scan that the method refuses or fails at is scored as if it had answered with an empty mask.
+
+    Args:
+        segmenter: the method.
+        case: the case.
+        shas: sha256 of scan and reference.
+        folder: the method's, for `CASE_mask.nii.gz` and `CASE.json`.
+        interrupts: held back while files are written.
+
+    Raises:
+        ScanRefused: where the reference cannot be read.
+        OutputError: where something cannot be written.
+    """
+    path, mask = folder / f"{case.name}.json", folder / f"{case.name}_mask.nii.gz"
+    key = case_key(segmenter.settings, shas)
+    record = own_record(path)
+    known = _known(record, case, key, mask)
+    if known is not None:
+        return known
+    mask.unlink(missing_ok=True)
+    reference, labels, grid = read_mask_and_labels(case.reference)
+    memory = PeakMemory(segmenter.device)
+    begun = time.perf_counter()
+    result: SegmentationResult | None = None
+    try:
+        result = segmenter.segment(case.scan)
+        seconds, peak_mib = time.perf_counter() - begun, memory.mib()
+        prediction = result.mask_volume
+        if not same_grid(prediction, reference):
+            raise ScanRefused(f"{case.name}: expected scan and reference on one grid; got two; resample the reference")
+        found = segmentation_record(result) | {"seconds": round(seconds, 4), "peak_mib": peak_mib}
+    except Exception as error:  # one bad case must not end the others
+        status = "refused" if isinstance(error, ScanRefused) else "failed"
+        reason = recorded_reason(f"{type(error).__name__}: {error}", case.scan)
+        log.error("%s: %s: %s", case.name, status, reason)
+        log.debug("%s: where it failed", case.name, exc_info=error)
+        result, prediction = None, MaskVolume(torch.zeros_like(reference.voxels), reference.affine, reference.source)
+        found = refusal_record("segment", status, reason) | {"seconds": None, "peak_mib": None}
+    subtypes = labels if case.tells_subtypes else None
+    score = score_masks(case.name, prediction, reference, subtypes, upside_down=grid.orientation.flips[0])
+    score = with_probabilities(replace(score, patient=case.patient), found)
+    record = case_record("compare", case.name, case.scan, shas[0]) | {"key": key, "fold": case.fold} | found
+    record |= {"score": _SCORE.dump_python(score, mode="json")}
+    with interrupts.held():
+        if result is not None:
+            write_mask(mask, result.mask_volume.voxels, result.grid)
+        write_json(path, record)
+    return CaseResult(case, score, record["reason"], record["seconds"], record["peak_mib"], mask if result else None)
+
+
+def case_key(settings: dict[str, Any], shas: tuple[str, str]) -> str:
+    """sha256 of all that a record follows from: settings with the weights' hash, version, scan and reference."""
+    return hashlib.sha256(json.dumps([__version__, settings, *shas], sort_keys=True).encode()).hexdigest()
+
+
+def _known(record: Record, case: ComparedCase, key: str, mask: Path) -> CaseResult | None:
+    """What a record says, where it is of this key, whole, and has its mask. What failed is tried again."""
+    if record.get("key") != key or record.get("status") != "ok" or not mask.is_file():
+        return None
+    try:
+        score = replace(_SCORE.validate_python(record["score"]), patient=case.patient)
+    except (KeyError, ValidationError):
+        return None
+    return CaseResult(case, score, record["reason"], record["seconds"], record["peak_mib"], mask)
+
+
+def _folds_of(method: AnyMethod, options: CompareOptions) -> Sequence[int | None]:
+    if isinstance(method, GivenMethod):
+        return (None,)
+    return tuple(range(options.folds)) if method.folds is None else method.folds
+
+
+def _method_record(found: MethodResult) -> Record:
+    return {
+        "hgisam_version": __version__,
+        "method": found.method.model_dump(mode="json") | {"config": found.method.config and found.method.config.name},
+        "failure": found.failure,
+        "settings": found.settings,
+        "n_cases": len(found.cases),
+        "failed_cases": {one.case.name: one.failure for one in found.failed_cases},
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,55 @@
+"""Methods that are trained for the comparison: one training per fold, on patients of the other folds alone.
+
+A classifier's recipe is the one kind so far. Another kind of training is another function of this shape.
+"""
+
+from pathlib import Path
+
+from hgisam.cases import own_record
+from hgisam.outputs import RUN_RECORD
+from hgisam.pipeline import pick_device
+from hgisam.train.layouts import read_cohort
+from hgisam.train.recipe import TrainOptions, recorded_settings, train_classifier
+from hgisam.train.splits import Role, load_splits
+from hgisam.train.training import BEST, SPLITS
+
+
+def trained_weights(
+    options: TrainOptions, data: Path, run: Path, tested: frozenset[str], *, device: str, workers: int
+) -> Path:
+    """The weights of one fold: those that lie in the run's folder if its training is done, else newly learned.
+
+    A training that was stopped goes on from its latest checkpoint.
+
+    Args:
+        options: the recipe, with the comparison's folds and this fold.
+        data: the comparison's scans, with their slice labels.
+        run: the training's folder.
+        tested: the patients whom the comparison judges in this fold.
+        device: where to train.
+        workers: processes that prepare.
+
+    Raises:
+        InputError: where the run's folder holds a training with other settings.
+        ValueError: where the training's own division would have taught it a patient that it is to be judged on.
+    """
+    before = own_record(run / RUN_RECORD)
+    done = before.get("state") == "finished" and before.get("settings") == recorded_settings(options)
+    if not (done and (run / BEST).is_file()):
+        train_classifier(
+            options,
+            data,
+            run,
+            resume=bool(before),
+            cache=run.parent / "cache",
+            workers=workers,
+            device=pick_device(device),
+            command=f"hgisam compare, fold {options.split.fold}",
+        )
+    splits = load_splits(run / SPLITS, read_cohort(data, options.layout))
+    judged = splits.folds[options.split.fold].patients(Role.TEST)
+    if judged != tested:
+        raise ValueError(
+            f"{run.name}: expected {len(tested)} patients kept for judging; the training kept {len(judged)} others"
+        )
+    return run / BEST

@@ -1,0 +1,178 @@
+"""The whole comparison on drawn heads: what it writes, what a stop leaves, and what a broken method does."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from compared_heads import METHODS, write_comparison_yaml, write_heads
+from PIL import Image
+from typer.testing import CliRunner
+
+from hgisam.cli import app
+from hgisam.compare.comparison import compare
+from hgisam.io.errors import InputError
+from hgisam.io.nifti import read_mask, write_mask
+from hgisam.pipeline import Scan, SegmentationResult, Segmenter
+
+BROKEN = {"name": "broken", "learned_from": "nothing", "weights": "none.safetensors"}
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_heads(tmp_path_factory.mktemp("heads"))
+
+
+@pytest.fixture(scope="module")
+def done(heads: Path, tmp_path_factory: pytest.TempPathFactory, tiny_weights: tuple[Path, str]) -> Path:
+    """A folder in which everything has run once: three thresholds, a tiny network, and a broken method."""
+    folder = tmp_path_factory.mktemp("compared")
+    network = {"name": "tiny net", "learned_from": "nothing", "weights": str(tiny_weights[0]),
+               "segment": {"gate": False, "mirrored": False}}  # fmt: skip
+    config = write_comparison_yaml(folder / "a.yaml", network, BROKEN)
+    words = ["compare", "--config", str(config), "--data", str(heads), "-o", str(folder / "out"), "--workers", "1"]
+    ran = CliRunner().invoke(app, words)
+    assert ran.exit_code == 8, ran.output
+    assert "broken gave no result" in ran.output
+    assert "Research use only" in ran.output
+    return folder / "out"
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_working_method_has_every_case_and_the_broken_one_is_on_record(done: Path) -> None:
+    found = rows(done / "cases.csv")
+    names = [*(method["name"] for method in METHODS), "tiny net"]
+    assert [(row["method"], row["case"]) for row in found] == [(m, f"p{n}") for m in names for n in range(6)]
+    record = json.loads((done / "methods" / "broken" / "method.json").read_text())
+    assert record["failure"].startswith("WeightsError: ")
+    assert "none.safetensors" in record["failure"]
+    assert str(done.parent) not in record["failure"]
+
+
+def test_the_numbers_are_those_of_the_masks_that_lie_there(done: Path, heads: Path) -> None:
+    for row in rows(done / "cases.csv"):
+        if row["method"] != "HU 15":
+            continue
+        mask = read_mask(done / "methods" / "HU_15" / f"{row['case']}_mask.nii.gz")[0].voxels
+        truth = read_mask(heads / "truth" / f"{row['case']}_mask.nii.gz")[0].voxels
+        if truth.any():
+            dice = 2 * int((mask & truth).sum()) / (int(mask.sum()) + int(truth.sum()))
+            assert float(row["dice"]) == pytest.approx(dice, rel=1e-6)
+        else:
+            assert row["dice"] == ""
+    means = {row["measure"]: row for row in rows(done / "means.csv") if row["method"] == "HU 15"}
+    assert (means["dice"]["n"], means["false_positive_ml"]["n"]) == ("4", "2")
+    own = {row["measure"]: row["mean"] for row in rows(done / "methods" / "HU_15" / "evaluation_means.csv")
+           if row["by"] == "all"}  # fmt: skip
+    assert own["dice"] == means["dice"]["mean"]
+
+
+def test_the_page_holds_the_answer_the_notice_and_every_picture(done: Path) -> None:
+    page = (done / "report.html").read_text(encoding="utf-8")
+    text = (done / "report.md").read_text(encoding="utf-8")
+    for report in (page, text):
+        assert "Three thresholds on drawn heads" in report
+        assert "Research use only" in report
+        assert "prove nothing" in report, "four patients bled: no test"
+        assert report.index("Highest mean of Dice") < report.index("What was compared")
+    pictures = sorted(path.name for path in (done / "figures").iterdir())
+    assert {"boxes.png", "pairs.png", "ranks.png", "volumes.png", "case_0.png"} <= set(pictures)
+    assert page.count("data:image/png;base64,") == len(pictures)
+    assert all(f"figures/{name}" in text for name in pictures)
+    for name in pictures:
+        with Image.open(done / "figures" / name) as picture:
+            assert picture.width >= 1000
+    assert str(done.parent) not in page + text
+
+
+class Watched(Segmenter):
+    """A segmenter that tells what it was asked, and may be stopped at it."""
+
+    asked: list[str]
+    before: Callable[[int], None]
+
+    def segment(self, scan: Scan) -> SegmentationResult:
+        assert isinstance(scan, Path)
+        type(self).asked.append(f"{scan.name.removesuffix('.nii.gz')}")
+        type(self).before(len(type(self).asked))
+        return super().segment(scan)
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> type[Watched]:
+    Watched.asked = []
+    Watched.before = lambda n: None
+    monkeypatch.setattr("hgisam.compare.runner.Segmenter", Watched)
+    return Watched
+
+
+def test_a_stopped_run_goes_on_and_what_has_changed_is_done_again(tmp_path: Path, watched: type[Watched]) -> None:
+    heads = write_heads(tmp_path / "heads", 2)
+    config = write_comparison_yaml(tmp_path / "a.yaml")
+
+    def stopped(n: int) -> None:
+        if n == 4:
+            raise KeyboardInterrupt
+
+    watched.before = stopped
+    with pytest.raises(KeyboardInterrupt):
+        compare(config, tmp_path / "out", data_folder=heads)
+    assert not (tmp_path / "out" / "report.html").exists()
+    assert watched.asked == ["p0", "p1", "p0", "p1"]
+
+    watched.before, watched.asked = lambda n: None, []
+    first = compare(config, tmp_path / "out", data_folder=heads)
+    assert watched.asked == ["p1", "p0", "p1"], "the case that was cut off, and the method that had not begun"
+    assert first.nothing_failed
+
+    watched.asked = []
+    again = compare(config, tmp_path / "out", data_folder=heads)
+    assert watched.asked == []
+    assert [[one.score for one in method.cases] for method in again.methods] == [
+        [one.score for one in method.cases] for method in first.methods
+    ]
+
+    truth = heads / "truth" / "p1_mask.nii.gz"
+    mask, grid = read_mask(truth)
+    write_mask(truth, torch.roll(mask.voxels, 2, 1), grid)
+    changed = [METHODS[0], METHODS[1] | {"segment": {"weak": {"contrast_hu": 16}}}, METHODS[2]]
+    methods = [{"config": "hu.yaml"} | method for method in changed]
+    write_comparison_yaml(tmp_path / "a.yaml", methods=methods)
+    compare(config, tmp_path / "out", data_folder=heads)
+    assert watched.asked == ["p1", "p0", "p1", "p1"], "another reference everywhere, other settings in the second"
+
+
+def test_a_case_that_fails_counts_as_an_empty_mask_and_is_tried_again(tmp_path: Path, watched: type[Watched]) -> None:
+    heads = write_heads(tmp_path / "heads", 2)
+    config = write_comparison_yaml(tmp_path / "a.yaml")
+
+    def broken(n: int) -> None:
+        if n == 2:
+            raise RuntimeError("an index fell out of its range")
+
+    watched.before = broken
+    found = compare(config, tmp_path / "out", data_folder=heads)
+    bled = found.methods[0].cases[1]
+    assert bled.failure == "RuntimeError: an index fell out of its range"
+    assert (bled.score.overlap.n_prediction, bled.score.overlap.dice) == (0, 0.0)
+    assert found.methods[0].works
+    assert not found.nothing_failed
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "HU, refined, p1: counted as an empty mask. RuntimeError" in text
+    watched.before, watched.asked = lambda n: None, []
+    assert compare(config, tmp_path / "out", data_folder=heads).nothing_failed
+    assert watched.asked == ["p1"]
+
+
+def test_a_file_that_hgisam_has_not_written_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "report.html").write_text("somebody's")
+    with pytest.raises(InputError):
+        compare(write_comparison_yaml(tmp_path / "a.yaml"), tmp_path / "out", data_folder=tmp_path)
+    assert (tmp_path / "out" / "report.html").read_text() == "somebody's"

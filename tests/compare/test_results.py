@@ -1,0 +1,123 @@
+"""What is concluded from scores: pairs by patient, ranks of those that are complete, sentences that claim no more."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hgisam.compare.data import ComparedCase
+from hgisam.compare.report import answer
+from hgisam.compare.results import Results
+from hgisam.compare.runner import CaseResult, MethodResult
+from hgisam.compare.settings import CompareOptions, GivenMethod
+from hgisam.evaluate.lesions import Lesions, LesionScore
+from hgisam.evaluate.overlap import Overlap
+from hgisam.evaluate.scores import ScanScore
+from hgisam.evaluate.surface import SurfaceScore
+
+NO_LESIONS = LesionScore(Lesions((), (), 1.0), Lesions((), (), 1.0))
+
+
+def on_case(name: str, dice: float | None, patient: str | None = None, false_ml: int = 0) -> CaseResult:
+    """A case with that Dice; None: a normal scan with a false alarm of so many mL."""
+    found = Overlap(false_ml, 0, 0, 1.0) if dice is None else Overlap(1000, 1000, round(1000 * dice), 0.001)
+    surface = SurfaceScore(1.0, 1.0, 0.5, 0.5)
+    score = ScanScore(name, patient or name, found, surface, NO_LESIONS, (), (), 5.0)
+    case = ComparedCase(name, patient or name, Path(f"{name}.nii.gz"), Path(f"{name}_mask.nii.gz"))
+    return CaseResult(case, score, None, 1.0, None, None)
+
+
+def results(**methods: list[CaseResult]) -> Results:
+    """Methods by name with their cases; `ours` is the reference. Those without cases are broken."""
+    given = {name: GivenMethod(name=name, learned_from="labels") for name in methods}
+    options = CompareOptions.model_validate(
+        {
+            "title": "a test",
+            "data": {"kind": "phantoms", "n": 9, "first_seed": 0},
+            "reference": "ours",
+            "methods": list(given.values()),
+        }
+    )
+    found = [
+        MethodResult(given[name], tuple(cases), None if cases else "WeightsError: there are none")
+        for name, cases in methods.items()
+    ]
+    return Results(options, tuple(found))
+
+
+def cases(*dice: float | None) -> list[CaseResult]:
+    return [on_case(f"p{number}", value) for number, value in enumerate(dice)]
+
+
+def test_differences_are_of_the_same_cases() -> None:
+    found = results(ours=cases(0.9, 0.8, 0.7, None), other=cases(0.5, 0.8, 0.9, None)).versus[0]
+    assert found.difference.mean == pytest.approx((0.4 + 0.0 - 0.2) / 3)
+    assert (found.n_better, found.n_equal, found.n_worse) == (1, 1, 1)
+    assert (found.difference.n, found.test.p) == (3, None)
+    assert found.test.reason == "a test needs 6 patients or more; got 3"
+
+
+def test_a_patient_with_many_slices_is_one_patient_in_the_test() -> None:
+    ours = [on_case(f"s{n}", 0.9, "a" if n < 20 else f"b{n}") for n in range(23)]
+    other = [replace(one, score=on_case(one.case.name, 0.5, one.case.patient).score) for one in ours]
+    found = results(ours=ours, other=other).versus[0]
+    assert (found.test.n, found.difference.n, found.difference.n_patients) == (4, 23, 4)
+    assert found.test.p is None
+
+
+def test_holm_is_over_the_tests_that_were_made() -> None:
+    ours = cases(*(0.9 - 0.01 * n for n in range(8)))
+    worse = cases(*(0.5 - 0.02 * n for n in range(8)))
+    found = results(ours=ours, worse=worse, same=ours, broken=[])
+    by_name = {one.name: one for one in found.versus}
+    assert by_name["worse"].test.p == pytest.approx(2 / 2**8)
+    assert by_name["worse"].p_holm == by_name["worse"].test.p, "the equal one is no test, and the broken one no row"
+    assert by_name["same"].p_holm is None
+
+
+def test_the_answer_tells_better_from_not_told_apart_and_names_the_broken() -> None:
+    ours = cases(*(0.9 - 0.01 * n for n in range(9)), None)
+    worse = cases(*(0.5 - 0.02 * n for n in range(9)), None)
+    close = cases(*(0.9 - 0.01 * n + (0.02 if n % 2 else -0.02) for n in range(9)), None)
+    text = " ".join(answer(results(ours=ours, worse=worse, close=close, broken=[])))
+    assert "ours is better than: worse. ours is not told apart from: close." in text
+    assert "broken gave no result: WeightsError: there are none." in text
+    assert "Highest mean of Dice, positive scans: ours, 0.860 (95% interval" in text
+
+
+def test_too_few_patients_prove_nothing_and_the_answer_says_so() -> None:
+    text = " ".join(answer(results(ours=cases(0.9, 0.9), other=cases(0.1, 0.2))))
+    assert "Not tested against other: a test needs 6 patients or more; got 2" in text
+    assert "These differences prove nothing." in text
+    assert "better than" not in text
+
+
+def test_a_broken_reference_is_said_and_nothing_is_tested() -> None:
+    found = results(ours=[], other=cases(0.5, 0.6), third=cases(0.5, 0.6))
+    assert (found.versus, found.telling_cases()) == ((), [])
+    assert "ours, which the others were to be held against, gave no result" in " ".join(answer(found))
+
+
+def test_a_method_with_fewer_cases_is_not_ranked_but_compared() -> None:
+    full = [cases(*(0.9 - 0.1 * k - 0.01 * n for n in range(6))) for k in range(3)]
+    found = results(ours=full[0], second=full[1], third=full[2], fewer=full[1][:5])
+    assert [one.method.name for one in found.complete] == ["ours", "second", "third"]
+    assert found.ranking is not None
+    assert found.ranking.mean_ranks == (1.0, 2.0, 3.0)
+    assert {one.name: one.difference.n for one in found.versus} == {"second": 6, "third": 6, "fewer": 5}
+
+
+def test_best_median_and_worst_and_the_largest_false_alarm() -> None:
+    ours = [*cases(0.1, 0.9, 0.5, 0.7, 0.3), on_case("n0", None, false_ml=2), on_case("n1", None, false_ml=7)]
+    found = results(ours=ours, other=ours).telling_cases()
+    assert found == [("Best", "p1"), ("Median", "p2"), ("Worst", "p0"), ("Largest false alarm", "n1")]
+
+
+def test_a_lower_distance_is_better() -> None:
+    found = results(ours=cases(0.5, 0.5), other=cases(0.5, 0.5))
+    options = found.options.model_copy(update={"measure": "hd95_mm"})
+    far = replace(found.methods[1].cases[0].score, surface=SurfaceScore(9.0, 1.0, 0.5, 0.5))
+    other = replace(found.methods[1], cases=(replace(found.methods[1].cases[0], score=far), found.methods[1].cases[1]))
+    found = Results(options, (found.methods[0], other))
+    assert (found.versus[0].n_better, found.versus[0].difference.mean) == (1, pytest.approx(-4.0))
+    assert found.best_first() == ["ours", "other"]

@@ -1,0 +1,96 @@
+"""Methods that are trained for a comparison: each fold is judged by a network that has not seen it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from drawn_cohort import write_drawn_cohort
+from tiny_training import TINY
+
+from hgisam import __version__
+from hgisam.compare.comparison import compare
+from hgisam.compare.training import trained_weights
+from hgisam.io.nifti import read_ct, write_mask
+from hgisam.train.layouts import read_cohort
+from hgisam.train.recipe import TrainOptions, recorded_settings
+from hgisam.train.splits import Role, make_splits
+
+OPTIONS = TrainOptions.model_validate(TINY["train"])
+
+
+class Trainer:
+    """Stands in for a training: divides the patients, and leaves a record, but learns nothing."""
+
+    def __init__(self, seed: int = 1) -> None:
+        self.seed = seed
+        self.resumed: list[bool] = []
+
+    def __call__(self, options: TrainOptions, data: Path, run: Path, *, resume: bool, **_: Any) -> None:
+        self.resumed.append(resume)
+        run.mkdir(exist_ok=True)
+        make_splits(read_cohort(data), options.split.folds, 0.34, self.seed).save(run / "splits.csv")
+        (run / "best.safetensors").write_text("weights")
+        record = {"versions": {"hgisam": __version__}, "state": "finished", "settings": recorded_settings(options)}
+        (run / "run.json").write_text(json.dumps(record))
+
+
+def test_a_finished_training_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_drawn_cohort(tmp_path / "heads", 4)
+    tested = make_splits(read_cohort(data), 2, seed=1).folds[0].patients(Role.TEST)
+    monkeypatch.setattr("hgisam.compare.training.train_classifier", trainer := Trainer())
+    for _ in range(2):
+        weights = trained_weights(OPTIONS, data, tmp_path / "run", tested, device="cpu", workers=1)
+    assert (weights, trainer.resumed) == (tmp_path / "run" / "best.safetensors", [False])
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record | {"state": "running"}))
+    trained_weights(OPTIONS, data, tmp_path / "run", tested, device="cpu", workers=1)
+    assert trainer.resumed == [False, True]
+
+
+def test_a_training_that_saw_patients_of_its_fold_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_drawn_cohort(tmp_path / "heads", 6)
+    of_seed = {seed: make_splits(read_cohort(data), 2, seed=seed).folds[0].patients(Role.TEST) for seed in range(9)}
+    other = next(seed for seed in of_seed if of_seed[seed] != of_seed[1])
+    monkeypatch.setattr("hgisam.compare.training.train_classifier", Trainer(other))
+    with pytest.raises(ValueError, match="expected 3 patients kept for judging"):
+        trained_weights(OPTIONS, data, tmp_path / "run", of_seed[1], device="cpu", workers=1)
+
+
+def test_a_trained_method_beside_a_given_one(tmp_path: Path) -> None:
+    data = write_drawn_cohort(tmp_path / "heads", 8)
+    (data / "truth").mkdir()
+    for number in range(8):
+        ct, grid = read_ct(data / f"p{number}.nii.gz")
+        write_mask(data / "truth" / f"p{number}_mask.nii.gz", (ct.hu > 68) & (ct.hu < 100), grid)
+    threshold = {"gate": False, "weak": {"method": "hu_threshold"}, "refine": {"method": "threshold"}}
+    network = {"gate": False, "mirrored": False}
+    options = {
+        "title": "A trained classifier on drawn heads",
+        "data": {"kind": "scans"},
+        "folds": 2,
+        "seed": 1,
+        "reference": "HU",
+        "methods": [
+            {"name": "HU", "learned_from": "nothing", "segment": threshold},
+            {"name": "trained", "learned_from": "labels of other folds", "kind": "trained", "config": "tiny.yaml",
+             "segment": network, "train": {"loop": {"steps": 4}}},
+            {"name": "one fold", "learned_from": "labels of other folds", "kind": "trained", "config": "tiny.yaml",
+             "segment": network, "train": {"loop": {"steps": 4}}, "folds": [1]},
+        ],
+    }  # fmt: skip
+    train = {key: value for key, value in TINY["train"].items() if key != "split"}  # type: ignore[attr-defined]
+    recipe = {"source": "a test", "train": train | {"split": {"tuning_share": 0.5}}}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump({"source": "a test", "compare": options}), encoding="utf-8")
+    found = compare(tmp_path / "a.yaml", tmp_path / "out", data_folder=data, device="cpu")
+    assert [method.failure for method in found.methods] == [None, None, None]
+    assert [len(method.cases) for method in found.methods] == [8, 8, 4]
+    weights = {}
+    for one in found.methods[1].cases:
+        record = json.loads((tmp_path / "out" / "methods" / "trained" / f"{one.case.name}.json").read_text())
+        weights.setdefault(one.case.fold, set()).add(record["weights_sha256"])
+    assert {len(hashes) for hashes in weights.values()} == {1}
+    assert weights[0] != weights[1]
+    assert "Not ranked, since they have fewer cases: one fold" in (tmp_path / "out" / "report.md").read_text()
