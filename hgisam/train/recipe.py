@@ -250,7 +250,7 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
             prepared = prepare_cohort(cohort, options.brain, options.preprocess, cache, workers)
             tuning, test = (judges_of(prepared, fold.patients(role)) for role in (Role.TUNING, Role.TEST))
             if sampling.of_patients():
-                patients = PatientSlices(prepared, taught_by(fold, options.split), sampling)
+                patients = PatientSlices(prepared, taught_by(fold, options.split, cohort), sampling)
                 log.info("%d positive and %d negative slices", len(patients.positive), len(patients.negative))
         phantoms = _phantoms(options, cache, workers) if sampling.of_phantoms() else None
         if data is None and options.phantoms.n_tuning:
@@ -397,7 +397,7 @@ class _ClassifierTraining(Training[SliceClassifier, TrainingBatch, Trained]):
         parts = []
         cohort, fold = self._sources.cohort, self._sources.fold
         if self._sources.patients is not None and cohort is not None and fold is not None:
-            n = len(fold.patients(Role.TRAIN))
+            n = len(taught_by(fold, self._options.split, cohort))
             parts.append(f"slice labels of {n} patients ({cohort.layout}, cohort {cohort.sha256[:12]}); no mask")
         source = self._options.phantoms
         if self._sources.phantoms is not None:

@@ -97,7 +97,7 @@ class MaskSources:
     """What a training learns from and is judged by.
 
     Attributes:
-        cohort: the scans that have reference masks.
+        cohort: the scans that were dealt into folds, with masks or without.
         n_patients: so many of their patients are learned from.
         slices: of those patients.
         tuning: scans that choose; empty where nobody does.
@@ -184,7 +184,8 @@ def gather_masks(options: SegmenterTrainOptions, data: Path, output: Path, cache
 
     Args:
         options: the recipe.
-        data: a folder that `read_cohort` knows; scans without a reference mask are left out.
+        data: a folder that `read_cohort` knows; scans without a reference mask are dealt into folds, as for a
+            classifier, so that folds of one seed are the same for both, and then left out.
         output: the run's folder; splits that lie there are used again.
         cache: where prepared scans are kept.
         workers: processes that prepare.
@@ -199,9 +200,9 @@ def gather_masks(options: SegmenterTrainOptions, data: Path, output: Path, cache
         for line in everything.summary().splitlines():
             log.info("%s", line)
         cohort = _with_masks(everything, data)
-        fold = fold_of(options.split, cohort, output)
+        fold = fold_of(options.split, everything, output)
         prepared = prepare_cohort(cohort, options.brain, options.preprocess, cache, workers)
-        learned = taught_by(fold, options.split)
+        learned = taught_by(fold, options.split, cohort)
         slices = MaskedSlices(prepared, learned, options.sampling)
         tuning, test = (mask_judges(prepared, fold.patients(role)) for role in (Role.TUNING, Role.TEST))
     log.info("%d slices, %d of them with blood", len(slices.anywhere), len(slices.bleeding))
@@ -210,12 +211,12 @@ def gather_masks(options: SegmenterTrainOptions, data: Path, output: Path, cache
             f"expected a mask with blood among the {len(learned)} training patients; got none; change split.seed or "
             "split.train_patients"
         )
-    if tuning and not any(judge.scan.blood.any() for judge in tuning):
+    if fold.patients(Role.TUNING) and not any(judge.scan.blood.any() for judge in tuning):
         raise InputError(
             f"expected a mask with blood in the tuning set; got {len(tuning)} scans without; raise split.tuning_share, "
             "or change split.seed"
         )
-    return MaskSources(cohort, len(learned), slices, tuning, test)
+    return MaskSources(everything, len(learned), slices, tuning, test)
 
 
 def _with_masks(cohort: Cohort, data: Path) -> Cohort:

@@ -76,11 +76,17 @@ def fold_of(split: SplitOptions, cohort: Cohort, output: Path) -> Fold:
     return splits.folds[split.fold]
 
 
-def taught_by(fold: Fold, split: SplitOptions) -> frozenset[str]:
-    """The training patients, or as many of them as the recipe wants; fewer are among more."""
-    everyone = sorted(fold.patients(Role.TRAIN))
-    order = np.random.default_rng(split.seed).permutation(len(everyone))
-    return frozenset(everyone[k] for k in order[: split.train_patients])
+def taught_by(fold: Fold, split: SplitOptions, cohort: Cohort) -> frozenset[str]:
+    """The training patients of a cohort, or as many of them as the recipe wants; fewer are among more.
+
+    The first who is drawn has bled, if anyone has: from a single patient without blood there is nothing to learn.
+    """
+    bled = dict(zip(cohort.patients, cohort.patient_subtypes.any(dim=1).tolist(), strict=True))
+    everyone = sorted(patient for patient in fold.patients(Role.TRAIN) if patient in bled)
+    drawn = [everyone[k] for k in np.random.default_rng(split.seed).permutation(len(everyone))]
+    first = next((patient for patient in drawn if bled[patient]), None)
+    drawn.sort(key=lambda patient: patient != first)
+    return frozenset(drawn[: split.train_patients])
 
 
 @dataclass(frozen=True)

@@ -138,8 +138,9 @@ def test_weights_to_begin_with_are_missed_before_anything_is_prepared(data: Path
 
 def test_training_stops_when_the_tuning_set_says_enough(data: Path, cache: Path, tmp_path: Path) -> None:
     recipe = write_tiny_recipe(tmp_path / "tiny.yaml", steps=40, evaluate_every=1, patience=1, learning_rate=1e-9)
-    options = load_settings(recipe).train
+    options = load_settings(recipe, {"train": {"split": {"train_patients": 2}}}).train
     trained = train_classifier(options, data, tmp_path / "out", cache=cache, workers=1)
     assert trained is not None
+    assert load_weights(trained.weights).metadata.data.startswith("slice labels of 2 patients")
     rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     assert max(row["step"] for row in rows) < 40

@@ -20,8 +20,8 @@ from hgisam.config import load_settings
 from hgisam.model.checkpoint import load_segmenter
 from hgisam.pipeline import MaskSegmenter
 from hgisam.train.layouts import read_cohort
-from hgisam.train.segmenter_recipe import SegmenterTrainOptions, train_segmenter
-from hgisam.train.splits import Role, load_splits
+from hgisam.train.segmenter_recipe import SegmenterTrainOptions, gather_masks, train_segmenter
+from hgisam.train.splits import Role, load_splits, make_splits
 from hgisam.train.training import BEST, CHECKPOINTS, CURVES, RUN_RECORD, SPLITS
 
 RUN = CliRunner()
@@ -151,6 +151,22 @@ def test_a_cohort_without_masks_is_refused_in_one_line(tmp_path: Path) -> None:
     assert "expected scans with reference masks" in done.stderr
     assert "got 2 scans with slice labels alone" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_scans_without_masks_are_dealt_as_for_a_classifier_and_teach_nobody(tmp_path: Path) -> None:
+    data = write_drawn_cohort(tmp_path / "some", 8, masks=True)
+    for number in (3, 5):
+        (data / "truth" / f"p{number}_labels.nii.gz").unlink()
+    options = load_settings(write_tiny_segmenter(tmp_path / "tiny.yaml")).train_segmenter
+    (tmp_path / "out").mkdir()
+    sources = gather_masks(options, data, tmp_path / "out", tmp_path / "cache", 1)
+    cohort = read_cohort(data)
+    fold = make_splits(cohort, 2, 0.34, seed=1).folds[0]
+    assert load_splits(tmp_path / "out" / SPLITS, cohort).folds[0] == fold
+    masked = set(cohort.patients) - {"p3", "p5"}
+    assert sources.n_patients == len(fold.patients(Role.TRAIN) & masked)
+    assert {judge.patient for judge in sources.test} == fold.patients(Role.TEST) & masked
+    assert {judge.patient for judge in sources.tuning} == fold.patients(Role.TUNING) & masked
 
 
 def test_a_classifier_s_recipe_is_not_taken_for_a_segmenter_s_nor_the_reverse(data: Path, tmp_path: Path) -> None:
