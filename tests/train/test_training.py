@@ -1,5 +1,7 @@
 """Of whom a training learns: as many as it is told, fewer among more, and somebody who bled among the fewest."""
 
+from itertools import pairwise
+
 import pytest
 from drawn_cohort import write_drawn_cohort
 
@@ -21,7 +23,7 @@ def test_fewer_patients_are_among_more_and_the_first_has_bled(cohort: Cohort, se
     everyone = fold.patients(Role.TRAIN)
     drawn = [taught_by(fold, SplitOptions(seed=seed, train_patients=n), cohort) for n in range(1, len(everyone) + 1)]
     assert [len(some) for some in drawn] == list(range(1, len(everyone) + 1))
-    assert all(fewer < more for fewer, more in zip(drawn[:-1], drawn[1:], strict=True))
+    assert all(fewer < more for fewer, more in pairwise(drawn))
     assert {int(patient[1:]) % 2 for patient in drawn[0]} == {0}
     assert drawn[-1] == everyone == taught_by(fold, SplitOptions(seed=seed), cohort)
 
