@@ -35,6 +35,7 @@ from hgisam.volume import MaskVolume, same_grid
 log = logging.getLogger(__name__)
 
 METHODS = "methods"
+CACHE = "cache"
 METHOD_RECORD = "method.json"
 _SCORE = TypeAdapter(ScanScore)
 
@@ -170,8 +171,15 @@ class Runner:
             dealt = {"folds": self.options.folds, "fold": fold, "seed": self.options.seed}
             options = recipe.model_copy(update={"split": recipe.split.model_copy(update=dealt)})
             tested = frozenset(case.patient for case in data.cases if case.fold == fold)
-            run = folder / f"fold_{fold}"
-            weights = trained_weights(options, data.folder, run, tested, device=self.device, workers=self.workers)
+            weights = trained_weights(
+                options,
+                data.folder,
+                folder / f"fold_{fold}",
+                tested,
+                cache=self.output / CACHE,
+                device=self.device,
+                workers=self.workers,
+            )
         if supervised and weights is not None:
             network = settings.supervised
             return MaskSegmenter(weights, options=network, device=self.device, batch_size=self.batch_size)

@@ -22,6 +22,7 @@ def trained_weights(
     run: Path,
     tested: frozenset[str],
     *,
+    cache: Path,
     device: str,
     workers: int,
 ) -> Path:
@@ -34,6 +35,7 @@ def trained_weights(
         data: the comparison's scans, with their slice labels and, for a segmenter, masks.
         run: the training's folder.
         tested: the patients whom the comparison judges in this fold.
+        cache: where prepared scans are kept, for all trainings of the comparison that see them alike.
         device: where to train.
         workers: processes that prepare.
 
@@ -54,7 +56,7 @@ def trained_weights(
             data,
             run,
             resume=bool(before),
-            cache=run.parent / "cache",
+            cache=cache,
             workers=workers,
             device=pick_device(device),
             command=f"hgisam compare, fold {options.split.fold}",

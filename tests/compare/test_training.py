@@ -43,11 +43,13 @@ def test_a_finished_training_is_not_done_again(tmp_path: Path, monkeypatch: pyte
     tested = make_splits(read_cohort(data), 2, seed=1).folds[0].patients(Role.TEST)
     monkeypatch.setattr("hgisam.compare.training.train_classifier", trainer := Trainer())
     for _ in range(2):
-        weights = trained_weights(OPTIONS, data, tmp_path / "run", tested, device="cpu", workers=1)
+        weights = trained_weights(
+            OPTIONS, data, tmp_path / "run", tested, cache=tmp_path / "cache", device="cpu", workers=1
+        )
     assert (weights, trainer.resumed) == (tmp_path / "run" / "best.safetensors", [False])
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     (tmp_path / "run" / "run.json").write_text(json.dumps(record | {"state": "running"}))
-    trained_weights(OPTIONS, data, tmp_path / "run", tested, device="cpu", workers=1)
+    trained_weights(OPTIONS, data, tmp_path / "run", tested, cache=tmp_path / "cache", device="cpu", workers=1)
     assert trainer.resumed == [False, True]
 
 
@@ -57,7 +59,7 @@ def test_a_training_that_saw_patients_of_its_fold_is_not_used(tmp_path: Path, mo
     other = next(seed for seed in of_seed if of_seed[seed] != of_seed[1])
     monkeypatch.setattr("hgisam.compare.training.train_classifier", Trainer(other))
     with pytest.raises(ValueError, match="expected 3 patients kept for judging"):
-        trained_weights(OPTIONS, data, tmp_path / "run", of_seed[1], device="cpu", workers=1)
+        trained_weights(OPTIONS, data, tmp_path / "run", of_seed[1], cache=tmp_path / "cache", device="cpu", workers=1)
 
 
 def test_a_trained_method_beside_a_given_one(tmp_path: Path) -> None:
