@@ -66,6 +66,34 @@ class Case:
         return self.path if self.series is None else self.series
 
 
+@dataclass(frozen=True)
+class Shard:
+    """Which share of the cases one of several processes takes: the `number`th of `of`, from 1."""
+
+    number: int
+    of: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """Of a text such as `2/5`.
+
+        Raises:
+            InputError: where it is none.
+        """
+        found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+        number, of = (int(part) for part in found.groups()) if found else (0, 0)
+        if not 1 <= number <= of:
+            raise InputError(f"expected a shard such as 2/5, from 1/5 to 5/5; got {text!r}; check --shard")
+        return cls(number, of)
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+    def part(self, cases: Sequence[Case]) -> tuple[Case, ...]:
+        """Every `of`th case. The shards of one list have each case once; where there are few, some have none."""
+        return tuple(cases[self.number - 1 :: self.of])
+
+
 _Found = tuple[Path, "DicomSeries | None"]
 """A scan and where it is."""
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from enum import StrEnum
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hgisam import NOTICE, __version__
-from hgisam.cases import SeriesChoiceNeeded, find_cases
+from hgisam.cases import SeriesChoiceNeeded, Shard, find_cases
 from hgisam.exits import ExitCode, Interrupts
 from hgisam.io.atomic import make_output_folder
 from hgisam.io.errors import InputError, OutputError, ScanRefused
@@ -29,6 +30,14 @@ app.add_typer(train_app, name="train")
 
 SUPERVISED = ("unet", "swin_unetr")
 """Methods that learn from masks."""
+
+
+class OomPolicy(StrEnum):
+    """What `--oom` takes."""
+
+    HALVE = "halve"
+    CPU = "cpu"
+
 
 Inputs = Annotated[
     list[Path],
@@ -76,6 +85,20 @@ OperatingPoint = Annotated[
     typer.Option(metavar="P", help="Slice probability that counts as blood, 0 to 1.", show_default="the weights' own"),
 ]
 Workers = Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes.", show_default="one per CPU")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Leave alone what is done: same input, settings and weights, all files whole.")
+]
+ShardOf = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="I/N", help="Take every Nth case, beside N-1 others in one folder; resumes."),
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(min=0.1, max=1e6, metavar="SECONDS", help="Give a case up after so long.", show_default="never"),
+]
+Oom = Annotated[
+    OomPolicy, typer.Option(help="Out of memory with one window per pass: the case fails, or the run goes to the CPU.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more, with a traceback where something fails.")]
 
@@ -153,11 +176,16 @@ def segment(
     deidentify: Annotated[
         bool, typer.Option("--deidentify", help="Leave patient and study out of the DICOM SEG; UIDs stay.")
     ] = False,
+    resume: Resume = False,
+    shard: ShardOf = None,
+    timeout: Timeout = None,
+    oom: Oom = OomPolicy.HALVE,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Outline the blood and measure it: a mask, a preview and a record per scan, a summary over all."""
     with _session(quiet=quiet, verbose=verbose):
+        share = Shard.parse(shard) if shard else None
         if deidentify and not dicom_seg:
             raise InputError("expected --dicom-seg with --deidentify; got none; no other output names a patient")
         cases = find_cases(inputs, series_uid or ())
@@ -172,7 +200,7 @@ def segment(
             "max_voxels": max_voxels,
         }
         model = _load_for_masks(method, weights, config, flags, device, batch_size)
-        from hgisam.run import segment_cases
+        from hgisam.run import RunOptions, segment_cases
 
         report = segment_cases(
             model,
@@ -182,6 +210,7 @@ def segment(
             dicom_seg=dicom_seg,
             deidentify=deidentify,
             show_progress=_on_terminal() and not quiet,
+            options=RunOptions(resume, share, timeout, oom.value),
         )
         _finish(report, ("case", "probability", "volume_ml", "status"), output, quiet=quiet)
 
@@ -199,11 +228,16 @@ def classify(
     series_uid: SeriesUid = None,
     allow_gaps: AllowGaps = False,
     max_voxels: MaxVoxels = None,
+    resume: Resume = False,
+    shard: ShardOf = None,
+    timeout: Timeout = None,
+    oom: Oom = OomPolicy.HALVE,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Probability of hemorrhage, for each scan and slice; no mask, and faster than segment."""
     with _session(quiet=quiet, verbose=verbose):
+        share = Shard.parse(shard) if shard else None
         cases = find_cases(inputs, series_uid or ())
         make_output_folder(output)
         flags = {
@@ -214,9 +248,10 @@ def classify(
         }
         model = _load(weights, config, flags, device, batch_size)
         model.ensure_able("classify")
-        from hgisam.run import classify_cases
+        from hgisam.run import RunOptions, classify_cases
 
-        report = classify_cases(model, cases, output, show_progress=_on_terminal() and not quiet)
+        options = RunOptions(resume, share, timeout, oom.value)
+        report = classify_cases(model, cases, output, show_progress=_on_terminal() and not quiet, options=options)
         _finish(report, ("case", "probability", "n_slices_positive", "status"), output, quiet=quiet)
 
 
@@ -324,7 +359,7 @@ def compare(
         raise typer.Exit(ExitCode.OK if results.nothing_failed else ExitCode.SOME_FAILED)
 
 
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint in the folder.")]
+ResumeTraining = Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint in the folder.")]
 FoldNumber = Annotated[
     int | None, typer.Option("--fold", min=0, metavar="K", help="Which fold of the split.", show_default="the recipe's")
 ]
@@ -344,7 +379,7 @@ def classifier(
         Path | None,
         typer.Option(metavar="FOLDER", help="Labelled scans: slice_labels.csv with NIfTI, RSNA, PhysioNet, BHSD."),
     ] = None,
-    resume: Resume = False,
+    resume: ResumeTraining = False,
     fold: FoldNumber = None,
     seed: Seed = None,
     cache: Cache = None,
@@ -380,7 +415,7 @@ def segmenter(
         Path, typer.Option(metavar="FOLDER", help="Scans with masks: phantoms of hgisam, PhysioNet, BHSD.")
     ],
     output: Output,
-    resume: Resume = False,
+    resume: ResumeTraining = False,
     fold: FoldNumber = None,
     seed: Seed = None,
     cache: Cache = None,

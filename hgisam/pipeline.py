@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -165,8 +166,8 @@ class ClassificationResult:
 
     @cached_property
     def settings_hash(self) -> str:
-        """sha256 of the settings in canonical JSON: two results with one hash were made alike."""
-        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+        """`hash_of` the settings: two results with one hash were made alike."""
+        return hash_of(self.settings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,7 +234,41 @@ class _Look:
         return self.checked.region
 
 
-class Segmenter:
+class _Loaded(ABC):
+    """What is loaded once onto a device and used on any number of scans, also in another process."""
+
+    device: torch.device
+    batch_size: int
+    _made_of: Callable[[], "_Loaded"]
+
+    def __reduce__(self) -> tuple[Callable[[], "_Loaded"], tuple[()]]:
+        """To another process it goes as what it was made of, which loads the weights there."""
+        return self._made_of, ()
+
+    def use_less_memory(self, *, allow_cpu: bool) -> str | None:
+        """After the device ran out of memory: halve the windows per pass, else go to the CPU; from here on.
+
+        Args:
+            allow_cpu: whether to leave the device once one window per pass is too many.
+
+        Returns:
+            What is used now, in words; None where nothing could be changed.
+        """
+        if self.batch_size > 1:
+            self.batch_size //= 2
+            return f"a batch of {self.batch_size}"
+        if not allow_cpu or self.device.type == "cpu" or not self._to_cpu():
+            return None
+        self.device = torch.device("cpu")
+        self.batch_size = DEFAULT_BATCH_SIZE["cpu"]
+        return "the CPU"
+
+    @abstractmethod
+    def _to_cpu(self) -> bool:
+        """Move the network; whether there is one."""
+
+
+class Segmenter(_Loaded):
     """A network and its settings, loaded once and used on any number of scans; settings alone for hu_threshold.
 
     Example:
@@ -265,6 +300,7 @@ class Segmenter:
         self.options = options or SegmentOptions()
         self.device = pick_device(device)
         self.batch_size = batch_size or DEFAULT_BATCH_SIZE[self.device.type]
+        self._made_of = partial(type(self), weights, options=self.options, device=device, batch_size=batch_size)
         self._weights: LoadedWeights | None = None
         self._brain = BrainOptions()
         self.operating_point: float | None = None
@@ -281,6 +317,12 @@ class Segmenter:
             self._preprocess = PreprocessOptions.model_validate(metadata.preprocess)
         self.operating_point = _first(self.options.operating_point, metadata.operating_point)
         self.threshold = _first(self.options.threshold, metadata.threshold)
+
+    def _to_cpu(self) -> bool:
+        if self._weights is None:
+            return False
+        self._model = self._model.to("cpu")
+        return True
 
     @property
     def weights(self) -> LoadedWeights:
@@ -464,7 +506,7 @@ class Segmenter:
         }
 
 
-class MaskSegmenter:
+class MaskSegmenter(_Loaded):
     """A network that learned from masks, loaded once and used on any number of scans: no gate, no saliency.
 
     It reads, checks and prepares scans as `Segmenter` does, says of each voxel of every slice with brain how likely it
@@ -490,6 +532,7 @@ class MaskSegmenter:
         self.options = options or SupervisedOptions()
         self.device = pick_device(device)
         self.batch_size = batch_size or DEFAULT_BATCH_SIZE[self.device.type]
+        self._made_of = partial(type(self), weights, options=self.options, device=device, batch_size=batch_size)
         self.weights: LoadedSegmenter = load_segmenter(Path(weights))
         metadata = self.weights.metadata
         kind = metadata.architecture.kind
@@ -501,6 +544,10 @@ class MaskSegmenter:
             self._stack = StackOptions.model_validate(metadata.stack)
         self._network = self.weights.model.to(self.device).eval()
         self.threshold = _first(self.options.threshold, metadata.threshold)
+
+    def _to_cpu(self) -> bool:
+        self._network = self._network.to("cpu")
+        return True
 
     def segment(self, scan: Scan) -> SegmentationResult:
         """Where the blood is, and how much. Nothing is written to disk.
@@ -606,6 +653,11 @@ def _known_settings() -> Iterator[None]:
     except ValidationError as error:
         what = "; ".join(f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors())
         raise WeightsError(f"expected weights made with settings that this version knows; got {what}") from error
+
+
+def hash_of(settings: dict[str, Any]) -> str:
+    """sha256 of settings in canonical JSON."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def pick_device(name: str) -> torch.device:

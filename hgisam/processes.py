@@ -1,11 +1,19 @@
-"""Work on many items in several processes, its results in the items' order."""
+"""Work in other processes: on many items, results in their order; or on one at a time, which may hang or kill it."""
 
+import logging
+import os
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
-from typing import TypeVar
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from threading import Thread
+from typing import Any, Generic, TypeVar
+
+log = logging.getLogger("hgisam")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -44,3 +52,139 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers:
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+class TookTooLong(RuntimeError):
+    """An item on which the other process worked longer than allowed."""
+
+
+class ProcessGone(RuntimeError):
+    """The other process ended in the midst of an item: it crashed, or the system killed it for its memory."""
+
+
+class LoneWorker(Generic[Item, Result]):
+    """One other process that works on an item at a time. Where it hangs or dies, a new one takes the next item.
+
+    It is started for its first item, ends with the process that asked, however that ends, and leaves Ctrl-C and SIGTERM
+    to it. What it logs is logged here.
+    """
+
+    def __init__(self, function: Callable[[Item], Result]) -> None:
+        """Nothing is started yet.
+
+        Args:
+            function: goes to the other process whole, once for each process.
+        """
+        self._function = function
+        self._process: SpawnProcess | None = None
+        self._connection: Connection[Any, Any] | None = None
+
+    def __enter__(self) -> "LoneWorker[Item, Result]":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._kill()
+
+    def result(self, item: Item, timeout_s: float) -> Result:
+        """`function` of the item; what it raises is raised here. The process is killed where anything else goes wrong.
+
+        Args:
+            item: goes to the process and its result comes back, so both should be small.
+            timeout_s: the longest that the item may take, the start of the process not counted.
+
+        Raises:
+            TookTooLong: the time is over.
+            ProcessGone: the process ended without an answer.
+        """
+        try:
+            if self._connection is None:
+                self._connection = self._start()
+                self._answer(self._connection, None)
+            self._connection.send(item)
+            result, error = self._answer(self._connection, time.monotonic() + timeout_s)
+        except (EOFError, ConnectionError) as gone:
+            raise ProcessGone(self._how_it_ended()) from gone
+        except TimeoutError as late:
+            self._kill()
+            raise TookTooLong(f"expected a result within {timeout_s:g} s; got none; allow more time") from late
+        except BaseException:
+            self._kill()
+            raise
+        if error is not None:
+            raise error
+        found: Result = result
+        return found
+
+    def _start(self) -> "Connection[Any, Any]":
+        context = get_context("spawn")
+        here, there = context.Pipe()
+        self._process = context.Process(target=_serve, args=(there, self._function, log.level), daemon=True)
+        self._process.start()
+        there.close()
+        return here
+
+    def _answer(self, connection: "Connection[Any, Any]", until: float | None) -> Any:
+        """What the process says next, besides what it logs."""
+        while connection.poll(None if until is None else max(0.0, until - time.monotonic())):
+            said = connection.recv()
+            if not isinstance(said, logging.LogRecord):
+                return said
+            logging.getLogger(said.name).handle(said)
+        raise TimeoutError
+
+    def _how_it_ended(self) -> str:
+        code = 0
+        if self._process is not None:
+            self._process.join()
+            code = self._process.exitcode or 0
+        self._kill()
+        how = f"signal {-code}" if code < 0 else f"exit status {code}"
+        return f"expected a result from the process; it ended with {how}; see how much memory there is"
+
+    def _kill(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+        self._connection = self._process = None
+
+
+def _serve(connection: "Connection[Any, Any]", function: Callable[[Any], Any], level: int) -> None:
+    """The other process: says that it is there, then answers until the connection is closed."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
+    log.handlers[:] = [_Forward(connection)]
+    log.setLevel(level)
+    connection.send(None)
+    while True:
+        try:
+            item = connection.recv()
+        except EOFError:
+            return
+        try:
+            answer = (function(item), None)
+        except Exception as error:  # noqa: BLE001 - it is raised where the result was asked for
+            connection.send((None, error))
+        else:
+            connection.send(answer)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+class _Forward(logging.Handler):
+    """Sends what is logged through a connection, as text: a traceback cannot leave its process."""
+
+    def __init__(self, connection: "Connection[Any, Any]") -> None:
+        super().__init__()
+        self._connection = connection
+
+    def emit(self, record: logging.LogRecord) -> None:
+        record.msg, record.args, record.exc_info = self.format(record), None, None
+        self._connection.send(record)

@@ -1,5 +1,6 @@
 """Results as plain values: the record of a case (`CASE.json`), its slices, and its row in the summary."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,9 @@ import numpy as np
 
 from hgisam import NOTICE, __version__
 from hgisam.io.dicom_series import DicomSeries
+from hgisam.io.tables import json_text
 from hgisam.labels import SUBTYPES
-from hgisam.pipeline import ClassificationResult, SegmentationResult
+from hgisam.pipeline import ClassificationResult, SegmentationResult, hash_of
 from hgisam.plausibility import Plausibility
 from hgisam.volume import SlicePlanes
 
@@ -23,6 +25,9 @@ CLASSIFY_SUMMARY = (
 RUN_COLUMNS = ("case", "input", "status", "reason", "seconds")
 
 Record = dict[str, Any]
+
+_SEAL = "record_sha256"
+_OF_RUN = ("case", "command", "hgisam_version", "settings_hash", "weights_sha256", "options")
 
 
 def recorded_path(path: Path) -> str:
@@ -42,14 +47,23 @@ def recorded_reason(reason: str, path: Path) -> str:
     return valid_text(" ".join(named.split()))
 
 
-def case_record(command: str, case: str, path: Path, input_sha256: str | None) -> Record:
+def case_record(
+    command: str,
+    case: str,
+    path: Path,
+    input_sha256: str | None,
+    settings: dict[str, Any],
+    options: dict[str, bool],
+) -> Record:
     """What every record begins with, whatever came of the case.
 
     Args:
-        command: `segment` or `classify`.
+        command: `segment`, `classify` or `compare`.
         case: the case's name.
         path: the input, as given.
         input_sha256: of the input's bytes; None where it could not be read.
+        settings: every setting that leads to a result, `weights_sha256` among them.
+        options: which outputs were asked for.
     """
     return {
         "case": case,
@@ -58,7 +72,30 @@ def case_record(command: str, case: str, path: Path, input_sha256: str | None) -
         "notice": NOTICE,
         "input": recorded_path(path),
         "input_sha256": input_sha256,
+        "settings_hash": hash_of(settings),
+        "weights_sha256": settings.get("weights_sha256"),
+        "options": options,
     }
+
+
+def sealed(record: Record) -> Record:
+    """The record with a hash of all that it says, as its last value."""
+    return record | {_SEAL: hashlib.sha256(json_text(record).encode()).hexdigest()}
+
+
+def is_sealed(record: Record) -> bool:
+    """Whether a record that was read says what it said when it was sealed."""
+    return sealed({key: value for key, value in record.items() if key != _SEAL}) == record
+
+
+def is_of_run(record: Record, header: Record) -> bool:
+    """Whether a record that was read is of the same case, command, version, settings, weights and kinds of outputs.
+
+    Args:
+        record: what was read; may be empty.
+        header: the case's `case_record` in this run.
+    """
+    return all(record.get(key) == header[key] for key in _OF_RUN)
 
 
 def dicom_record(series: DicomSeries | None) -> Record:
@@ -96,8 +133,6 @@ def classification_record(result: ClassificationResult) -> Record:
         "plausibility": plausibility_values(result.plausibility),
         "warnings": list(result.warnings),
         "timings_s": result.timings_s,
-        "settings_hash": result.settings_hash,
-        "weights_sha256": result.weights_sha256,
     }
 
 

@@ -1,81 +1,67 @@
 """Many scans -> files in a folder: each case's outputs with its record last, a summary over all, and how it ended."""
 
-import hashlib
 import logging
 import platform
-import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Literal
 
 import torch
 
 from hgisam import NOTICE, __version__
-from hgisam.cases import Case, own_record
+from hgisam.cases import Case, Shard, own_record
+from hgisam.casework import ALL_SUFFIXES, CLASSIFY_SUFFIXES, SEGMENT_SUFFIXES, CaseWork, ClassifiesScans, SegmentsScans
 from hgisam.exits import ExitCode, Interrupts
-from hgisam.intake import ImplausibleScan
 from hgisam.io.dicom_files import kind_of_file
 from hgisam.io.dicom_seg import seg_obstacle, write_dicom_seg
-from hgisam.io.dicom_series import DicomSeries
-from hgisam.io.errors import InputError, OutputError, ScanRefused
+from hgisam.io.errors import InputError, OutputError
 from hgisam.io.nifti import write_map, write_mask
 from hgisam.io.tables import write_csv, write_json
-from hgisam.outputs import RUN_RECORD, claimed, refuse_overwriting
-from hgisam.pipeline import ClassificationResult, SegmentationResult
+from hgisam.outputs import RUN_RECORD, case_claimed, claimed, refuse_overwriting, tables_held
 from hgisam.preview import write_preview
+from hgisam.processes import LoneWorker, ProcessGone, TookTooLong
 from hgisam.progress import case_progress
 from hgisam.records import (
     CLASSIFY_SUMMARY,
     RUN_COLUMNS,
     SEGMENT_SUMMARY,
     Record,
-    case_record,
     classification_record,
-    dicom_record,
-    plausibility_values,
+    is_of_run,
     recorded_path,
-    recorded_reason,
     refusal_record,
     segmentation_record,
     slice_rows,
     summary_row,
-    valid_text,
 )
 
 log = logging.getLogger(__name__)
 
-SEGMENT_SUFFIXES = (".json", "_mask.nii.gz", "_preview.png", "_map.nii.gz", "_seg.dcm")
-CLASSIFY_SUFFIXES = (".json", "_slices.csv")
-ALL_SUFFIXES = tuple(dict.fromkeys((*SEGMENT_SUFFIXES, *CLASSIFY_SUFFIXES)))
-
 SUMMARY = "summary.csv"
 
 
-@runtime_checkable
-class ScanModel(Protocol):
-    """What a run needs of a `Segmenter` or a `MaskSegmenter`."""
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run goes about its cases; nothing here changes a result.
 
-    @property
-    def device(self) -> torch.device: ...
+    Attributes:
+        resume: leave cases alone that are done: whose record and files are whole, of the same input, settings, weights
+            and version.
+        shard: take this share of the cases alone, beside other processes that write into the same folder; it resumes.
+        timeout_s: the longest that a case may take; it is then given up and the next one begun. None waits for ever.
+        oom: where the device is out of memory the windows per pass are halved; where one is too many the case fails
+            (`halve`), or the run goes on on the CPU (`cpu`).
+    """
 
-    @property
-    def settings(self) -> dict[str, Any]: ...
-
-
-@runtime_checkable
-class SegmentsScans(ScanModel, Protocol):
-    """What it can do where masks are asked for."""
-
-    def segment(self, scan: Path | DicomSeries) -> SegmentationResult: ...
-
-
-@runtime_checkable
-class ClassifiesScans(ScanModel, Protocol):
-    """What it can do where probabilities are asked for."""
-
-    def classify(self, scan: Path | DicomSeries) -> ClassificationResult: ...
+    resume: bool = False
+    shard: Shard | None = None
+    timeout_s: float | None = None
+    oom: Literal["halve", "cpu"] = "halve"
 
 
 @dataclass(frozen=True)
@@ -83,7 +69,7 @@ class RunReport:
     """How a run ended.
 
     Attributes:
-        rows: the rows of `summary.csv`, one per case, in order; columns as in `records`.
+        rows: the rows of `summary.csv`, one per case, in order, of a shard its own; columns as in `records`.
         exit_code: what the command's exit status should be.
     """
 
@@ -100,6 +86,7 @@ def segment_cases(
     dicom_seg: bool = False,
     deidentify: bool = False,
     show_progress: bool = False,
+    options: RunOptions | None = None,
 ) -> RunReport:
     """Segment every case: `CASE_mask.nii.gz`, `CASE_preview.png`, `CASE.json`, and `summary.csv`, `run.json` over all.
 
@@ -108,11 +95,12 @@ def segment_cases(
     Args:
         model: a `Segmenter`, a `MaskSegmenter`, or what behaves like one.
         cases: at least one.
-        folder: where the outputs go; made if absent, and held for this run alone.
+        folder: where the outputs go; made if absent, and held for this run alone, or for its shards.
         save_map: whether to write `CASE_map.nii.gz` as well.
         dicom_seg: whether to write `CASE_seg.dcm` as well, of inputs that are DICOM.
         deidentify: whether that holds nothing of the patient and the study but UIDs.
         show_progress: whether to draw a progress bar on the terminal.
+        options: how to go about it.
 
     Raises:
         InputError: where an output would replace an input or a file that hgisam has not written, or DICOM SEG is asked
@@ -121,90 +109,114 @@ def segment_cases(
     """
     if dicom_seg:
         _refuse_without_dicom(cases)
-
-    def analyse(case: Case) -> tuple[Record, Callable[[], None]]:
-        result = model.segment(case.scan)
-        record = segmentation_record(result)
-        obstacle = seg_obstacle(case.series) if dicom_seg and case.series is not None else None
-        if obstacle is not None:
-            record["warnings"].append(f"no DICOM SEG was written: {obstacle}")
-
-        def write() -> None:
-            write_mask(folder / f"{case.name}_mask.nii.gz", result.mask_volume.voxels, result.grid)
-            if save_map:
-                write_map(folder / f"{case.name}_map.nii.gz", result.saliency_house, result.grid)
-            write_preview(folder / f"{case.name}_preview.png", result)
-            if dicom_seg and case.series is not None and obstacle is None:
-                write_dicom_seg(
-                    folder / f"{case.name}_seg.dcm",
-                    result.mask_volume,
-                    result.grid,
-                    case.series,
-                    deidentify=deidentify,
-                    weights_sha256=result.weights_sha256 or "",
-                )
-
-        return record, write
-
-    run = _Run("segment", model, cases, folder, SEGMENT_SUFFIXES, SEGMENT_SUMMARY)
-    return run.over_all(analyse, show_progress=show_progress)
+    options = options or RunOptions()
+    analyse = _Segmentation(folder, save_map, dicom_seg, deidentify)
+    asked = {"save_map": save_map, "dicom_seg": dicom_seg, "deidentify": deidentify}
+    resume = options.resume or options.shard is not None
+    work = CaseWork("segment", model, folder, SEGMENT_SUFFIXES, analyse, asked, resume, options.oom)
+    return _Run(work, cases, SEGMENT_SUMMARY, options).over_all(show_progress=show_progress)
 
 
 def classify_cases(
-    model: ClassifiesScans, cases: Sequence[Case], folder: Path, *, show_progress: bool = False
+    model: ClassifiesScans,
+    cases: Sequence[Case],
+    folder: Path,
+    *,
+    show_progress: bool = False,
+    options: RunOptions | None = None,
 ) -> RunReport:
     """Classify every case: `CASE_slices.csv`, `CASE.json`, and `summary.csv`, `run.json` over all.
 
     Arguments, errors and what becomes of a refused case are those of `segment_cases`.
     """
+    options = options or RunOptions()
+    resume = options.resume or options.shard is not None
+    work = CaseWork("classify", model, folder, CLASSIFY_SUFFIXES, _Classification(folder), {}, resume, options.oom)
+    return _Run(work, cases, CLASSIFY_SUMMARY, options).over_all(show_progress=show_progress)
 
-    def analyse(case: Case) -> tuple[Record, Callable[[], None]]:
+
+@dataclass(frozen=True)
+class _Segmentation:
+    """The analysis of `segment_cases`."""
+
+    folder: Path
+    save_map: bool
+    dicom_seg: bool
+    deidentify: bool
+
+    def __call__(self, model: SegmentsScans, case: Case) -> tuple[Record, Callable[[], None]]:
+        result = model.segment(case.scan)
+        record = segmentation_record(result)
+        obstacle = seg_obstacle(case.series) if self.dicom_seg and case.series is not None else None
+        if obstacle is not None:
+            record["warnings"].append(f"no DICOM SEG was written: {obstacle}")
+
+        def write() -> None:
+            write_mask(self.folder / f"{case.name}_mask.nii.gz", result.mask_volume.voxels, result.grid)
+            if self.save_map:
+                write_map(self.folder / f"{case.name}_map.nii.gz", result.saliency_house, result.grid)
+            write_preview(self.folder / f"{case.name}_preview.png", result)
+            if self.dicom_seg and case.series is not None and obstacle is None:
+                write_dicom_seg(
+                    self.folder / f"{case.name}_seg.dcm",
+                    result.mask_volume,
+                    result.grid,
+                    case.series,
+                    deidentify=self.deidentify,
+                    weights_sha256=result.weights_sha256 or "",
+                )
+
+        return record, write
+
+
+@dataclass(frozen=True)
+class _Classification:
+    """The analysis of `classify_cases`."""
+
+    folder: Path
+
+    def __call__(self, model: ClassifiesScans, case: Case) -> tuple[Record, Callable[[], None]]:
         result = model.classify(case.scan)
         rows = slice_rows(result)
 
         def write() -> None:
-            write_csv(folder / f"{case.name}_slices.csv", rows, list(rows[0]))
+            write_csv(self.folder / f"{case.name}_slices.csv", rows, list(rows[0]))
 
         return classification_record(result), write
-
-    run = _Run("classify", model, cases, folder, CLASSIFY_SUFFIXES, CLASSIFY_SUMMARY)
-    return run.over_all(analyse, show_progress=show_progress)
-
-
-Analyse = Callable[[Case], tuple[Record, Callable[[], None]]]
-"""A case -> what its record says, and how to write its other files."""
 
 
 _HOW_RUNS_END = {ExitCode.CANCELLED: "cancelled", ExitCode.OUTPUT: "stopped"}
 
+_WHY_NOT_RUN = {ExitCode.CANCELLED: "the run was cancelled", ExitCode.OUTPUT: "the outputs could not be written"}
+
 
 @dataclass(frozen=True)
 class _Run:
-    """One command over many cases."""
+    """One command over many cases, or a shard of them."""
 
-    command: str
-    model: ScanModel
+    work: CaseWork[SegmentsScans] | CaseWork[ClassifiesScans]
     cases: Sequence[Case]
-    folder: Path
-    suffixes: tuple[str, ...]
     columns: tuple[str, ...]
+    options: RunOptions
 
-    def over_all(self, analyse: Analyse, *, show_progress: bool) -> RunReport:
+    def over_all(self, *, show_progress: bool) -> RunReport:
         """Every case in turn, then the summary; it is written also where the run is cancelled or the disk is full."""
         started = datetime.now(UTC)
-        records: list[Record] = []
-        refuse_overwriting(self.folder, self.cases, ALL_SUFFIXES, [SUMMARY])
-        with claimed(self.folder), Interrupts() as interrupts:
-            self._warn_of_other_command()
-            self._write_run_record("running", records, started)
-            ended = self._work(analyse, records, interrupts, show_progress=show_progress)
-            records += [self._not_run(case, ended) for case in self.cases[len(records) :]]
-            ended = ended or _exit_code([record["status"] for record in records])
-            rows = tuple(summary_row(record, self.columns) for record in records)
+        folder, shard = self.work.folder, self.options.shard
+        own = self.cases if shard is None else shard.part(self.cases)
+        done: dict[str, Record] = {}
+        with claimed(folder, shared=shard is not None), Interrupts() as interrupts:
+            with tables_held(folder):
+                refuse_overwriting(folder, self.cases, ALL_SUFFIXES, [SUMMARY])
+                self._warn_of_other_command()
+                self._write_run_record("running", [], started)
+            ended = self._work(own, done, interrupts, show_progress=show_progress)
+            done |= {case.name: self._not_run(case, _WHY_NOT_RUN[ended]) for case in own if case.name not in done}
+            rows = tuple(summary_row(done[case.name], self.columns) for case in own)
+            ended = ended or _exit_code([row["status"] for row in rows])
             try:
-                with interrupts.held():
-                    write_csv(self.folder / SUMMARY, rows, self.columns)
-                    self._write_run_record(_HOW_RUNS_END.get(ended, "done"), records, started)
+                with interrupts.held(), tables_held(folder):
+                    self._write_summary(done, ended, started)
             except KeyboardInterrupt:
                 ended = ExitCode.CANCELLED
             except OutputError as error:
@@ -213,91 +225,76 @@ class _Run:
         return RunReport(rows, ended)
 
     def _work(
-        self, analyse: Analyse, records: list[Record], interrupts: Interrupts, *, show_progress: bool
+        self, own: Sequence[Case], done: dict[str, Record], interrupts: Interrupts, *, show_progress: bool
     ) -> ExitCode:
-        """Add a record for each case that could be finished; OK unless the run had to stop before the last."""
+        """Add a record for each case that could be finished; OK unless the run had to stop before the last.
+
+        A case that another process has claimed is left for the end; it is then done, or the other process is dead.
+        """
+        later: list[Case] = []
+        turns = chain(((case, False) for case in own), ((case, True) for case in later))
         try:
-            with case_progress(len(self.cases), show=show_progress) as begin:
-                for case in self.cases:
-                    begin(case.name)
-                    self._one(case, analyse, records, interrupts)
+            with case_progress(len(own), show=show_progress) as begin, ExitStack() as stack:
+                worker = None if self.options.timeout_s is None else stack.enter_context(LoneWorker(self.work))
+                for case, wait in turns:
+                    with case_claimed(self.work.folder, case.name, wait=wait) as ours:
+                        if not ours:
+                            later.append(case)
+                            continue
+                        begin(case.name)
+                        write = self._look(case, worker)
+                        with interrupts.held():
+                            done[case.name] = write()
         except KeyboardInterrupt:
-            log.error("cancelled; %d of %d cases are done and stay", len(records), len(self.cases))
+            log.error("cancelled; %d of %d cases are done and stay", len(done), len(own))
             return ExitCode.CANCELLED
         except OutputError as error:
             log.error("%s", error)
             return ExitCode.OUTPUT
         return ExitCode.OK
 
-    def _one(self, case: Case, analyse: Analyse, records: list[Record], interrupts: Interrupts) -> None:
-        """One case from file to files. What an earlier run left of it goes first: no old mask outlives a refusal.
-
-        What the other command made of the same bytes stays; of other bytes, it goes too.
-        """
-        sha256 = _sha256(case)
-        earlier = own_record(self.folder / f"{case.name}.json").get("input_sha256", sha256)
-        self._clear(case, self.suffixes if earlier == sha256 else ALL_SUFFIXES)
-        header = case_record(self.command, case.name, case.path, sha256) | dicom_record(case.series)
+    def _look(self, case: Case, worker: LoneWorker[Case, Record] | None) -> Callable[[], Record]:
+        """How to write what is found of a case; another process has done so by now, or is killed when time is over."""
+        if worker is None or self.options.timeout_s is None:
+            return self.work.look(case)
         try:
-            found, write = analyse(case)
-        except Exception as error:  # noqa: BLE001 - one bad case must not end the others
-            found, write = self._failure(case, error), _write_nothing
-        for warning in found.get("warnings", ()):
-            log.warning("%s: %s", case.path, warning)
-        with interrupts.held():
-            begun = time.perf_counter()
-            try:
-                write()
-            except OutputError:
-                self._clear(case, self.suffixes)
-                raise
-            except Exception as error:  # noqa: BLE001
-                self._clear(case, self.suffixes)
-                found = self._failure(case, error)
-            record = header | found
-            if record["status"] == "ok":
-                record["timings_s"] = record["timings_s"] | {"write": round(time.perf_counter() - begun, 4)}
-            write_json(self.folder / f"{case.name}.json", record)
-            records.append(record)
-        log.info("%s: %s, probability %s", case.name, record["status"], record["probability"])
+            record = worker.result(case, self.options.timeout_s)
+        except (TookTooLong, ProcessGone) as error:
+            return partial(self.work.failed, case, error)
+        except KeyboardInterrupt:
+            self.work.clear_unrecorded(case)
+            raise
+        return lambda: record
 
-    def _failure(self, case: Case, error: Exception) -> Record:
-        """Say on stderr why a case gives no result, and put it on record."""
-        if isinstance(error, ScanRefused):
-            status, reason = "refused", valid_text(str(error))
-            log.error("refused: %s", reason)
-        else:
-            status, reason = "failed", valid_text(f"{type(error).__name__}: {error}")
-            log.error("failed: %s: %s", valid_text(str(case.path)), reason)
-            log.debug("%s: where it failed", valid_text(str(case.path)), exc_info=error)
-        record = refusal_record(self.command, status, recorded_reason(reason, case.path))
-        if isinstance(error, ImplausibleScan):
-            record["plausibility"] = plausibility_values(error.plausibility)
-        return record
-
-    def _not_run(self, case: Case, ended: ExitCode) -> Record:
-        reason = "the outputs could not be written" if ended is ExitCode.OUTPUT else "the run was cancelled"
-        return case_record(self.command, case.name, case.path, None) | refusal_record(self.command, "not run", reason)
-
-    def _clear(self, case: Case, suffixes: Sequence[str]) -> None:
-        for path in (self.folder / f"{case.name}{suffix}" for suffix in suffixes):
-            try:
-                path.unlink(missing_ok=True)
-            except OSError as error:
-                raise OutputError(f"{path}: expected to replace it; got '{error.strerror}'; name another") from error
+    def _not_run(self, case: Case, reason: str) -> Record:
+        return self.work.header(case, None) | refusal_record(self.work.command, "not run", reason)
 
     def _warn_of_other_command(self) -> None:
         """Both commands write `CASE.json` and `summary.csv`; where they share a folder, the later one's remain."""
-        earlier = own_record(self.folder / RUN_RECORD).get("command", self.command)
-        if earlier != self.command:
-            log.warning("%s: summary.csv and records of an earlier %s run are replaced", self.folder, earlier)
+        earlier = own_record(self.work.folder / RUN_RECORD).get("command", self.work.command)
+        if earlier != self.work.command:
+            log.warning("%s: summary.csv and records of an earlier %s run are replaced", self.work.folder, earlier)
+
+    def _write_summary(self, done: dict[str, Record], ended: ExitCode, started: datetime) -> None:
+        """A row for each case, of a shard also those that other shards have done by now."""
+        records = [done[case.name] if case.name in done else self._of_other_shard(case) for case in self.cases]
+        status = _HOW_RUNS_END.get(ended, "done")
+        if status == "done" and any(record["status"] == "not run" for record in records):
+            status = "running"
+        write_csv(self.work.folder / SUMMARY, [summary_row(record, self.columns) for record in records], self.columns)
+        self._write_run_record(status, records, started)
+
+    def _of_other_shard(self, case: Case) -> Record:
+        found = own_record(self.work.folder / f"{case.name}.json")
+        header = self.work.header(case, None)
+        return found if is_of_run(found, header) else self._not_run(case, "another shard has not done it yet")
 
     def _write_run_record(self, status: str, records: Sequence[Record], started: datetime) -> None:
-        settings = self.model.settings
+        model = self.work.model
         write_json(
-            self.folder / RUN_RECORD,
+            self.work.folder / RUN_RECORD,
             {
-                "command": self.command,
+                "command": self.work.command,
                 "status": status,
                 "notice": NOTICE,
                 "versions": {
@@ -305,9 +302,9 @@ class _Run:
                     "python": platform.python_version(),
                     "torch": torch.__version__,
                 },
-                "device": str(self.model.device),
-                "weights_sha256": settings.get("weights_sha256"),
-                "settings": settings,
+                "device": str(model.device),
+                "weights_sha256": model.settings.get("weights_sha256"),
+                "settings": model.settings,
                 "inputs": [recorded_path(case.path) for case in self.cases],
                 "planned": [case.name for case in self.cases],
                 "started_utc": started.isoformat(timespec="seconds"),
@@ -323,24 +320,9 @@ def _refuse_without_dicom(cases: Sequence[Case]) -> None:
         raise InputError(f"{other.path}: expected DICOM, over which a DICOM SEG lies; got another file; leave it out")
 
 
-def _write_nothing() -> None:
-    """What a case without a result has to write besides its record."""
-
-
 def _exit_code(statuses: Sequence[str]) -> ExitCode:
     if all(status == "ok" for status in statuses):
         return ExitCode.OK
     if len(statuses) > 1:
         return ExitCode.SOME_FAILED
     return ExitCode.REFUSED if statuses[0] == "refused" else ExitCode.UNEXPECTED
-
-
-def _sha256(case: Case) -> str | None:
-    """sha256 of a file's bytes, or over those of a series; None where one cannot be read."""
-    if case.series is not None:
-        return case.series.sha256()
-    try:
-        with case.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None

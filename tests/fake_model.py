@@ -26,12 +26,20 @@ class FakeModel:
 
     def __init__(self, before_answer: Callable[[Path], None] = lambda _: None) -> None:
         self.device = torch.device("cpu")
+        self.batch_size = 4
         self.settings: dict[str, Any] = {"threshold": 0.3, "weights_sha256": "ab" * 32}
         self.asked: list[str] = []
         self._before_answer = before_answer
 
     def ensure_able(self, command: str) -> None:
         """Whatever is asked can be done."""
+
+    def use_less_memory(self, *, allow_cpu: bool) -> str | None:
+        """Half of it, down to one; then the CPU where that is allowed, which it is on already."""
+        if self.batch_size == 1:
+            return None
+        self.batch_size //= 2
+        return f"a batch of {self.batch_size}"
 
     def _fields(self, scan: Path) -> dict[str, Any]:
         self.asked.append(scan.name)

@@ -17,6 +17,7 @@ ROWS = (
     {"cli"},
     {"compare"},
     {"run", "phantom_folder", "check"},
+    {"casework"},
     {"config", "records", "environment"},
     {"pipeline"},
     {"train"},

@@ -83,6 +83,9 @@ def test_help_lists_the_commands() -> None:
         ["segment", "x.nii.gz"],
         ["segment", "-o", "out"],
         ["segment", "x.nii.gz", "-o", "out", "--batch-size", "0"],
+        ["segment", "x.nii.gz", "-o", "out", "--shard", "3/2"],
+        ["segment", "x.nii.gz", "-o", "out", "--timeout", "0"],
+        ["segment", "x.nii.gz", "-o", "out", "--oom", "swap"],
         ["segment", "no-such-file.nii.gz", "-o", "out"],
         ["anything"],
     ],
@@ -345,6 +348,20 @@ def test_leave_for_gaps_reaches_the_settings(tmp_path: Path, loader: Loader, sca
     assert loader.options.allow_gaps
     hgisam("classify", scan("a"), "-o", tmp_path / "out2")
     assert not loader.options.allow_gaps
+
+
+@pytest.mark.usefixtures("loader")
+@pytest.mark.parametrize("command", ["segment", "classify"])
+def test_shards_and_resume_reach_the_run(command: str, tmp_path: Path, scan: Callable[..., str]) -> None:
+    out = tmp_path / "out"
+    first = hgisam(command, scan("a"), scan("b"), "-o", out, "--shard", "1/2")
+    assert first.exit_code == 0
+    assert [line.split()[0] for line in first.stdout.splitlines()[1:-1]] == ["a"]
+    assert not (out / "b.json").exists()
+    assert hgisam(command, scan("b"), "-o", out, "--resume", "--oom", "cpu").exit_code == 0
+    inode = (out / "b.json").stat().st_ino
+    assert hgisam(command, scan("b"), "-o", out, "--resume").exit_code == 0
+    assert (out / "b.json").stat().st_ino == inode
 
 
 def test_deidentify_alone_is_a_usage_error(tmp_path: Path, scan: Callable[..., str]) -> None:

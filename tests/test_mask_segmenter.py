@@ -1,5 +1,6 @@
 """A scan through the pipeline of a network that learned from masks: whatever it says of a voxel, the voxel gets."""
 
+import pickle
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -92,3 +93,16 @@ def test_a_scan_without_brain_has_no_volume(tmp_path: Path, monkeypatch: pytest.
 def test_weights_of_another_network_than_the_one_asked_for_are_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="expected weights of a swin_unetr; got a unet"):
         MaskSegmenter(write_weights(tmp_path / "a.safetensors", 2), options=SupervisedOptions(method="swin_unetr"))
+
+
+def test_it_goes_to_another_process_as_what_it_was_made_of(tmp_path: Path) -> None:
+    weights = write_weights(tmp_path / "a.safetensors", 2)
+    segmenter = MaskSegmenter(weights, options=SupervisedOptions(threshold=0.3), device="cpu", batch_size=3)
+    again = pickle.loads(pickle.dumps(segmenter))
+    assert (again.settings, again.batch_size, again.device) == (segmenter.settings, 3, segmenter.device)
+
+
+def test_out_of_memory_it_takes_fewer_windows_at_a_time_until_one_is_too_many(tmp_path: Path) -> None:
+    segmenter = MaskSegmenter(write_weights(tmp_path / "a.safetensors", 2), device="cpu", batch_size=3)
+    assert segmenter.use_less_memory(allow_cpu=True) == "a batch of 1"
+    assert segmenter.use_less_memory(allow_cpu=True) is None

@@ -1,5 +1,6 @@
 """One scan through all stages, with a tiny network of random weights: what holds whatever the network has learned."""
 
+import pickle
 import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -335,3 +336,35 @@ def test_a_gap_is_refused_until_it_is_allowed_and_one_slice_of_unknown_thickness
     assert one.slice_has_brain.all()
     assert one.volume_ml is None
     assert "thickness is not stated" in str(one.volume_reason)
+
+
+def test_another_process_gets_the_same_segmenter(make_weights: Callable[..., Path], phantom: Phantom) -> None:
+    scan = (phantom.ct.hu.numpy(), phantom.ct.affine.numpy())
+    options = SegmentOptions(mirrored=False, hu_offset=2.0)
+    here = Segmenter(make_weights(), options=options, device="cpu", batch_size=3)
+    there = pickle.loads(pickle.dumps(here))  # noqa: S301
+    assert (there.settings, there.device, there.batch_size) == (here.settings, here.device, 3)
+    expected, got = here.classify(scan), there.classify(scan)
+    np.testing.assert_array_equal(got.slice_probabilities, expected.slice_probabilities)
+
+
+def test_a_smaller_batch_gives_the_same_result_and_a_batch_of_one_is_the_least(
+    make_weights: Callable[..., Path], phantom: Phantom
+) -> None:
+    scan = (phantom.ct.hu.numpy(), phantom.ct.affine.numpy())
+    segmenter = Segmenter(make_weights(), device="cpu", batch_size=5)
+    expected = segmenter.segment(scan)
+    said = [segmenter.use_less_memory(allow_cpu=True) for _ in range(3)]
+    assert said == ["a batch of 2", "a batch of 1", None]
+    got = segmenter.segment(scan)
+    np.testing.assert_allclose(got.saliency, expected.saliency, atol=1e-4)
+    assert got.settings_hash == expected.settings_hash
+
+
+def test_where_one_window_is_too_many_the_cpu_takes_over_if_it_may(make_weights: Callable[..., Path]) -> None:
+    segmenter = Segmenter(make_weights(), device="cpu", batch_size=1)
+    segmenter.device = torch.device("meta")  # stands for a GPU: only where the network is told to go matters here
+    assert segmenter.use_less_memory(allow_cpu=False) is None
+    assert segmenter.use_less_memory(allow_cpu=True) == "the CPU"
+    assert (segmenter.device.type, segmenter.batch_size) == ("cpu", 4)
+    assert segmenter.use_less_memory(allow_cpu=True) == "a batch of 2"

@@ -1,10 +1,15 @@
-"""Work in several processes: results in order, errors where they belong."""
+"""Work in other processes: results in order, errors where they belong, and no harm from one that hangs or dies."""
 
+import logging
 import math
+import os
+import signal
 
 import pytest
 
-from hgisam.processes import in_order
+from hgisam.processes import LoneWorker, ProcessGone, TookTooLong, in_order
+
+LONG_S = 600.0
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -27,3 +32,45 @@ def test_no_item_is_no_result() -> None:
 def test_no_worker_is_an_error() -> None:
     with pytest.raises(ValueError, match="one worker or more"):
         list(in_order(math.sqrt, [1.0], 0))
+
+
+def behave(how: str) -> tuple[int, str]:
+    """Gives the process's number with the text, unless the text asks for worse."""
+    if how == "hang":
+        os.read(os.pipe()[0], 1)
+    if how == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "fail":
+        raise FileNotFoundError("as asked")
+    if how == "signals":
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+    if how == "log":
+        logging.getLogger("hgisam.test").warning("%s is %d", "seven", 7)
+    return os.getpid(), how
+
+
+def test_a_lone_worker_is_one_process_until_it_hangs_or_dies() -> None:
+    with LoneWorker(behave) as worker:
+        first, answer = worker.result("a", LONG_S)
+        assert answer == "a"
+        assert first != os.getpid()
+        assert worker.result("signals", LONG_S) == (first, "signals")
+        with pytest.raises(FileNotFoundError, match="as asked"):
+            worker.result("fail", LONG_S)
+        assert worker.result("b", LONG_S) == (first, "b")
+        with pytest.raises(ProcessGone, match="signal 9"):
+            worker.result("die", LONG_S)
+        second, _ = worker.result("c", LONG_S)
+        with pytest.raises(TookTooLong, match=r"within 0\.5 s"):
+            worker.result("hang", 0.5)
+        third, _ = worker.result("d", LONG_S)
+        assert len({first, second, third}) == 3
+    with pytest.raises(ProcessLookupError):
+        os.kill(third, 0)
+
+
+def test_what_a_lone_worker_logs_is_logged_here(caplog: pytest.LogCaptureFixture) -> None:
+    with LoneWorker(behave) as worker:
+        worker.result("log", LONG_S)
+    assert [(entry.name, entry.getMessage()) for entry in caplog.records] == [("hgisam.test", "seven is 7")]

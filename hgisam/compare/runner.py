@@ -234,7 +234,11 @@ def compare_case(
     subtypes = labels if case.tells_subtypes else None
     score = score_masks(case.name, prediction, reference, subtypes, upside_down=grid.orientation.flips[0])
     score = with_probabilities(replace(score, patient=case.patient), found)
-    record = case_record("compare", case.name, case.scan, shas[0]) | {"key": key, "fold": case.fold} | found
+    record = (
+        case_record("compare", case.name, case.scan, shas[0], segmenter.settings, {})
+        | {"key": key, "fold": case.fold}
+        | found
+    )
     record |= {"score": _SCORE.dump_python(score, mode="json")}
     with interrupts.held():
         if result is not None:

@@ -9,6 +9,9 @@ from typing import BinaryIO
 
 from hgisam.io.errors import OutputError
 
+_PART = (".hgisam-", ".part")
+"""How the name of an unfinished file begins and ends."""
+
 
 def make_output_folder(folder: Path) -> Path:
     """Make a folder and those above it where they are absent, and return it.
@@ -46,7 +49,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OutputError: where the system refuses to write: no permission, disk full, no such folder.
     """
-    temporary = path.with_name(f".hgisam-{secrets.token_hex(8)}.part")
+    temporary = path.with_name(f"{_PART[0]}{secrets.token_hex(8)}{_PART[1]}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
         with os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
@@ -62,6 +65,13 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what `atomic_write` left in a folder where its process was killed. Nobody else may be writing there."""
+    for path in folder.glob("*".join(_PART)):
+        with suppress(OSError):
+            path.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

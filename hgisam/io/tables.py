@@ -68,7 +68,7 @@ def write_json(path: Path, content: object) -> None:
 
 
 def json_text(content: object) -> str:
-    """A record as `write_json` writes it.
+    """A record as `write_json` writes it. What is read from it again gives the same text again.
 
     Raises:
         TypeError: where something has no place in JSON.

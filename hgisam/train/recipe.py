@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
 
 from hgisam import NOTICE, __version__
 from hgisam.brain import BrainOptions
@@ -87,6 +89,9 @@ class TrainOptions(BaseModel):
     initial_weights: Literal["none", "phantoms"] | Path = "none"
     """Where the parameters start: at random, from the package's weights that saw phantoms alone (and so none of the
     patients that are to judge), or from a file."""
+    initial_share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the initial weights in the network that is kept, which is the weighted mean of where the training began
+    and where it arrived: what was known before is not forgotten (Wortsman et al. 2022, arXiv 2109.01903)."""
     layout: LayoutName | Literal["auto"] = "auto"
     """How the data are laid out."""
     split: SplitOptions = SplitOptions()
@@ -119,6 +124,8 @@ class TrainOptions(BaseModel):
             )
         if self.classifier.kind != "swin" and self.loss.token_weight:
             raise ValueError(f"expected loss.token_weight 0 with {self.classifier.kind}, which has no tokens")
+        if self.initial_share and self.initial_weights == "none":
+            raise ValueError("expected initial_weights to keep a share of; got none; set initial_share to 0")
         return self
 
 
@@ -295,10 +302,15 @@ class _ClassifierTraining(Training[SliceClassifier, TrainingBatch, Trained]):
         torch.manual_seed(options.loop.seed)
         model = build_classifier(options.classifier, token_heads=options.loss.token_weight > 0)
         self._start: WeightsMetadata | None = None
+        self._initial: dict[str, Tensor] = {}
         if options.initial_weights != "none":
             path = phantom_weights_path() if options.initial_weights == "phantoms" else Path(options.initial_weights)
-            for line in load_initial_weights(model, path).lines():
+            found = load_initial_weights(model, path)
+            for line in found.lines():
                 log.info("initial weights: %s", line)
+            if options.initial_share:
+                known = {*found.copied, *found.adapted}
+                self._initial = {name: t.clone() for name, t in model.state_dict().items() if name in known}
             stored = read_tensors(path).metadata
             self._start = None if stored is None else WeightsMetadata.model_validate_json(stored)
         trainer = Trainer(model, options.loop, ClassifierObjective(options.loss), device)
@@ -323,11 +335,27 @@ class _ClassifierTraining(Training[SliceClassifier, TrainingBatch, Trained]):
         """AUC over the slices of the tuning set."""
         if not self._sources.tuning:
             return None
-        return slice_auc(self._scored(self.trainer.averaged, self._sources.tuning))
+        return slice_auc(self._scored(self._network(), self._sources.tuning))
 
     def keep(self, path: Path) -> None:
         """Write the averaged network, not yet calibrated."""
-        save_weights(path, self.trainer.averaged, self._metadata(None), half=True)
+        save_weights(path, self._network(), self._metadata(None), half=True)
+
+    def _network(self) -> SliceClassifier:
+        """The averaged network, with its share of the weights that it began with."""
+        averaged = self.trainer.averaged
+        if not self._initial:
+            return averaged
+        network = deepcopy(averaged)
+        state = network.state_dict()
+        share = self._options.initial_share
+        mixed = {
+            name: torch.lerp(state[name], start.to(state[name].device), share)
+            for name, start in self._initial.items()
+            if start.is_floating_point()
+        }
+        network.load_state_dict(state | mixed)
+        return network
 
     def finish(self) -> Trained:
         """Calibrate the kept network on the tuning set, score those that judge, and draw what there is to see."""

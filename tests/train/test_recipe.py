@@ -7,12 +7,13 @@ import pytest
 import torch
 from drawn_cohort import write_drawn_cohort
 from killed_training import assert_equal_to_the_bit, kill_and_resume
+from safetensors.torch import load_file
 from tiny_training import write_shrunk_recipe, write_tiny_recipe
 from typer.testing import CliRunner
 
 from hgisam import Segmenter
 from hgisam.cli import app
-from hgisam.config import load_settings
+from hgisam.config import SettingsError, load_settings
 from hgisam.model.checkpoint import load_weights
 from hgisam.train.layouts import read_cohort
 from hgisam.train.recipe import train_classifier
@@ -134,6 +135,30 @@ def test_weights_to_begin_with_are_missed_before_anything_is_prepared(data: Path
     assert done.exit_code == 4
     assert "none.safetensors" in done.output
     assert not (tmp_path / "out" / "cache").exists()
+
+
+def test_the_network_that_is_kept_holds_its_share_of_the_weights_it_began_with(
+    finished: Path, data: Path, cache: Path, tmp_path: Path
+) -> None:
+    recipe = write_tiny_recipe(tmp_path / "tiny.yaml", steps=2, evaluate_every=2, learning_rate=0.02)
+    share = {"initial_weights": str(finished / BEST), "initial_share": 0.25, "split": {"tuning_share": 0.0}}
+    train_classifier(load_settings(recipe, {"train": share}).train, data, tmp_path / "out", cache=cache)
+    before, kept = (load_weights(folder / BEST).model.state_dict() for folder in (finished, tmp_path / "out"))
+    arrived = {
+        name.removeprefix("averaged."): tensor
+        for name, tensor in load_file(max((tmp_path / "out" / CHECKPOINTS).glob("*.safetensors"))).items()
+        if name.startswith("averaged.")
+    }
+    learned = [name for name in kept if not torch.allclose(arrived[name], before[name], rtol=0.01)]
+    assert learned
+    for name in learned:
+        expected = 0.75 * arrived[name] + 0.25 * before[name]
+        torch.testing.assert_close(kept[name], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_share_of_no_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="initial_share"):
+        load_settings(write_tiny_recipe(tmp_path / "tiny.yaml"), {"train": {"initial_share": 0.5}})
 
 
 def test_training_stops_when_the_tuning_set_says_enough(data: Path, cache: Path, tmp_path: Path) -> None:

@@ -1,0 +1,256 @@
+"""One case from file to files: its outputs, then the record that vouches for them with their hashes."""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
+
+import torch
+
+from hgisam.cases import Case, own_record
+from hgisam.intake import ImplausibleScan
+from hgisam.io.dicom_series import DicomSeries
+from hgisam.io.errors import OutputError, ScanRefused
+from hgisam.io.tables import write_json
+from hgisam.pipeline import ClassificationResult, SegmentationResult
+from hgisam.records import (
+    Record,
+    case_record,
+    dicom_record,
+    is_of_run,
+    is_sealed,
+    plausibility_values,
+    recorded_reason,
+    refusal_record,
+    sealed,
+    valid_text,
+)
+
+log = logging.getLogger(__name__)
+
+SEGMENT_SUFFIXES = (".json", "_mask.nii.gz", "_preview.png", "_map.nii.gz", "_seg.dcm")
+CLASSIFY_SUFFIXES = (".json", "_slices.csv")
+ALL_SUFFIXES = tuple(dict.fromkeys((*SEGMENT_SUFFIXES, *CLASSIFY_SUFFIXES)))
+"""What outputs of a case are called. The record comes first: it is the first to go."""
+
+
+@runtime_checkable
+class ScanModel(Protocol):
+    """What a run needs of a `Segmenter` or a `MaskSegmenter`."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def settings(self) -> dict[str, Any]: ...
+
+    def use_less_memory(self, *, allow_cpu: bool) -> str | None: ...
+
+
+@runtime_checkable
+class SegmentsScans(ScanModel, Protocol):
+    """What it can do where masks are asked for."""
+
+    def segment(self, scan: Path | DicomSeries) -> SegmentationResult: ...
+
+
+@runtime_checkable
+class ClassifiesScans(ScanModel, Protocol):
+    """What it can do where probabilities are asked for."""
+
+    def classify(self, scan: Path | DicomSeries) -> ClassificationResult: ...
+
+
+Model = TypeVar("Model", bound=ScanModel)
+Analyse = Callable[[Model, Case], tuple[Record, Callable[[], None]]]
+"""A case -> what its record says, and how to write its other files."""
+
+
+@dataclass(frozen=True)
+class CaseWork(Generic[Model]):
+    """What is done with each case of a run. It goes to another process whole.
+
+    Attributes:
+        command: `segment` or `classify`.
+        model: a `Segmenter`, or what behaves like one.
+        folder: where the outputs go.
+        suffixes: what an output of the command may add to the case's name.
+        analyse: the command itself.
+        options: which outputs are asked for.
+        resume: whether a case that is done already is left alone.
+        oom: what follows where the device has no memory for one window per pass: the case fails, or goes to the CPU.
+    """
+
+    command: str
+    model: Model
+    folder: Path
+    suffixes: tuple[str, ...]
+    analyse: Analyse[Model]
+    options: dict[str, bool]
+    resume: bool
+    oom: Literal["halve", "cpu"]
+
+    def __call__(self, case: Case) -> Record:
+        """Work on a case to its end; for what is raised see `look`, whose write this does at once."""
+        return self.look(case)()
+
+    def look(self, case: Case) -> Callable[[], Record]:
+        """Find out all about a case. What an earlier run left of it goes first: no old mask outlives a refusal.
+
+        What the other command made of the same bytes stays; of other bytes, it goes too.
+
+        Returns:
+            How to write the outputs and, last, the record, which it returns; it raises OutputError where they cannot be
+            written, and leaves none. Of a case that is done already it returns the record that is there.
+
+        Raises:
+            OutputError: where what an earlier run left cannot be removed.
+        """
+        header = self.header(case, _sha256(case))
+        earlier = own_record(self._path(case, ".json"))
+        if self.resume and self._is_done(case, earlier, header):
+            log.info("%s: done already", case.name)
+            return lambda: earlier
+        same_input = earlier.get("input_sha256", header["input_sha256"]) == header["input_sha256"]
+        self.clear(case, self.suffixes if same_input else ALL_SUFFIXES)
+        try:
+            found, write = self._analysed(case)
+        except Exception as error:  # noqa: BLE001 - one bad case must not end the others
+            found, write = self._failure(case, error), _write_nothing
+        for warning in found.get("warnings", ()):
+            log.warning("%s: %s", case.path, warning)
+        return lambda: self._written(case, header, found, write)
+
+    def failed(self, case: Case, error: Exception) -> Record:
+        """Put on record that a case could not be worked on to its end, and remove what there is of it.
+
+        Raises:
+            OutputError: where that cannot be written.
+        """
+        self.clear(case, ALL_SUFFIXES)
+        return self._written(case, self.header(case, None), self._failure(case, error), _write_nothing)
+
+    def clear(self, case: Case, suffixes: Sequence[str]) -> None:
+        """Remove outputs of a case.
+
+        Raises:
+            OutputError: where that is not permitted.
+        """
+        for path in (self._path(case, suffix) for suffix in suffixes):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise OutputError(f"{path}: expected to replace it; got '{error.strerror}'; name another") from error
+
+    def clear_unrecorded(self, case: Case) -> None:
+        """Remove outputs of a case on which work was broken off: those that no record vouches for."""
+        if not self._path(case, ".json").exists():
+            self.clear(case, self.suffixes)
+
+    def header(self, case: Case, input_sha256: str | None) -> Record:
+        """What the record of a case begins with."""
+        settings = self.model.settings
+        record = case_record(self.command, case.name, case.path, input_sha256, settings, self.options)
+        return record | dicom_record(case.series)
+
+    def _is_done(self, case: Case, earlier: Record, header: Record) -> bool:
+        """Whether a result, or a refusal, of just this input and these settings is there, and all its files are whole.
+
+        What failed for another reason is not done: it may go well the next time.
+        """
+        input_sha256 = header["input_sha256"]
+        return (
+            earlier.get("status") in ("ok", "refused")
+            and input_sha256 is not None
+            and earlier.get("input_sha256") == input_sha256
+            and is_of_run(earlier, header)
+            and is_sealed(earlier)
+            and earlier["outputs"] == self._output_hashes(case)
+        )
+
+    def _analysed(self, case: Case) -> tuple[Record, Callable[[], None]]:
+        """The command's result; with less memory per pass where the device has too little, and then that is said."""
+        relief = None
+        while True:
+            try:
+                found, write = self.analyse(self.model, case)
+            except torch.OutOfMemoryError:
+                device = self.model.device
+                relief = self.model.use_less_memory(allow_cpu=self.oom == "cpu")
+                if relief is None:
+                    raise
+                log.warning("%s: %s is out of memory; from here on: %s", case.path, device, relief)
+                continue
+            used = {"device": str(self.model.device), "batch_size": self.model.batch_size}
+            if relief is not None:
+                found["warnings"].append(f"the device ran out of memory; done with {relief}")
+            return found | used, write
+
+    def _written(self, case: Case, header: Record, found: Record, write: Callable[[], None]) -> Record:
+        """Write the files and then the record: all of them, or none."""
+        begun = time.perf_counter()
+        try:
+            write()
+        except OutputError:
+            self.clear(case, self.suffixes)
+            raise
+        except Exception as error:  # noqa: BLE001
+            self.clear(case, self.suffixes)
+            found = self._failure(case, error)
+        record = header | found
+        if record["status"] == "ok":
+            record["timings_s"] = record["timings_s"] | {"write": round(time.perf_counter() - begun, 4)}
+        record = sealed(record | {"outputs": self._output_hashes(case)})
+        try:
+            write_json(self._path(case, ".json"), record)
+        except OutputError:
+            self.clear(case, self.suffixes)
+            raise
+        log.info("%s: %s, probability %s", case.name, record["status"], record["probability"])
+        return record
+
+    def _failure(self, case: Case, error: Exception) -> Record:
+        """Say on stderr why a case gives no result, and what its record says of it."""
+        if isinstance(error, ScanRefused):
+            status, reason = "refused", valid_text(str(error))
+            log.error("refused: %s", reason)
+        else:
+            status, reason = "failed", valid_text(f"{type(error).__name__}: {error}")
+            log.error("failed: %s: %s", valid_text(str(case.path)), reason)
+            log.debug("%s: where it failed", valid_text(str(case.path)), exc_info=error)
+        record = refusal_record(self.command, status, recorded_reason(reason, case.path))
+        if isinstance(error, ImplausibleScan):
+            record["plausibility"] = plausibility_values(error.plausibility)
+        return record
+
+    def _output_hashes(self, case: Case) -> dict[str, str]:
+        """sha256 of each file of the case that is there, by its name, besides the record."""
+        paths = [self._path(case, suffix) for suffix in self.suffixes if suffix != ".json"]
+        return {path.name: found for path in paths if (found := _file_sha256(path)) is not None}
+
+    def _path(self, case: Case, suffix: str) -> Path:
+        return self.folder / f"{case.name}{suffix}"
+
+
+def _write_nothing() -> None:
+    """What a case without a result has to write besides its record."""
+
+
+def _sha256(case: Case) -> str | None:
+    """sha256 of a file's bytes, or over those of a series; None where one cannot be read."""
+    return _file_sha256(case.path) if case.series is None else case.series.sha256()
+
+
+def _file_sha256(path: Path) -> str | None:
+    """sha256 of a file's bytes; None where it is not there or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
