@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
+from pydicom.valuerep import DA, TM
 
 from hgisam import NOTICE, __version__
 from hgisam.io.atomic import atomic_write
@@ -33,14 +34,24 @@ _SERIES_NUMBER = 900
 _KEPT = (
     "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID",
     "FrameOfReferenceUID", "Modality", "ImageType", "Rows", "Columns", "ImagePositionPatient",
-    "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "NumberOfFrames", "LossyImageCompression",
-    "LossyImageCompressionRatio", "LossyImageCompressionMethod", "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
+    "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "NumberOfFrames", "LossyImageCompressionRatio",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
+_KEPT_IF_OF_THE_STANDARD = {
+    "LossyImageCompression": ("00", "01"),
+    "LossyImageCompressionMethod": (
+        "ISO_10918_1", "ISO_14495_1", "ISO_15444_1", "ISO_15444_15", "ISO_18181_1", "ISO_13818_2", "ISO_14496_10",
+        "ISO_23008_2",
+    ),
+}  # fmt: skip
+"""Text that is kept where it is one of the standard's own terms (PS3.3 C.7.6.1.1.5), since anything may stand there."""
 _WANTED = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
     "StudyTime", "ReferringPhysicianName",
 )  # fmt: skip
+
+_CHECKED = ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime")
+"""What highdicom refuses to copy where it is not as the standard has it; the mask is worth more than these."""
 
 
 def seg_obstacle(series: DicomSeries) -> str | None:
@@ -113,8 +124,14 @@ def _source(reader: FileReader, file: DicomFile, *, deidentify: bool) -> Dataset
                 for keyword in _KEPT:
                     if keyword in whole:
                         source[keyword] = whole[keyword]
+                for keyword, terms in _KEPT_IF_OF_THE_STANDARD.items():
+                    if whole.get(keyword) in terms:
+                        source[keyword] = whole[keyword]
             for keyword in _WANTED:
                 if keyword not in source:
+                    setattr(source, keyword, "")
+            for keyword in _CHECKED:
+                if not _is_of_the_standard(keyword, source.get(keyword)):
                     setattr(source, keyword, "")
             if "SOPClassUID" not in source:
                 source.SOPClassUID = whole.file_meta.MediaStorageSOPClassUID
@@ -126,6 +143,17 @@ def _source(reader: FileReader, file: DicomFile, *, deidentify: bool) -> Dataset
         raise
     except Exception as error:  # pydicom raises anything on a file that has changed
         raise ScanRefused(f"{file}: expected a readable header; got {type(error).__name__}; it has changed") from error
+
+
+def _is_of_the_standard(keyword: str, value: object) -> bool:
+    """Whether a value of the patient or the study can be copied."""
+    if keyword == "PatientSex":
+        return value in ("M", "F", "O")
+    try:
+        (TM if keyword == "StudyTime" else DA)(str(value))
+    except ValueError:
+        return False
+    return True
 
 
 def _segmentation(sources: Sequence[Dataset], planes: NDArray[np.uint8], weights_sha256: str) -> Any:

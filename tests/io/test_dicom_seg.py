@@ -183,3 +183,21 @@ def test_real_series_tilted_and_mixed_come_back(realdata: Path, tmp_path: Path, 
         np.testing.assert_array_equal(frame, mask[index])
         assert position == pytest.approx(header.position, abs=1e-3)
         assert thickness == header.thickness_mm
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value:UserWarning")  # of pydicom, as the odd series is written
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"PatientSex": "Female"},
+        {"PatientBirthDate": "01.02.1950"},
+        {"StudyDate": "yesterday"},
+        {"StudyTime": "noon"},
+    ],
+    ids=lambda odd: next(iter(odd)),
+)
+def test_a_value_against_the_standard_is_left_out_and_the_mask_is_written(odd: dict[str, str], tmp_path: Path) -> None:
+    write_series(tmp_path / "in", [0.0, 5.0, 10.0], **FRAME | odd)
+    _, pictures, _ = written(tmp_path / "in", tmp_path / "seg.dcm")
+    assert sum(int(frame.sum()) for frame, _, _ in by_hand(tmp_path / "seg.dcm").values()) == pictures.sum() > 0
+    assert not pydicom.dcmread(tmp_path / "seg.dcm").get(next(iter(odd)))
