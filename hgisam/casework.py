@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 
@@ -39,7 +39,7 @@ ALL_SUFFIXES = tuple(dict.fromkeys((*SEGMENT_SUFFIXES, *CLASSIFY_SUFFIXES)))
 
 @runtime_checkable
 class ScanModel(Protocol):
-    """What a run needs of a `Segmenter`."""
+    """What a run needs of a `Segmenter` or a `MaskSegmenter`."""
 
     @property
     def device(self) -> torch.device: ...
@@ -50,19 +50,30 @@ class ScanModel(Protocol):
     @property
     def settings(self) -> dict[str, Any]: ...
 
-    def segment(self, scan: Path | DicomSeries) -> SegmentationResult: ...
-
-    def classify(self, scan: Path | DicomSeries) -> ClassificationResult: ...
-
     def use_less_memory(self, *, allow_cpu: bool) -> str | None: ...
 
 
-Analyse = Callable[[ScanModel, Case], tuple[Record, Callable[[], None]]]
+@runtime_checkable
+class SegmentsScans(ScanModel, Protocol):
+    """What it can do where masks are asked for."""
+
+    def segment(self, scan: Path | DicomSeries) -> SegmentationResult: ...
+
+
+@runtime_checkable
+class ClassifiesScans(ScanModel, Protocol):
+    """What it can do where probabilities are asked for."""
+
+    def classify(self, scan: Path | DicomSeries) -> ClassificationResult: ...
+
+
+Model = TypeVar("Model", bound=ScanModel)
+Analyse = Callable[[Model, Case], tuple[Record, Callable[[], None]]]
 """A case -> what its record says, and how to write its other files."""
 
 
 @dataclass(frozen=True)
-class CaseWork:
+class CaseWork(Generic[Model]):
     """What is done with each case of a run. It goes to another process whole.
 
     Attributes:
@@ -77,10 +88,10 @@ class CaseWork:
     """
 
     command: str
-    model: ScanModel
+    model: Model
     folder: Path
     suffixes: tuple[str, ...]
-    analyse: Analyse
+    analyse: Analyse[Model]
     options: dict[str, bool]
     resume: bool
     oom: Literal["halve", "cpu"]

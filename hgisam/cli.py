@@ -20,13 +20,16 @@ from hgisam.io.atomic import make_output_folder
 from hgisam.io.errors import InputError, OutputError, ScanRefused
 
 if TYPE_CHECKING:
-    from hgisam.pipeline import Segmenter
+    from hgisam.pipeline import MaskSegmenter, Segmenter
     from hgisam.run import RunReport
 
 log = logging.getLogger("hgisam")
 app = typer.Typer(name="hgisam", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-train_app = typer.Typer(no_args_is_help=True, help="Train networks on slice labels, phantoms, or both.")
+train_app = typer.Typer(no_args_is_help=True, help="Train networks on slice labels, phantoms, or masks.")
 app.add_typer(train_app, name="train")
+
+SUPERVISED = ("unet", "swin_unetr")
+"""Methods that learn from masks."""
 
 
 class OomPolicy(StrEnum):
@@ -46,6 +49,15 @@ Inputs = Annotated[
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Output folder; made if absent.")]
 Weights = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Weights (.safetensors).", show_default="those of the package")
+]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="unet or swin_unetr: a network that learned from masks, with its --weights. Or a weak-label method: "
+        "self_attention, grad_cam, grad_cam_plus_plus, layer_cam, gradient_rollout, hu_threshold.",
+        show_default="the recipe's",
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 BatchSize = Annotated[
@@ -142,6 +154,7 @@ def check(
 def segment(
     inputs: Inputs,
     output: Output,
+    method: Method = None,
     weights: Weights = None,
     device: Device = "auto",
     batch_size: BatchSize = None,
@@ -191,8 +204,7 @@ def segment(
             "allow_gaps": allow_gaps or None,
             "max_voxels": max_voxels,
         }
-        model = _load(weights, config, flags, device, batch_size)
-        model.ensure_able("segment")
+        model = _load_for_masks(method, weights, config, flags, device, batch_size)
         from hgisam.run import RunOptions, segment_cases
 
         report = segment_cases(
@@ -353,6 +365,18 @@ def compare(
         raise typer.Exit(ExitCode.OK if results.nothing_failed else ExitCode.SOME_FAILED)
 
 
+ResumeTraining = Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint in the folder.")]
+FoldNumber = Annotated[
+    int | None, typer.Option("--fold", min=0, metavar="K", help="Which fold of the split.", show_default="the recipe's")
+]
+Seed = Annotated[
+    int | None, typer.Option(min=0, metavar="N", help="Of everything random.", show_default="the recipe's")
+]
+Cache = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Prepared scans.", show_default="in the output folder")
+]
+
+
 @train_app.command()
 def classifier(
     config: Annotated[Path, typer.Option(metavar="YAML", help="A recipe such as configs/ct_ich.yaml.")],
@@ -361,48 +385,69 @@ def classifier(
         Path | None,
         typer.Option(metavar="FOLDER", help="Labelled scans: slice_labels.csv with NIfTI, RSNA, PhysioNet, BHSD."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint in the folder.")] = False,
-    fold: Annotated[
-        int | None, typer.Option(min=0, metavar="K", help="Which fold of the split.", show_default="the recipe's")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Of everything random.", show_default="the recipe's")
-    ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Prepared scans.", show_default="in the output folder")
-    ] = None,
+    resume: ResumeTraining = False,
+    fold: FoldNumber = None,
+    seed: Seed = None,
+    cache: Cache = None,
     device: Device = "auto",
-    workers: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Processes that prepare.", show_default="one per CPU")
-    ] = None,
+    workers: Workers = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Learn which slices hold blood; under torchrun, several processes share each step."""
-    from hgisam.outputs import claimed
-
-    first = os.environ.get("RANK", "0") == "0"
-    with _session(quiet=quiet or not first, verbose=verbose), claimed(output) if first else nullcontext():
+    with _training(output, quiet=quiet, verbose=verbose) as show_progress:
         from hgisam.config import load_settings
         from hgisam.pipeline import pick_device
         from hgisam.train.recipe import train_classifier
 
         flags = {"split": {"fold": fold}, "loop": {"seed": seed}}
-        if not quiet and first:
-            log.setLevel(min(log.level, logging.INFO))
         train_classifier(
-            load_settings(config, {"train": flags}).train,
+            load_settings(config, {"train": flags}, needs="train").train,
             data,
             output,
             resume=resume,
             cache=cache,
             workers=workers or _n_cpus(),
             device=pick_device(_own_device(device)),
-            command=_train_command(config, data, fold, seed),
-            show_progress=_on_terminal() and not quiet and first,
+            command=_train_command("classifier", config, data, fold, seed),
+            show_progress=show_progress,
         )
-        if first and not quiet:
-            typer.echo(f"Written to {output}. {NOTICE}")
+
+
+@train_app.command()
+def segmenter(
+    config: Annotated[Path, typer.Option(metavar="YAML", help="A recipe such as configs/unet2d.yaml.")],
+    data: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Scans with masks: phantoms of hgisam, PhysioNet, BHSD.")
+    ],
+    output: Output,
+    resume: ResumeTraining = False,
+    fold: FoldNumber = None,
+    seed: Seed = None,
+    cache: Cache = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Learn to outline blood from masks; under torchrun, several processes share each step."""
+    with _training(output, quiet=quiet, verbose=verbose) as show_progress:
+        from hgisam.config import load_settings
+        from hgisam.pipeline import pick_device
+        from hgisam.train.segmenter_recipe import train_segmenter
+
+        flags = {"split": {"fold": fold}, "loop": {"seed": seed}}
+        train_segmenter(
+            load_settings(config, {"train_segmenter": flags}, needs="train_segmenter").train_segmenter,
+            data,
+            output,
+            resume=resume,
+            cache=cache,
+            workers=workers or _n_cpus(),
+            device=pick_device(_own_device(device)),
+            command=_train_command("segmenter", config, data, fold, seed),
+            show_progress=show_progress,
+        )
 
 
 @app.command()
@@ -430,6 +475,20 @@ def main() -> None:
     app()
 
 
+@contextmanager
+def _training(output: Path, *, quiet: bool, verbose: bool) -> Iterator[bool]:
+    """A training's session, which holds its folder: whether to draw a bar. Of several processes the first speaks."""
+    from hgisam.outputs import claimed
+
+    first = os.environ.get("RANK", "0") == "0"
+    with _session(quiet=quiet or not first, verbose=verbose), claimed(output) if first else nullcontext():
+        if not quiet and first:
+            log.setLevel(min(log.level, logging.INFO))
+        yield _on_terminal() and not quiet and first
+        if first and not quiet:
+            typer.echo(f"Written to {output}. {NOTICE}")
+
+
 def _own_device(name: str) -> str:
     """Of several processes on one machine with GPUs, each has its own."""
     return f"cuda:{os.environ['LOCAL_RANK']}" if name in {"auto", "cuda"} and _has_own_gpu() else name
@@ -441,10 +500,10 @@ def _has_own_gpu() -> bool:
     return "LOCAL_RANK" in os.environ and torch.cuda.device_count() > int(os.environ["LOCAL_RANK"])
 
 
-def _train_command(config: Path, data: Path | None, fold: int | None, seed: int | None) -> str:
+def _train_command(what: str, config: Path, data: Path | None, fold: int | None, seed: int | None) -> str:
     """The command as records state it: files by name, no folder of this machine."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    words = [f"torchrun --nproc-per-node {processes} -m hgisam" if processes > 1 else "hgisam", "train classifier"]
+    words = [f"torchrun --nproc-per-node {processes} -m hgisam" if processes > 1 else "hgisam", f"train {what}"]
     words.append(f"--config {config.name}")
     if data is not None:
         words.append(f"--data {data.name}")
@@ -461,6 +520,33 @@ def _load(
 
     options = load_settings(config, {"segment": flags}).segment
     return Segmenter(weights, options=options, device=device, batch_size=batch_size)
+
+
+def _load_for_masks(
+    method: str | None,
+    weights: Path | None,
+    config: Path | None,
+    flags: dict[str, Any],
+    device: str,
+    batch_size: int | None,
+) -> "Segmenter | MaskSegmenter":
+    """The network and settings that are to outline: of a weak-label method, or one that learned from masks."""
+    from hgisam.config import load_settings
+    from hgisam.pipeline import MaskSegmenter
+
+    recipe = load_settings(config).supervised.method
+    supervised = method if method in SUPERVISED else recipe if method is None else None
+    if supervised is None:
+        model = _load(weights, config, flags | {"weak": {"method": method}}, device, batch_size)
+        model.ensure_able("segment")
+        return model
+    if weights is None:
+        raise InputError(f"expected --weights with {supervised}, for which the package has none; train them first")
+    if flags["operating_point"] is not None:
+        raise InputError(f"expected no --operating-point with {supervised}, which has no gate; use --threshold")
+    shared = {key: flags[key] for key in ("threshold", "hu_offset", "allow_gaps", "max_voxels")}
+    options = load_settings(config, {"supervised": {"method": supervised} | shared}).supervised
+    return MaskSegmenter(weights, options=options, device=device, batch_size=batch_size)
 
 
 def _finish(report: "RunReport", columns: tuple[str, ...], output: Path, *, quiet: bool) -> None:

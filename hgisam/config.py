@@ -8,8 +8,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from hgisam.pipeline import SegmentOptions
+from hgisam.pipeline import SegmentOptions, SupervisedOptions
 from hgisam.train.recipe import TrainOptions
+from hgisam.train.segmenter_recipe import SegmenterTrainOptions
 
 
 class SettingsError(ValueError):
@@ -25,32 +26,45 @@ class Settings(BaseModel):
     """Where the numbers come from: a paper, a measurement, the command that made them."""
     segment: SegmentOptions = SegmentOptions()
     """Settings of `hgisam segment` and `hgisam classify`."""
+    supervised: SupervisedOptions = SupervisedOptions()
+    """Settings of `hgisam segment` with a network that learned from masks; where they name a method, it is used."""
     train: TrainOptions = TrainOptions()
-    """Settings of a training; those that the network needs are stored with its weights."""
+    """Settings of a classifier's training; those that the network needs are stored with its weights."""
+    train_segmenter: SegmenterTrainOptions = SegmenterTrainOptions()
+    """Settings of a segmenter's training; likewise."""
 
 
 Recipe = TypeVar("Recipe", bound=BaseModel)
 
 
-def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+def load_settings(
+    path: Path | None = None, overrides: Mapping[str, Any] | None = None, *, needs: str | None = None
+) -> Settings:
     """The settings of a YAML file, with those given on the command line laid over them: `load_recipe` of `Settings`."""
-    return load_recipe(Settings, path, overrides)
+    return load_recipe(Settings, path, overrides, needs=needs)
 
 
-def load_recipe(schema: type[Recipe], path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Recipe:
+def load_recipe(
+    schema: type[Recipe],
+    path: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    needs: str | None = None,
+) -> Recipe:
     """A YAML file as settings of one kind, with those given on the command line laid over them.
 
     Args:
         schema: the kind.
         path: the YAML; None for the defaults. It names its `source`, and below each stage only what differs.
         overrides: nested like the YAML, such as `{"segment": {"threshold": 0.1}}`; None stands for "not given".
+        needs: a stage that the file must have settings of, so that no other recipe is taken for one; None for any.
 
     Returns:
         The resolved settings; the defaults where both are empty.
 
     Raises:
-        SettingsError: where the file cannot be read, is not YAML of plain values, a key is unknown (it is named), or a
-            value is out of range.
+        SettingsError: where the file cannot be read, is not YAML of plain values, lacks the stage, a key is unknown (it
+            is named), or a value is out of range.
     """
     where = "command line" if path is None else str(path)
     recipe: Any = {} if path is None else _read_yaml(path)
@@ -58,6 +72,9 @@ def load_recipe(schema: type[Recipe], path: Path | None = None, overrides: Mappi
         raise SettingsError(f"{where}: expected keys and values; got {type(recipe).__name__}; see configs/")
     if path is not None and "source" not in recipe:
         raise SettingsError(f"{where}: expected a line 'source: ...' that tells where its numbers come from; got none")
+    if needs is not None and needs not in recipe:
+        stages = ", ".join(f"'{key}'" for key in recipe if key != "source") or "nothing"
+        raise SettingsError(f"{where}: expected a recipe with '{needs}'; got {stages}; take another recipe or command")
     try:
         return schema.model_validate(_laid_over(recipe, overrides or {}))
     except ValidationError as error:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from hgisam import NOTICE, __version__
-from hgisam.model.checkpoint import default_weights_path, load_weights
+from hgisam.model.checkpoint import default_weights_path, load_network
 
 
 def describe(weights: Path | None = None) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def describe(weights: Path | None = None) -> dict[str, Any]:
         WeightsError: where the weights are missing or damaged.
     """
     path = weights or default_weights_path()
-    loaded = load_weights(path)
+    loaded = load_network(path)
     return {
         "hgisam": __version__,
         "notice": NOTICE,

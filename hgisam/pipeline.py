@@ -2,8 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -20,10 +22,17 @@ from hgisam.brain import BrainOptions, brain_median_hu, midsagittal_line
 from hgisam.intake import CheckedScan, IntakeOptions, Scan, Stopwatch, check_scan
 from hgisam.io.nifti import NiftiGrid
 from hgisam.labels import Subtype
-from hgisam.model.checkpoint import LoadedWeights, WeightsError, default_weights_path, load_weights
+from hgisam.model.checkpoint import (
+    LoadedSegmenter,
+    LoadedWeights,
+    WeightsError,
+    default_weights_path,
+    load_segmenter,
+    load_weights,
+)
 from hgisam.plausibility import Plausibility
 from hgisam.preprocess import PreprocessOptions, SliceBatch, preprocess
-from hgisam.refine import RefineOptions, refine
+from hgisam.refine import RefineOptions, refine, remove_small_components
 from hgisam.segment import (
     AggregationOptions,
     WindowOptions,
@@ -35,6 +44,7 @@ from hgisam.segment import (
     stitch_stage_maps,
     to_log_odds,
 )
+from hgisam.supervised import StackOptions, voxel_probabilities
 from hgisam.volume import CTVolume, MaskVolume
 from hgisam.weak import AT_CONTRAST, HuThreshold, SelfAttention, WeakMethod
 
@@ -83,6 +93,21 @@ class SegmentOptions(IntakeOptions):
                 f"got gate: {str(self.gate).lower()}, operating_point: {self.operating_point}"
             )
         return self
+
+
+class SupervisedOptions(IntakeOptions):
+    """What a user may set for one run with a network that learned from masks."""
+
+    method: Literal["unet", "swin_unetr"] | None = None
+    """The kind of network that the weights must be of; None takes any."""
+    threshold: float | None = Field(default=None, gt=0, le=1)
+    """Probability from which a voxel counts as blood; None takes the weights' own."""
+    mirrored: bool = True
+    """Whether the mean is taken with what the network says of the scan with left and right exchanged."""
+    overlap: float = Field(default=0.5, ge=0, lt=1)
+    """Share of a sliding window that its neighbour covers too."""
+    min_component_mm3: float = Field(default=50.0, ge=0)
+    """Components smaller than this are removed, as from the masks of other methods."""
 
 
 class DeviceUnavailable(RuntimeError):
@@ -209,7 +234,41 @@ class _Look:
         return self.checked.region
 
 
-class Segmenter:
+class _Loaded(ABC):
+    """What is loaded once onto a device and used on any number of scans, also in another process."""
+
+    device: torch.device
+    batch_size: int
+    _made_of: Callable[[], "_Loaded"]
+
+    def __reduce__(self) -> tuple[Callable[[], "_Loaded"], tuple[()]]:
+        """To another process it goes as what it was made of, which loads the weights there."""
+        return self._made_of, ()
+
+    def use_less_memory(self, *, allow_cpu: bool) -> str | None:
+        """After the device ran out of memory: halve the windows per pass, else go to the CPU; from here on.
+
+        Args:
+            allow_cpu: whether to leave the device once one window per pass is too many.
+
+        Returns:
+            What is used now, in words; None where nothing could be changed.
+        """
+        if self.batch_size > 1:
+            self.batch_size //= 2
+            return f"a batch of {self.batch_size}"
+        if not allow_cpu or self.device.type == "cpu" or not self._to_cpu():
+            return None
+        self.device = torch.device("cpu")
+        self.batch_size = DEFAULT_BATCH_SIZE["cpu"]
+        return "the CPU"
+
+    @abstractmethod
+    def _to_cpu(self) -> bool:
+        """Move the network; whether there is one."""
+
+
+class Segmenter(_Loaded):
     """A network and its settings, loaded once and used on any number of scans; settings alone for hu_threshold.
 
     Example:
@@ -253,37 +312,17 @@ class Segmenter:
         self._weights = load_weights(Path(weights) if weights else default_weights_path())
         self._model = self._weights.model.to(self.device).eval()
         metadata = self._weights.metadata
-        try:
+        with _known_settings():
             self._brain = BrainOptions.model_validate(metadata.brain)
             self._preprocess = PreprocessOptions.model_validate(metadata.preprocess)
-        except ValidationError as error:
-            what = "; ".join(f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors())
-            raise WeightsError(f"expected weights made with settings that this version knows; got {what}") from error
         self.operating_point = _first(self.options.operating_point, metadata.operating_point)
         self.threshold = _first(self.options.threshold, metadata.threshold)
 
-    def __reduce__(self) -> tuple[Callable[[], "Segmenter"], tuple[()]]:
-        """To another process it goes as what it was made of, which loads the weights there."""
-        return self._made_of, ()
-
-    def use_less_memory(self, *, allow_cpu: bool) -> str | None:
-        """After the device ran out of memory: halve the windows per pass, else go to the CPU; from here on.
-
-        Args:
-            allow_cpu: whether to leave the device once one window per pass is too many.
-
-        Returns:
-            What is used now, in words; None where nothing could be changed.
-        """
-        if self.batch_size > 1:
-            self.batch_size //= 2
-            return f"a batch of {self.batch_size}"
-        if not allow_cpu or self.device.type == "cpu" or self._weights is None:
-            return None
-        self.device = torch.device("cpu")
-        self.batch_size = DEFAULT_BATCH_SIZE["cpu"]
-        self._model = self._model.to(self.device)
-        return "the CPU"
+    def _to_cpu(self) -> bool:
+        if self._weights is None:
+            return False
+        self._model = self._model.to("cpu")
+        return True
 
     @property
     def weights(self) -> LoadedWeights:
@@ -375,23 +414,14 @@ class Segmenter:
 
     def _look(self, scan: Scan) -> _Look:
         """Read, check, preprocess, and one forward pass over every slice that shows brain."""
-        timings = Stopwatch()
-        checked = check_scan(scan, self._brain, self.options, timings)
-        ct, region = checked.ct, checked.region
-        slices = torch.nonzero(region.any(dim=2).any(dim=1)).flatten().tolist()
-        probabilities = torch.full([len(ct.hu)], 0.0 if self._weights else float("nan"))
-        subtypes: dict[str, Tensor] = {}
-        batch, median_hu = None, float("nan")
-        if slices:
-            with timings.of("preprocess"):
-                median_hu = brain_median_hu(ct, region)
-                if self._weights:
-                    midline = midsagittal_line(ct, region, self._brain)
-                    batch = preprocess(ct, region, midline, median_hu, self._preprocess)
-            if batch:
-                with timings.of("classify"):
-                    probabilities, subtypes = self._probabilities(batch, slices)
-        return _Look(checked, median_hu, batch, slices, probabilities, subtypes, timings)
+        look = _prepared(scan, self.options, self._brain, self._preprocess if self._weights else None)
+        if not self._weights:
+            return replace(look, probabilities=look.probabilities + torch.nan)
+        if look.batch is None:
+            return look
+        with look.timings.of("classify"):
+            probabilities, subtypes = self._probabilities(look.batch, look.slices)
+        return replace(look, probabilities=probabilities, subtypes=subtypes)
 
     def _probabilities(
         self, batch: SliceBatch, slices: list[int]
@@ -466,23 +496,163 @@ class Segmenter:
 
     def _classification(self, look: _Look) -> dict[str, Any]:
         """The fields of a ClassificationResult."""
-        has_brain = torch.zeros(len(look.ct.hu), dtype=torch.bool)
-        has_brain[look.slices] = True
         return {
-            "ct": look.ct,
-            "grid": look.grid,
+            **_fields(look),
             "probability": self._of_scan(look.probabilities[look.slices]) if look.slices and self._weights else None,
-            "slice_probabilities": _in_file_order(look.probabilities, look.grid).numpy(),
-            "subtype_probabilities": {k: _in_file_order(v, look.grid).numpy() for k, v in look.subtypes.items()},
-            "slice_has_brain": _in_file_order(has_brain, look.grid).numpy(),
-            "slice_positions_mm": _in_file_order(look.ct.slice_positions_mm, look.grid).numpy(),
-            "plausibility": look.checked.plausibility,
             "warnings": (*look.checked.warnings, *(() if self._weights else (NO_NETWORK,))),
-            "timings_s": look.timings.seconds,
             "settings": self.settings,
             "weights_sha256": self._weights.sha256 if self._weights else None,
             "operating_point": self.operating_point,
         }
+
+
+class MaskSegmenter(_Loaded):
+    """A network that learned from masks, loaded once and used on any number of scans: no gate, no saliency.
+
+    It reads, checks and prepares scans as `Segmenter` does, says of each voxel of every slice with brain how likely it
+    is blood, and its result is of the same type. There, `saliency` is that probability; a slice's probability is its
+    highest voxel's, the scan's its highest slice's, and the operating point is the voxels' threshold: a slice is
+    positive where a voxel of it is. None of them is calibrated.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path,
+        *,
+        options: SupervisedOptions | None = None,
+        device: str = "auto",
+        batch_size: int | None = None,
+    ) -> None:
+        """Load the weights. Arguments as for `Segmenter`, but that no weights come with the package.
+
+        Raises:
+            WeightsError: the file is missing, damaged, of a classifier, or of another network than the options say.
+            DeviceUnavailable: the device is not there.
+        """
+        self.options = options or SupervisedOptions()
+        self.device = pick_device(device)
+        self.batch_size = batch_size or DEFAULT_BATCH_SIZE[self.device.type]
+        self._made_of = partial(type(self), weights, options=self.options, device=device, batch_size=batch_size)
+        self.weights: LoadedSegmenter = load_segmenter(Path(weights))
+        metadata = self.weights.metadata
+        kind = metadata.architecture.kind
+        if self.options.method not in {None, kind}:
+            raise WeightsError(f"{weights}: expected weights of a {self.options.method}; got a {kind}; use that method")
+        with _known_settings():
+            self._brain = BrainOptions.model_validate(metadata.brain)
+            self._preprocess = PreprocessOptions.model_validate(metadata.preprocess)
+            self._stack = StackOptions.model_validate(metadata.stack)
+        self._network = self.weights.model.to(self.device).eval()
+        self.threshold = _first(self.options.threshold, metadata.threshold)
+
+    def _to_cpu(self) -> bool:
+        self._network = self._network.to("cpu")
+        return True
+
+    def segment(self, scan: Scan) -> SegmentationResult:
+        """Where the blood is, and how much. Nothing is written to disk.
+
+        Raises:
+            ScanRefused: the scan cannot be read or is no plausible head CT.
+        """
+        look = _prepared(scan, self.options, self._brain, self._preprocess)
+        blood = torch.zeros(look.ct.hu.shape)
+        if look.batch is not None:
+            canvas = torch.zeros(look.batch.region.shape)
+            with look.timings.of("map"):
+                canvas[look.slices] = voxel_probabilities(
+                    self._network,
+                    look.batch.relative_hu[look.slices],
+                    look.batch.region[look.slices],
+                    look.ct.slice_distances_mm[look.slices],
+                    look.median_hu,
+                    self._preprocess,
+                    self._stack,
+                    overlap=self.options.overlap,
+                    mirrored=self.options.mirrored,
+                    batch_size=self.batch_size,
+                )
+            with look.timings.of("restore"):
+                blood = look.batch.to_native(canvas).clamp_(0.0, 1.0)
+        with look.timings.of("mask"):
+            voxel_mm3 = 1000.0 * look.ct.slice_voxel_ml
+            voxels = remove_small_components(blood >= self.threshold, voxel_mm3, self.options.min_component_mm3)
+            mask = MaskVolume(voxels, look.ct.affine, look.ct.source, look.ct.slices)
+        fields = _fields(replace(look, probabilities=blood.amax(dim=(1, 2))))
+        return SegmentationResult(
+            **fields,
+            probability=float(blood.max()) if look.slices else None,
+            settings=self.settings,
+            weights_sha256=self.weights.sha256,
+            operating_point=self.threshold,
+            mask_volume=mask,
+            saliency_house=blood,
+            region=look.region,
+            brain_median_hu=look.median_hu if look.slices else None,
+            slice_gated=fields["slice_has_brain"],
+            volume_reason=_volume_reason(look),
+        )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every setting that leads to a result, resolved, as plain values."""
+        return {
+            "version": __version__,
+            "supervised": self.options.model_dump(mode="json")
+            | {"method": self.weights.metadata.architecture.kind, "threshold": self.threshold},
+            "brain": self._brain.model_dump(mode="json"),
+            "preprocess": self._preprocess.model_dump(mode="json"),
+            "stack": self._stack.model_dump(mode="json"),
+            "weights_sha256": self.weights.sha256,
+        }
+
+
+def _prepared(
+    scan: Scan, options: IntakeOptions, brain: BrainOptions, preprocessing: PreprocessOptions | None
+) -> _Look:
+    """Read, check and find the brain; lay slices on the canvas, where a network is to see them."""
+    timings = Stopwatch()
+    checked = check_scan(scan, brain, options, timings)
+    ct, region = checked.ct, checked.region
+    slices = torch.nonzero(region.any(dim=2).any(dim=1)).flatten().tolist()
+    batch, median_hu = None, float("nan")
+    if slices:
+        with timings.of("preprocess"):
+            median_hu = brain_median_hu(ct, region)
+            if preprocessing is not None:
+                batch = preprocess(ct, region, midsagittal_line(ct, region, brain), median_hu, preprocessing)
+    return _Look(checked, median_hu, batch, slices, torch.zeros(len(ct.hu)), {}, timings)
+
+
+def _fields(look: _Look) -> dict[str, Any]:
+    """The fields of a ClassificationResult that do not depend on who looked."""
+    has_brain = torch.zeros(len(look.ct.hu), dtype=torch.bool)
+    has_brain[look.slices] = True
+    return {
+        "ct": look.ct,
+        "grid": look.grid,
+        "slice_probabilities": _in_file_order(look.probabilities, look.grid).numpy(),
+        "subtype_probabilities": {k: _in_file_order(v, look.grid).numpy() for k, v in look.subtypes.items()},
+        "slice_has_brain": _in_file_order(has_brain, look.grid).numpy(),
+        "slice_positions_mm": _in_file_order(look.ct.slice_positions_mm, look.grid).numpy(),
+        "plausibility": look.checked.plausibility,
+        "warnings": look.checked.warnings,
+        "timings_s": look.timings.seconds,
+    }
+
+
+@contextmanager
+def _known_settings() -> Iterator[None]:
+    """Settings stored with weights are those that this version knows.
+
+    Raises:
+        WeightsError: where they are not.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        what = "; ".join(f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors())
+        raise WeightsError(f"expected weights made with settings that this version knows; got {what}") from error
 
 
 def hash_of(settings: dict[str, Any]) -> str:

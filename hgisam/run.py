@@ -15,7 +15,7 @@ import torch
 
 from hgisam import NOTICE, __version__
 from hgisam.cases import Case, Shard, own_record
-from hgisam.casework import ALL_SUFFIXES, CLASSIFY_SUFFIXES, SEGMENT_SUFFIXES, CaseWork, ScanModel
+from hgisam.casework import ALL_SUFFIXES, CLASSIFY_SUFFIXES, SEGMENT_SUFFIXES, CaseWork, ClassifiesScans, SegmentsScans
 from hgisam.exits import ExitCode, Interrupts
 from hgisam.io.dicom_files import kind_of_file
 from hgisam.io.dicom_seg import seg_obstacle, write_dicom_seg
@@ -79,7 +79,7 @@ class RunReport:
 
 
 def segment_cases(
-    model: ScanModel,
+    model: SegmentsScans,
     cases: Sequence[Case],
     folder: Path,
     *,
@@ -95,7 +95,7 @@ def segment_cases(
     A case that is refused or fails is listed with its reason and the run goes on.
 
     Args:
-        model: a `Segmenter`, or what behaves like one.
+        model: a `Segmenter`, a `MaskSegmenter`, or what behaves like one.
         cases: at least one.
         folder: where the outputs go; made if absent, and held for this run alone, or for its shards.
         save_map: whether to write `CASE_map.nii.gz` as well.
@@ -123,7 +123,7 @@ def segment_cases(
 
 
 def classify_cases(
-    model: ScanModel,
+    model: ClassifiesScans,
     cases: Sequence[Case],
     folder: Path,
     *,
@@ -150,7 +150,7 @@ class _Segmentation:
     dicom_sr: bool
     deidentify: bool
 
-    def __call__(self, model: ScanModel, case: Case) -> tuple[Record, Callable[[], None]]:
+    def __call__(self, model: SegmentsScans, case: Case) -> tuple[Record, Callable[[], None]]:
         result = model.segment(case.scan)
         record = segmentation_record(result)
         obstacle = seg_obstacle(case.series) if self.dicom_seg and case.series is not None else None
@@ -186,7 +186,7 @@ class _Classification:
 
     folder: Path
 
-    def __call__(self, model: ScanModel, case: Case) -> tuple[Record, Callable[[], None]]:
+    def __call__(self, model: ClassifiesScans, case: Case) -> tuple[Record, Callable[[], None]]:
         result = model.classify(case.scan)
         rows = slice_rows(result)
 
@@ -205,7 +205,7 @@ _WHY_NOT_RUN = {ExitCode.CANCELLED: "the run was cancelled", ExitCode.OUTPUT: "t
 class _Run:
     """One command over many cases, or a shard of them."""
 
-    work: CaseWork
+    work: CaseWork[SegmentsScans] | CaseWork[ClassifiesScans]
     cases: Sequence[Case]
     columns: tuple[str, ...]
     options: RunOptions

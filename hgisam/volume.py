@@ -210,6 +210,11 @@ class CTVolume:
         return distances * (even[-1] / distances[-1])
 
     @property
+    def slice_distances_mm(self) -> Float[Tensor, " depth"]:
+        """How far each slice lies from the first, along the way from slice to slice."""
+        return self.slice_coordinates * self.spacing_mm[0]
+
+    @property
     def widest_spacing_mm(self) -> float:
         """The length along depth that the thickest slice stands for; `spacing_mm[0]` for even slices."""
         if self.slices is None or self.slices.regular:

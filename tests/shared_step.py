@@ -12,7 +12,7 @@ from hgisam.model.classifier import ClassifierOptions, HemorrhageClassifier
 from hgisam.model.swin import SwinOptions
 from hgisam.train.batches import TrainingBatch
 from hgisam.train.loop import LoopOptions, Trainer
-from hgisam.train.losses import LossOptions
+from hgisam.train.losses import ClassifierObjective, LossOptions
 
 TINY = ClassifierOptions(
     swin=SwinOptions(img_size=32, window=4, embed_dim=8, depths=(2, 2, 2), heads=(1, 2, 4), in_channels=1)
@@ -23,7 +23,8 @@ OPTIONS = LoopOptions(steps=5, learning_rate=5e-4, bfloat16=False)
 def trained(part: slice) -> dict[str, Tensor]:
     """The parameters after a few steps of eight images, of which a process sees its part; most blood is in one half."""
     torch.manual_seed(0)
-    training = Trainer(HemorrhageClassifier(TINY, token_heads=True), OPTIONS, LossOptions(), torch.device("cpu"))
+    model = HemorrhageClassifier(TINY, token_heads=True)
+    training = Trainer(model, OPTIONS, ClassifierObjective(LossOptions()), torch.device("cpu"))
     generator = torch.Generator().manual_seed(3)
     for _ in range(OPTIONS.steps):
         images = torch.rand(8, 1, 32, 32, generator=generator)

@@ -24,7 +24,7 @@ ROWS = (
     {"evaluate", "preview"},
     {"outputs"},
     {"cases", "intake"},
-    {"segment", "refine"},
+    {"segment", "refine", "supervised"},
     {"weak"},
     {"attention"},
     {"io", "brain", "preprocess", "model", "phantom", "plausibility"},

@@ -34,6 +34,7 @@ from hgisam.labels import Subtype
 from hgisam.model.architecture import build_classifier
 from hgisam.train.batches import TrainingBatch, TrainingBatches
 from hgisam.train.loop import Trainer
+from hgisam.train.losses import ClassifierObjective
 from hgisam.train.recipe import TrainOptions, gather
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -91,7 +92,7 @@ def trainer(options: TrainOptions, precision: torch.dtype, device: torch.device)
     torch.manual_seed(0)
     model = build_classifier(options.classifier, token_heads=options.loss.token_weight > 0)
     loop = options.loop.model_copy(update={"bfloat16": precision == torch.bfloat16, "freeze_steps": 0})
-    return Trainer(model, loop, options.loss, device)
+    return Trainer(model, loop, ClassifierObjective(options.loss), device)
 
 
 def random_batch(options: TrainOptions, n_images: int) -> TrainingBatch:

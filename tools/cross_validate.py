@@ -28,7 +28,8 @@ from hgisam.evaluate.scored import ScoredSlices, averaged_slices, detection_by_t
 from hgisam.labels import Subtype
 from hgisam.segment import to_log_odds
 from hgisam.train.calibration import fit_scan_head
-from hgisam.train.recipe import RUN_RECORD, read_out_of_fold, train_classifier
+from hgisam.train.recipe import read_out_of_fold, train_classifier
+from hgisam.train.training import RUN_RECORD
 
 FOLDS = 5
 

@@ -28,7 +28,7 @@ from hgisam.evaluate.statistics import figure_interval
 from hgisam.io.tables import read_slice_labels
 from hgisam.model.checkpoint import load_weights, save_weights
 from hgisam.train.calibration import Calibration
-from hgisam.train.recipe import BEST
+from hgisam.train.training import BEST
 
 
 @dataclass(frozen=True, eq=False)

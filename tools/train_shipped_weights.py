@@ -35,7 +35,8 @@ from hgisam.pipeline import SegmentationResult, SegmentOptions
 from hgisam.refine import RefineOptions, refine
 from hgisam.segment import to_log_odds
 from hgisam.train.calibration import fit_scan_head, fit_temperature, pick_operating_point
-from hgisam.train.recipe import BEST, read_out_of_fold, train_classifier
+from hgisam.train.recipe import read_out_of_fold, train_classifier
+from hgisam.train.training import BEST
 
 log = logging.getLogger("train_shipped_weights")
 

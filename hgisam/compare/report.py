@@ -27,7 +27,7 @@ from hgisam.compare.document import (
 from hgisam.compare.figures import write_boxes, write_case, write_pairs, write_ranks, write_volumes
 from hgisam.compare.results import Results, Versus
 from hgisam.compare.runner import METHODS, MethodResult
-from hgisam.compare.settings import Comparison, TrainedMethod
+from hgisam.compare.settings import CompareOptions, Comparison, TrainedMethod
 from hgisam.evaluate.report import write_report as write_evaluation
 from hgisam.evaluate.statistics import CONFIDENCE, MeanInterval
 from hgisam.evaluate.summary import MEASURES, PUBLISHED_DICE
@@ -152,7 +152,7 @@ def _what(comparison: Comparison, results: Results, data: ComparedData, command:
         folds = "What is trained here is judged, in each fold, on patients that it has not seen."
     if options.folds > 1:
         folds += f" {options.folds} folds, dealt by patient with seed {options.seed}."
-    rows = tuple((found.method.name, found.method.learned_from) for found in results.methods)
+    rows = tuple((found.method.name, _learned_from(found, options)) for found in results.methods)
     caption = f"{len(rows)} methods; {options.reference} is the one that the others are held against."
     return [
         Heading("What was compared"),
@@ -167,6 +167,14 @@ def _what(comparison: Comparison, results: Results, data: ComparedData, command:
         Table(("method", "has learned from"), rows, caption, own=options.reference, prose=True),
         Code(command),
     ]
+
+
+def _learned_from(found: MethodResult, options: CompareOptions) -> str:
+    """What a method states, and how many folds it is judged in, where it is not all of them."""
+    method = found.method
+    if not isinstance(method, TrainedMethod) or method.folds is None or len(method.folds) == options.folds:
+        return method.learned_from
+    return f"{method.learned_from} (judged in {len(method.folds)} of {options.folds} folds)"
 
 
 def _means_table(results: Results) -> Table:
@@ -345,7 +353,7 @@ def _settings(results: Results) -> list[Block]:
                 stated[key] = Path(stated[key]).name
         settings = found.settings or {}
         stated["weights_sha256"] = settings.get("weights_sha256")
-        stated["resolved"] = settings.get("segment")
+        stated["resolved"] = settings.get("segment") or settings.get("supervised")
         blocks.append(Code(yaml.safe_dump(stated, sort_keys=False, width=110).rstrip()))
     return blocks
 

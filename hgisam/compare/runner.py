@@ -19,7 +19,7 @@ from hgisam import __version__
 from hgisam.cases import own_record
 from hgisam.compare.data import ComparedCase, ComparedData
 from hgisam.compare.memory import PeakMemory
-from hgisam.compare.settings import AnyMethod, CompareOptions, GivenMethod
+from hgisam.compare.settings import AnyMethod, CompareOptions, GivenMethod, learns_from_masks
 from hgisam.compare.training import trained_weights
 from hgisam.evaluate.folders import with_probabilities
 from hgisam.evaluate.scores import ScanScore, score_masks
@@ -28,20 +28,21 @@ from hgisam.io.atomic import make_output_folder
 from hgisam.io.errors import OutputError, ScanRefused
 from hgisam.io.nifti import read_mask_and_labels, write_mask
 from hgisam.io.tables import write_json
-from hgisam.pipeline import SegmentationResult, Segmenter
+from hgisam.pipeline import MaskSegmenter, SegmentationResult, Segmenter
 from hgisam.records import Record, case_record, recorded_reason, refusal_record, segmentation_record
 from hgisam.volume import MaskVolume, same_grid
 
 log = logging.getLogger(__name__)
 
 METHODS = "methods"
+CACHE = "cache"
 METHOD_RECORD = "method.json"
 _SCORE = TypeAdapter(ScanScore)
 
 
 @runtime_checkable
 class MaskMaker(Protocol):
-    """What is asked of a `Segmenter`."""
+    """What is asked of a `Segmenter` or a `MaskSegmenter`."""
 
     @property
     def device(self) -> torch.device: ...
@@ -162,16 +163,26 @@ class Runner:
 
     def _segmenter(self, method: AnyMethod, data: ComparedData, fold: int | None, folder: Path) -> MaskMaker:
         settings = method.settings(self.base)
+        supervised = learns_from_masks(settings)
         if isinstance(method, GivenMethod):
             weights = None if method.weights is None else self.base / method.weights
         else:
-            run = folder / f"fold_{fold}"
-            train = settings.train.split.model_copy(
-                update={"folds": self.options.folds, "fold": fold, "seed": self.options.seed}
-            )
-            options = settings.train.model_copy(update={"split": train})
+            recipe = settings.train_segmenter if supervised else settings.train
+            dealt = {"folds": self.options.folds, "fold": fold, "seed": self.options.seed}
+            options = recipe.model_copy(update={"split": recipe.split.model_copy(update=dealt)})
             tested = frozenset(case.patient for case in data.cases if case.fold == fold)
-            weights = trained_weights(options, data.folder, run, tested, device=self.device, workers=self.workers)
+            weights = trained_weights(
+                options,
+                data.folder,
+                folder / f"fold_{fold}",
+                tested,
+                cache=self.output / CACHE,
+                device=self.device,
+                workers=self.workers,
+            )
+        if supervised and weights is not None:
+            network = settings.supervised
+            return MaskSegmenter(weights, options=network, device=self.device, batch_size=self.batch_size)
         segmenter = Segmenter(weights, options=settings.segment, device=self.device, batch_size=self.batch_size)
         segmenter.ensure_able("segment")
         return segmenter

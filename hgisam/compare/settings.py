@@ -90,7 +90,9 @@ class Method(BaseModel):
     """A recipe whose settings of `segment` it takes; a relative path is within the comparison's folder. None: the
     defaults."""
     segment: dict[str, Any] = {}
-    """Settings laid over the recipe's."""
+    """Settings of `segment` laid over the recipe's, for a weak-label method."""
+    supervised: dict[str, Any] = {}
+    """Settings of `supervised` laid over the recipe's, for a network that learned from masks."""
 
     @property
     def folder_name(self) -> str:
@@ -109,7 +111,8 @@ class Method(BaseModel):
         return load_settings(None if self.config is None else base / self.config, self._overrides())
 
     def _overrides(self) -> dict[str, Any]:
-        return {"segment": self.segment}
+        stated = {"segment": self.segment, "supervised": self.supervised}
+        return {stage: settings for stage, settings in stated.items() if settings}
 
 
 class GivenMethod(Method):
@@ -122,23 +125,30 @@ class GivenMethod(Method):
 
 
 class TrainedMethod(Method):
-    """A classifier trained for each fold by a recipe, on patients of other folds; its maps judge the fold's own."""
+    """A network trained for each fold by a recipe, on patients of other folds, and judged on the fold's own.
+
+    A recipe with `train_segmenter` trains a segmenter on masks, any other a classifier on slice labels.
+    """
 
     kind: Literal["trained"]
     """Tells this method from others."""
     train: dict[str, Any] = {}
-    """Settings of `train` laid over the recipe's. The folds are the comparison's."""
+    """Settings of `train` laid over the recipe's, for a classifier. The folds are the comparison's."""
+    train_segmenter: dict[str, Any] = {}
+    """Likewise of `train_segmenter`, for a segmenter."""
     folds: tuple[int, ...] | None = None
     """Which folds it is trained for; None for all. With fewer it has fewer cases, and the tables say so."""
 
     def _overrides(self) -> dict[str, Any]:
-        return super()._overrides() | {"train": self.train}
+        stated = {"train": self.train, "train_segmenter": self.train_segmenter}
+        return super()._overrides() | {stage: settings for stage, settings in stated.items() if settings}
 
     @model_validator(mode="after")
     def _folds_are_the_comparison_s(self) -> Self:
-        split = self.train.get("split", {})
-        if isinstance(split, dict) and {"folds", "fold", "seed"} & set(split):
-            raise ValueError("expected no folds, fold or seed under train.split: they are the comparison's")
+        for stage, settings in (("train", self.train), ("train_segmenter", self.train_segmenter)):
+            split = settings.get("split", {})
+            if isinstance(split, dict) and {"folds", "fold", "seed"} & set(split):
+                raise ValueError(f"expected no folds, fold or seed under {stage}.split: they are the comparison's")
         return self
 
 
@@ -192,6 +202,11 @@ class CompareOptions(BaseModel):
         return self
 
 
+def learns_from_masks(settings: Settings) -> bool:
+    """Whether a recipe is of a network that outlines by itself: it trains a segmenter, or uses a supervised method."""
+    return "train_segmenter" in settings.model_fields_set or settings.supervised.method is not None
+
+
 class Comparison(BaseModel):
     """A YAML of `hgisam compare`."""
 
@@ -219,7 +234,23 @@ def load_comparison(path: Path, data_folder: Path | None = None) -> Comparison:
         raise SettingsError(f"{path}: expected a folder of data; got none; add --data FOLDER")
     for method in comparison.compare.methods:
         try:
-            method.settings(path.parent)
+            _check(method, method.settings(path.parent))
         except SettingsError as error:
             raise SettingsError(f"{path}: method {method.name!r}: {error}") from error
     return comparison
+
+
+def _check(method: AnyMethod, settings: Settings) -> None:
+    """Whether a method's recipe is of one kind, and what is laid over it is of that kind too.
+
+    Raises:
+        SettingsError: where it is not, or a segmenter that is not trained here has no weights.
+    """
+    supervised = learns_from_masks(settings)
+    others = {"segment", "train"} if supervised else {"supervised", "train_segmenter"}
+    wrong = sorted(others & settings.model_fields_set)
+    if wrong:
+        what = "learned from masks" if supervised else "learned from slice labels"
+        raise SettingsError(f"expected settings of a network that {what}; got '{wrong[0]}'; take another recipe")
+    if supervised and isinstance(method, GivenMethod) and method.weights is None:
+        raise SettingsError("expected weights with a network that learned from masks; got none; name a file")

@@ -1,30 +1,41 @@
 """Methods that are trained for the comparison: one training per fold, on patients of the other folds alone.
 
-A classifier's recipe is the one kind so far. Another kind of training is another function of this shape.
+Classifiers and segmenters, each by the function that `hgisam train` calls.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from hgisam.cases import own_record
 from hgisam.outputs import RUN_RECORD
 from hgisam.pipeline import pick_device
 from hgisam.train.layouts import read_cohort
-from hgisam.train.recipe import BEST, SPLITS, TrainOptions, recorded_settings, train_classifier
+from hgisam.train.recipe import TrainOptions, recorded_settings, train_classifier
+from hgisam.train.segmenter_recipe import SegmenterTrainOptions, train_segmenter
 from hgisam.train.splits import Role, load_splits
+from hgisam.train.training import BEST, SPLITS
 
 
 def trained_weights(
-    options: TrainOptions, data: Path, run: Path, tested: frozenset[str], *, device: str, workers: int
+    options: TrainOptions | SegmenterTrainOptions,
+    data: Path,
+    run: Path,
+    tested: frozenset[str],
+    *,
+    cache: Path,
+    device: str,
+    workers: int,
 ) -> Path:
     """The weights of one fold: those that lie in the run's folder if its training is done, else newly learned.
 
     A training that was stopped goes on from its latest checkpoint.
 
     Args:
-        options: the recipe, with the comparison's folds and this fold.
-        data: the comparison's scans, with their slice labels.
+        options: the recipe of a classifier or a segmenter, with the comparison's folds and this fold.
+        data: the comparison's scans, with their slice labels and, for a segmenter, masks.
         run: the training's folder.
         tested: the patients whom the comparison judges in this fold.
+        cache: where prepared scans are kept, for all trainings of the comparison that see them alike.
         device: where to train.
         workers: processes that prepare.
 
@@ -32,15 +43,20 @@ def trained_weights(
         InputError: where the run's folder holds a training with other settings.
         ValueError: where the training's own division would have taught it a patient that it is to be judged on.
     """
+    train: Callable[..., object] = train_classifier
+    if isinstance(options, SegmenterTrainOptions):
+        train, settings = train_segmenter, options.model_dump(mode="json")
+    else:
+        settings = recorded_settings(options)
     before = own_record(run / RUN_RECORD)
-    done = before.get("state") == "finished" and before.get("settings") == recorded_settings(options)
+    done = before.get("state") == "finished" and before.get("settings") == settings
     if not (done and (run / BEST).is_file()):
-        train_classifier(
+        train(
             options,
             data,
             run,
             resume=bool(before),
-            cache=run.parent / "cache",
+            cache=cache,
             workers=workers,
             device=pick_device(device),
             command=f"hgisam compare, fold {options.split.fold}",

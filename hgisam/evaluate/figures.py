@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-METRICS = ("step", "loss", "learning_rate", "tuning_auc")
-"""What learning curves are drawn from: in each row a step, and those of the others that were measured at it."""
+SCORES = {"tuning_auc": "AUC, tuning slices", "tuning_dice": "Dice, tuning scans that bled"}
+"""What a tuning set may say, each the higher the better, and how it is called in pictures."""
 
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#8A8F98"
 _INK, _FAINT = "#22262B", "#E3E6EA"
@@ -32,12 +32,12 @@ _LOSS_SPAN = 20
 
 
 def write_learning_curves(path: Path, rows: Sequence[Mapping[str, float | None]], title: str) -> None:
-    """Loss, tuning AUC and learning rate against steps.
+    """Loss, what the tuning set says, and learning rate against steps.
 
     Args:
         path: the PNG.
-        rows: with the keys METRICS, by step; a key that is absent or None was not measured at that step. A quantity
-            that was never measured has an empty panel that says so.
+        rows: by step, with the keys step, loss, learning_rate and one of SCORES; a key that is absent or None was not
+            measured at that step. A quantity that was never measured has an empty panel that says so.
         title: what was trained.
 
     Raises:
@@ -45,7 +45,8 @@ def write_learning_curves(path: Path, rows: Sequence[Mapping[str, float | None]]
     """
     figure = new_figure(9.6, 7.6, title)
     panels = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.4))
-    named = (("loss", "Training loss", _BLUE), ("tuning_auc", "AUC, tuning slices", _GREEN))
+    score = next((key for key in SCORES if any(key in row for row in rows)), "tuning_auc")
+    named = (("loss", "Training loss", _BLUE), (score, SCORES[score], _GREEN))
     for axes, (key, label, colour) in zip(panels, (*named, ("learning_rate", "Learning rate", _ORANGE)), strict=True):
         points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
         steps, values = np.array(points, dtype=np.float64).reshape(-1, 2).T
@@ -59,7 +60,7 @@ def write_learning_curves(path: Path, rows: Sequence[Mapping[str, float | None]]
             width = max(1, len(values) // _LOSS_SPAN)
             axes.plot(steps, _smoothed(values, width), color=colour, linewidth=2, label=f"mean of {width} neighbours")
             axes.legend(loc="upper right", frameon=False)
-        elif key == "tuning_auc":
+        elif key == score:
             best = int(values.argmax())
             axes.plot(steps, values, color=colour, linewidth=2, marker="o", markersize=5, label=f"n = {len(values)}")
             highest = f"highest: {values[best]:.3f} at step {steps[best]:,.0f}"

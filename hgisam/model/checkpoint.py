@@ -14,18 +14,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as format_tensors
-from torch import Tensor
+from torch import Tensor, nn
 
 from hgisam.model.architecture import Architecture, build_classifier
 from hgisam.model.scan_head import ScanHead
 from hgisam.model.slice_classifier import SliceClassifier
+from hgisam.model.supervised import MaskNetwork, SegmenterArchitecture
 
 METADATA_KEY = "hgisam"
 """Where in a safetensors header the metadata stand, as one JSON string."""
@@ -49,35 +50,24 @@ TRAINING_ONLY = "token_heads."
 """Prefix of the parameters that only a token loss needs; they are not saved."""
 
 
+M = TypeVar("M", "WeightsMetadata", "SegmenterMetadata")
+
+
 class WeightsError(RuntimeError):
     """A weights file is missing, damaged, changed or of another network."""
 
 
-class WeightsMetadata(BaseModel):
-    """What must be known to use weights, and where they come from. Lives in the header of the weights file."""
+class Provenance(BaseModel):
+    """What must be known of any weights, and where they come from. Lives in the header of the weights file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     format_version: Literal[1] = 1
     """Of these metadata; a reader refuses one that it does not know."""
-    architecture: Architecture
-    """The network. Without a `kind` it is a Swin Transformer."""
     brain: dict[str, Any] = Field(default_factory=dict)
     """Settings of the intracranial region in training; the caller validates them."""
     preprocess: dict[str, Any] = Field(default_factory=dict)
     """Settings that made the images in training; the caller validates them."""
-    operating_point: float = Field(ge=0, le=1)
-    """Slice probability from which a slice counts as holding blood."""
-    threshold: float = Field(gt=0, le=1)
-    """Saliency from which a pixel counts as blood."""
-    temperature: float = Field(default=1.0, gt=0)
-    """Divides the log-odds before they become probabilities."""
-    offset: float = Field(default=0.0, allow_inf_nan=False)
-    """Taken from the log-odds before they are divided: patients bleed less often than the batches of a training."""
-    scan_context: float = Field(default=0.0, ge=0)
-    """How much the scan's highest slices count in the log-odds of each of its slices."""
-    scan_head: ScanHead = ScanHead()
-    """How the log-odds of the slices become those of the scan."""
     data: str
     """What the network was trained on, in words."""
     command: str
@@ -93,14 +83,48 @@ class WeightsMetadata(BaseModel):
     figures: dict[str, float] = Field(default_factory=dict)
     """What was measured with these weights, by name."""
 
+
+class WeightsMetadata(Provenance):
+    """What must be known to use a classifier's weights."""
+
+    kind: Literal["classifier"] = "classifier"
+    """Tells a network that judges slices from one that outlines; without it, it is a classifier."""
+    architecture: Architecture
+    """The network. Without a `kind` it is a Swin Transformer."""
+    operating_point: float = Field(ge=0, le=1)
+    """Slice probability from which a slice counts as holding blood."""
+    threshold: float = Field(gt=0, le=1)
+    """Saliency from which a pixel counts as blood."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Divides the log-odds before they become probabilities."""
+    offset: float = Field(default=0.0, allow_inf_nan=False)
+    """Taken from the log-odds before they are divided: patients bleed less often than the batches of a training."""
+    scan_context: float = Field(default=0.0, ge=0)
+    """How much the scan's highest slices count in the log-odds of each of its slices."""
+    scan_head: ScanHead = ScanHead()
+    """How the log-odds of the slices become those of the scan."""
+
     def calibrated(self, log_odds: Tensor) -> Tensor:
         """Log-odds of which the sigmoid is a probability, from those of the network."""
         return (log_odds - self.offset) / self.temperature
 
 
+class SegmenterMetadata(Provenance):
+    """What must be known to use a segmenter's weights."""
+
+    kind: Literal["segmenter"] = "segmenter"
+    """Tells a network that outlines from one that judges slices."""
+    architecture: SegmenterArchitecture
+    """The network."""
+    stack: dict[str, Any] = Field(default_factory=dict)
+    """Settings of how slices are seen together; the caller validates them."""
+    threshold: float = Field(default=0.5, gt=0, le=1)
+    """Probability from which a voxel counts as blood."""
+
+
 @dataclass(frozen=True, eq=False)
 class LoadedWeights:
-    """A network, ready for use.
+    """A classifier, ready for use.
 
     Attributes:
         model: in eval mode, float32, on the CPU.
@@ -110,6 +134,15 @@ class LoadedWeights:
 
     model: SliceClassifier
     metadata: WeightsMetadata
+    sha256: str
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedSegmenter:
+    """A segmenter, ready for use. Attributes as in `LoadedWeights`."""
+
+    model: MaskNetwork
+    metadata: SegmenterMetadata
     sha256: str
 
 
@@ -154,21 +187,55 @@ def _packaged(name: str) -> Path:
 
 
 def load_weights(path: Path, *, expected_sha256: str | None = None) -> LoadedWeights:
-    """Read a weights file, check it and build its network.
+    """Read a classifier's weights file, check it and build its network.
 
     Args:
         path: a .safetensors file that `save_weights` wrote.
         expected_sha256: hash that the file must have; None takes the one from the .sha256 file beside it, if any.
 
     Raises:
-        WeightsError: the file is missing, is no weights file, has another hash, or does not fit its own metadata.
+        WeightsError: the file is missing, is no weights file, has another hash, does not fit its own metadata, or is a
+            segmenter's.
     """
     stored = read_tensors(path, expected_sha256=expected_sha256)
-    metadata = _parse_metadata(stored.metadata, path)
+    kind = _kind_of(stored.metadata)
+    if kind == "segmenter":
+        raise WeightsError(
+            f"{path}: expected weights of a classifier; got those of a segmenter; use them with `hgisam segment "
+            "--method`, or name others"
+        )
+    metadata = _parse_metadata(stored.metadata, path, WeightsMetadata)
     model = build_classifier(metadata.architecture)
-    _check_fit(model.state_dict(), stored.tensors, path)
-    model.load_state_dict(stored.tensors)  # copy_ casts to float32
+    _fill(model, stored.tensors, path)
     return LoadedWeights(model=model.eval(), metadata=metadata, sha256=stored.sha256)
+
+
+def load_segmenter(path: Path, *, expected_sha256: str | None = None) -> LoadedSegmenter:
+    """Read a segmenter's weights file, check it and build its network. Arguments as for `load_weights`.
+
+    Raises:
+        WeightsError: as `load_weights`, and where the file is a classifier's.
+    """
+    stored = read_tensors(path, expected_sha256=expected_sha256)
+    if _kind_of(stored.metadata) == "classifier":
+        raise WeightsError(
+            f"{path}: expected weights of a segmenter; got those of a classifier, which has seen no masks; name "
+            "others, or another method"
+        )
+    metadata = _parse_metadata(stored.metadata, path, SegmenterMetadata)
+    model = MaskNetwork(metadata.architecture)
+    _fill(model, stored.tensors, path)
+    return LoadedSegmenter(model=model.eval(), metadata=metadata, sha256=stored.sha256)
+
+
+def load_network(path: Path) -> LoadedWeights | LoadedSegmenter:
+    """Whatever network a weights file holds.
+
+    Raises:
+        WeightsError: as `load_weights`, but for the kind.
+    """
+    segmenter = _kind_of(read_tensors(path).metadata) == "segmenter"
+    return load_segmenter(path) if segmenter else load_weights(path)
 
 
 def read_tensors(path: Path, *, expected_sha256: str | None = None) -> StoredTensors:
@@ -202,7 +269,13 @@ def read_tensors(path: Path, *, expected_sha256: str | None = None) -> StoredTen
     return StoredTensors(tensors, header.get("__metadata__", {}).get(METADATA_KEY), sha256)
 
 
-def save_weights(path: Path, model: SliceClassifier, metadata: WeightsMetadata, *, half: bool = False) -> str:
+def save_weights(
+    path: Path,
+    model: SliceClassifier | MaskNetwork,
+    metadata: WeightsMetadata | SegmenterMetadata,
+    *,
+    half: bool = False,
+) -> str:
     """Write a network and its metadata, and the file's hash beside it. A reader never sees half a file.
 
     Args:
@@ -286,15 +359,30 @@ def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
             )
 
 
-def _parse_metadata(text: str | None, path: Path) -> WeightsMetadata:
+def _kind_of(text: str | None) -> str | None:
+    """What a file's metadata say that its network does; None where there are none, or they are no JSON of ours."""
+    try:
+        found = json.loads(text or "null")
+    except ValueError:
+        return None
+    return str(found.get("kind", "classifier")) if isinstance(found, dict) else None
+
+
+def _parse_metadata(text: str | None, path: Path, expected: type[M]) -> M:
     if text is None:
         raise WeightsError(f"{path}: expected hgisam's metadata in the header; got none; not weights of hgisam")
     try:
-        return WeightsMetadata.model_validate_json(text)
+        return expected.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise WeightsError(f"{path}: metadata {where}: {first['msg']}; use the hgisam that wrote it") from error
+
+
+def _fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Give a network its parameters, once they are known to fit."""
+    _check_fit(model.state_dict(), tensors, path)
+    model.load_state_dict(tensors)  # copy_ casts to float32
 
 
 def _pickle_refused(path: Path) -> WeightsError:

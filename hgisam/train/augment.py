@@ -55,19 +55,26 @@ class AugmentOptions(BaseModel):
 
 
 class SliceChanger:
-    """Changes one slice at a time; the same seed changes any two slices alike."""
+    """Changes a slice, or slices that lie above each other; the same seed changes any two alike.
+
+    Slices together are moved and stretched as one; only noise is each one's own.
+    """
 
     def __init__(self, options: AugmentOptions, spacing_mm: float) -> None:
         self._options, self._spacing_mm = options, spacing_mm
 
     def __call__(
         self,
-        relative_hu: Float[Tensor, "height width"],
-        region: Bool[Tensor, "height width"],
-        blood: Bool[Tensor, "height width"],
+        relative_hu: Float[Tensor, "*slices height width"],
+        region: Bool[Tensor, "*slices height width"],
+        blood: Bool[Tensor, "*slices height width"],
         seed: int,
-    ) -> tuple[Float[Tensor, "height width"], Bool[Tensor, "height width"], Bool[Tensor, "height width"]]:
-        """A changed copy of a slice, its intracranial region and its blood; geometry changes all three alike.
+    ) -> tuple[
+        Float[Tensor, "*slices height width"],
+        Bool[Tensor, "*slices height width"],
+        Bool[Tensor, "*slices height width"],
+    ]:
+        """A changed copy of slices, their intracranial region and their blood; geometry changes all three alike.
 
         Args:
             relative_hu: HU minus the scan's brain median.
@@ -79,9 +86,11 @@ class SliceChanger:
         shape.set_random_state(seed % _SEEDS)
         look.set_random_state((seed + 1) % _SEEDS)
         with _without_metadata():
-            moved = torch.as_tensor(shape(torch.stack([relative_hu, region.float(), blood.float()])))
-            changed_hu = torch.as_tensor(look(moved[:1]))[0]
-        return changed_hu, moved[1] >= 0.5, moved[2] >= 0.5
+            planes = torch.stack([relative_hu, region.float(), blood.float()])
+            moved = torch.as_tensor(shape(planes.flatten(0, -3))).reshape(3, -1, *planes.shape[-2:])
+            changed_hu = torch.as_tensor(look(moved[0]))
+        sides = relative_hu.shape
+        return changed_hu.reshape(sides), moved[1].reshape(sides) >= 0.5, moved[2].reshape(sides) >= 0.5
 
     @cached_property
     def _transforms(self) -> tuple[Compose, Compose]:

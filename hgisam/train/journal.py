@@ -51,8 +51,7 @@ class Journal:
         row = {
             "step": step,
             "loss": sum(r.loss for r in self._reports) / n,
-            "slice_loss": sum(r.slice_loss for r in self._reports) / n,
-            "token_loss": sum(r.token_loss for r in self._reports) / n,
+            **{name: sum(r.losses[name] for r in self._reports) / n for name in report.losses},
             "gradient_norm": sum(r.gradient_norm for r in self._reports) / n,
             "learning_rate": report.learning_rate,
             "seconds_per_step": (sum(r.seconds for r in self._reports) + sum(self._waits_s)) / n,

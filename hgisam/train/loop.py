@@ -2,10 +2,12 @@
 
 import math
 import time
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any, Generic, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,8 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hgisam.model.slice_classifier import SliceClassifier
-from hgisam.train.batches import TrainingBatch
-from hgisam.train.losses import LossOptions, count_answers, slice_loss, token_loss, wanted
+from hgisam.model.supervised import MaskNetwork
 
 
 class LoopOptions(BaseModel):
@@ -47,11 +48,50 @@ class LoopOptions(BaseModel):
     evaluate_every: int = Field(default=250, ge=1)
     """Steps between two looks at the tuning set."""
     patience: int | None = Field(default=None, ge=1)
-    """Looks at the tuning set without a better AUC after which training stops; None never stops early."""
+    """Looks at the tuning set without a better score after which training stops; None never stops early."""
     checkpoint_every: int = Field(default=100, ge=1)
     """Steps between two checkpoints."""
     seed: int = Field(default=0, ge=0)
     """Of everything random."""
+
+
+@runtime_checkable
+class Batch(Protocol):
+    """What a step learns from: tensors with one entry per image."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+
+    def split(self, parts: int) -> "Sequence[Self]":
+        """At most so many smaller batches that together are this one."""
+
+
+Network = TypeVar("Network", SliceClassifier, MaskNetwork)
+Learned = TypeVar("Learned", bound=Batch)
+
+Costs = dict[str, Tensor]
+"""Addends of what is made small, by name."""
+
+
+class Objective(ABC, Generic[Network, Learned]):
+    """What a network is asked in training, and what its answers cost."""
+
+    @abstractmethod
+    def question(self, model: Network) -> nn.Module:
+        """The module whose forward takes a batch's images and gives all that costs are computed from."""
+
+    @abstractmethod
+    def costs_of(self, batch: Learned, model: Network) -> Callable[[Callable[..., Any], Learned], Costs]:
+        """How a step's costs are computed; where processes share it, all of them must ask.
+
+        Args:
+            batch: all that this process learns from in the step.
+            model: the network.
+
+        Returns:
+            From the question and a part of the batch, the part's costs. Their sums over parts and processes are those
+            of the step.
+        """
 
 
 @dataclass(frozen=True)
@@ -59,23 +99,24 @@ class StepReport:
     """What one step cost.
 
     Attributes:
-        loss: what was made small.
-        slice_loss: mean over the labels of this process's slices.
-        token_loss: mean over stages; 0 without token heads.
+        losses: the addends of what is made small, by name.
         gradient_norm: before clipping.
         learning_rate: of the heads.
         seconds: that the step took, without the wait for its batch.
     """
 
-    loss: float
-    slice_loss: float
-    token_loss: float
+    losses: dict[str, float]
     gradient_norm: float
     learning_rate: float
     seconds: float
 
+    @property
+    def loss(self) -> float:
+        """What is made small."""
+        return sum(self.losses.values())
 
-class Trainer:
+
+class Trainer(Generic[Network, Learned]):
     """A network in training.
 
     Where a process group of torch.distributed is there, processes share each step: each gives its part of the batch,
@@ -87,25 +128,28 @@ class Trainer:
         step: how many steps were made.
     """
 
-    def __init__(self, model: SliceClassifier, options: LoopOptions, loss: LossOptions, device: torch.device) -> None:
+    def __init__(
+        self, model: Network, options: LoopOptions, objective: Objective[Network, Learned], device: torch.device
+    ) -> None:
         """Move the network to the device and make its optimizer.
 
         Args:
-            model: trained in place; with token heads where the loss weighs tokens.
+            model: trained in place; with whatever heads the objective asks.
             options: the recipe.
-            loss: what is made small.
+            objective: what is made small.
             device: where to train.
         """
-        self.model = model.to(device).train()
-        self.averaged = deepcopy(model).eval()
+        self.model: Network = model.to(device).train()
+        self.averaged: Network = deepcopy(model).eval()
         self.step = 0
-        self._options, self._loss, self._device = options, loss, device
-        self._passes: nn.Module = _WithTokens(self.model)
+        self._options, self._device = options, device
+        self._objective: Objective[Network, Learned] = objective
+        self._question: nn.Module = objective.question(self.model)
         if dist.is_initialized():
-            self._passes = DistributedDataParallel(self._passes)
+            self._question = DistributedDataParallel(self._question)
         self._optimizer = torch.optim.AdamW(_groups(model, options), lr=options.learning_rate)
 
-    def learn(self, batch: TrainingBatch) -> StepReport:
+    def learn(self, batch: Learned) -> StepReport:
         """Make one step.
 
         Args:
@@ -119,22 +163,18 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group["rate_factor"]
         self._optimizer.zero_grad(set_to_none=True)
-        moved = _moved(batch, self._device)
-        counts = count_answers(moved, self.model.targets, self._token_sides)
+        moved = batch.to(self._device)
+        costs_of = self._objective.costs_of(moved, self.model)
         processes = dist.get_world_size() if dist.is_initialized() else 1
         parts = moved.split(self._options.accumulate)
-        sums = torch.zeros(2, device=self._device)
+        sums: dict[str, Tensor] = {}
         for number, part in enumerate(parts):
             with self._in_step(last=number == len(parts) - 1):
-                with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._options.bfloat16):
-                    logits, tokens = self._passes(part.images)
-                labels, known = wanted(part, self.model.targets)
-                log_odds = self.model.target_log_odds(logits.float())
-                of_slices = slice_loss(log_odds, labels, known, self._loss) / counts.known.clamp_min(1)
-                of_tokens = token_loss(tokens, part, counts) if tokens else torch.zeros_like(of_slices)
-                total = of_slices + self._loss.token_weight * of_tokens
-                (total * processes).backward()  # type: ignore[no-untyped-call]  # DDP takes the mean of what it sums
-            sums += torch.stack([of_slices.detach(), of_tokens.detach()]) * processes
+                costs = costs_of(self._ask, part)
+                total = torch.stack(list(costs.values())).sum()
+                (total * processes).backward()  # type: ignore[no-untyped-call]  # DDP takes the mean
+            for name, cost in costs.items():
+                sums[name] = sums.get(name, torch.zeros_like(cost)) + cost.detach() * processes
         if self.step < self._options.freeze_steps:
             for name, parameter in self.model.named_parameters():
                 if not _is_head(name):
@@ -143,9 +183,8 @@ class Trainer:
         self._optimizer.step()
         self.step += 1
         _average(self.averaged, self.model, min(self._options.average_decay, self.step / (self.step + 9)))
-        of_slices_mean, of_tokens_mean = sums.tolist()
-        loss = of_slices_mean + self._loss.token_weight * of_tokens_mean
-        return StepReport(loss, of_slices_mean, of_tokens_mean, float(norm), rate, time.perf_counter() - started)
+        losses = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
+        return StepReport(losses, float(norm), rate, time.perf_counter() - started)
 
     def tensors(self) -> dict[str, Tensor]:
         """All that the next step depends on, but for the settings and the number of steps."""
@@ -176,33 +215,16 @@ class Trainer:
                     self._optimizer.state[parameter][key] = stored.to(device, copy=True)
         self.step = step
 
-    @property
-    def _token_sides(self) -> list[int]:
-        return self.model.token_sides if self._loss.token_weight else []
+    def _ask(self, *images: Tensor) -> Any:
+        """The network's answers, in bfloat16 where that is wanted."""
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._options.bfloat16):
+            return self._question(*images)
 
     def _in_step(self, *, last: bool) -> AbstractContextManager[object]:
         """Gradients of all parts but the last stay with their process."""
-        if last or not isinstance(self._passes, DistributedDataParallel):
+        if last or not isinstance(self._question, DistributedDataParallel):
             return nullcontext()
-        return self._passes.no_sync()
-
-
-class _WithTokens(nn.Module):
-    """Logits of images and, where the classifier has token heads, of tokens, as the forward of a module."""
-
-    def __init__(self, model: SliceClassifier) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        if self.model.token_heads is None:
-            return self.model(images), []
-        return self.model.forward_with_tokens(images)
-
-
-def _moved(batch: TrainingBatch, device: torch.device) -> TrainingBatch:
-    fields = (batch.images, batch.labels, batch.known, batch.blood, batch.traced)
-    return TrainingBatch(*(field.to(device, non_blocking=True) for field in fields))
+        return self._question.no_sync()
 
 
 def _schedule(step: int, options: LoopOptions) -> float:
@@ -217,12 +239,16 @@ def _is_head(name: str) -> bool:
     return name.startswith(("head.", "token_heads."))
 
 
-def _groups(model: SliceClassifier, options: LoopOptions) -> list[dict[str, object]]:
-    """Parameters by rate and decay. Source of the layer-wise rates: Bao et al. 2021, arXiv 2106.08254 (BEiT)."""
+def _groups(model: SliceClassifier | MaskNetwork, options: LoopOptions) -> list[dict[str, object]]:
+    """Parameters by rate and decay; a segmenter has one rate.
+
+    Source of the layer-wise rates: Bao et al. 2021, arXiv 2106.08254 (BEiT).
+    """
     grouped: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         decay = options.weight_decay if parameter.ndim >= 2 and "relative_position_bias_table" not in name else 0.0
-        factor = options.layer_decay ** model.layers_above(name)
+        layers_above = model.layers_above(name) if isinstance(model, SliceClassifier) else 0
+        factor = options.layer_decay**layers_above
         grouped.setdefault((factor, decay), []).append(parameter)
     return [
         {"params": parameters, "weight_decay": decay, "rate_factor": factor}

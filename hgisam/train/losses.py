@@ -1,18 +1,20 @@
-"""What an answer costs: cross-entropy of slices, and of tokens where the blood is known to the pixel."""
+"""What an answer costs a classifier: cross-entropy of slices, and of tokens where the blood is known to the pixel."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, binary_cross_entropy_with_logits
 
 from hgisam.labels import Subtype
+from hgisam.model.slice_classifier import SliceClassifier
 from hgisam.train.batches import TrainingBatch
+from hgisam.train.loop import Costs, Objective
 
 
 class LossOptions(BaseModel):
@@ -118,3 +120,44 @@ def token_loss(
         weight = torch.where(share > 0, 0.5 / n_positive.clamp_min(1), 0.5 / n_negative.clamp_min(1))
         costs.append((cost * weight).sum())
     return torch.stack(costs).mean()
+
+
+class ClassifierObjective(Objective[SliceClassifier, TrainingBatch]):
+    """Slices are told apart, and tokens where the loss weighs them."""
+
+    def __init__(self, options: LossOptions) -> None:
+        self._options = options
+
+    def question(self, model: SliceClassifier) -> nn.Module:
+        """Logits of images and, where the classifier has token heads, of tokens."""
+        return _WithTokens(model)
+
+    def costs_of(
+        self, batch: TrainingBatch, model: SliceClassifier
+    ) -> Callable[[Callable[..., Any], TrainingBatch], Costs]:
+        """The slice loss and the weighted token loss, of a part as its exact share of the step."""
+        options = self._options
+        counts = count_answers(batch, model.targets, model.token_sides if options.token_weight else [])
+
+        def costs(ask: Callable[..., Any], part: TrainingBatch) -> Costs:
+            logits, tokens = ask(part.images)
+            labels, known = wanted(part, model.targets)
+            log_odds = model.target_log_odds(logits.float())
+            of_slices = slice_loss(log_odds, labels, known, options) / counts.known.clamp_min(1)
+            of_tokens = token_loss(tokens, part, counts) if tokens else torch.zeros_like(of_slices)
+            return {"slice_loss": of_slices, "token_loss": options.token_weight * of_tokens}
+
+        return costs
+
+
+class _WithTokens(nn.Module):
+    """Logits of images and, where the classifier has token heads, of tokens, as the forward of a module."""
+
+    def __init__(self, model: SliceClassifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        if self.model.token_heads is None:
+            return self.model(images), []
+        return self.model.forward_with_tokens(images)

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -45,7 +45,7 @@ HU_STEP = 0.25
 MAX_MAPPED = 1024
 """So many scans' files are mapped at a time; a system allows some 65,000 mappings."""
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +59,7 @@ class PreparedScan:
         region: the intracranial region.
         blood: where there is blood, exact for phantoms; nowhere where the scan has no reference mask.
         slices: index of each slice in the scan.
+        positions_mm: how far each slice lies from the scan's first.
         labels: which of `hgisam.labels.Subtype` each slice shows; None where only `blood` tells.
         known: of which labels that is known; None likewise.
         has_reference: whether `blood` is what the scan shows, rather than nothing at all.
@@ -70,6 +71,7 @@ class PreparedScan:
     region: Bool[Tensor, "slices height width"]
     blood: Bool[Tensor, "slices height width"]
     slices: list[int]
+    positions_mm: list[float]
     labels: Bool[Tensor, "slices 6"] | None = None
     known: Bool[Tensor, "slices 6"] | None = None
     has_reference: bool = True
@@ -259,16 +261,7 @@ def prepare_phantom(
     present = [[row.present[subtype] for subtype in Subtype] for row in slice_labels(made)]
     scan = prepare_scan(f"{seed}", made.ct, made.labels > 0, brain, preprocessing)
     labels = torch.tensor(present)[scan.slices]
-    return PreparedScan(
-        scan.name,
-        scan.relative_hu,
-        scan.median_hu,
-        scan.region,
-        scan.blood,
-        scan.slices,
-        labels,
-        torch.ones_like(labels),
-    )
+    return replace(scan, labels=labels, known=torch.ones_like(labels))
 
 
 def prepare_scan(
@@ -298,10 +291,12 @@ def prepare_scan(
     batch = preprocess(ct, region, midsagittal_line(ct, region, brain), median_hu, preprocessing)
     hu, region = (_centre(planes[slices], preprocessing.fov_px) for planes in (batch.relative_hu, batch.region))
     relative = (hu.clamp(-1024, 3071) / HU_STEP).round().to(torch.int16)
+    positions = ct.slice_distances_mm[slices].tolist()
     if blood is None:
-        return PreparedScan(name, relative, median_hu, region, _nowhere(region.shape), slices, has_reference=False)
+        nowhere = _nowhere(region.shape)
+        return PreparedScan(name, relative, median_hu, region, nowhere, slices, positions, has_reference=False)
     on_canvas = _centre(batch.to_canvas(blood.float())[slices], preprocessing.fov_px)
-    return PreparedScan(name, relative, median_hu, region, on_canvas >= 0.5, slices)
+    return PreparedScan(name, relative, median_hu, region, on_canvas >= 0.5, slices, positions)
 
 
 def _centre(planes: Tensor, fov_px: int) -> Tensor:
@@ -434,6 +429,7 @@ def _keep(folder: Path, key: str, scan: PreparedScan) -> None:
             "refused": None,
             "median_hu": scan.median_hu,
             "slices": scan.slices,
+            "positions_mm": scan.positions_mm,
             "brain_px": scan.region.sum(dim=(1, 2)).tolist(),
             "blood_px": blood_px,
             "labels": None if scan.labels is None else scan.labels.int().tolist(),
@@ -461,4 +457,5 @@ def _mapped_scan(
     has_reference = "blood" in (records.dtype.names or ())
     blood = torch.from_numpy(records["blood"]) if has_reference else _nowhere(tuple(region.shape))
     median_hu = float(record["median_hu"])
-    return PreparedScan(name, relative_hu, median_hu, region, blood, record["slices"], labels, known, has_reference)
+    where = (record["slices"], record["positions_mm"])
+    return PreparedScan(name, relative_hu, median_hu, region, blood, *where, labels, known, has_reference)

@@ -1,28 +1,21 @@
-"""A whole training in one set of options: labelled scans, phantoms, or both in; a calibrated classifier out."""
+"""A classifier's training in one set of options: labelled scans, phantoms, or both in; calibrated weights out."""
 
 import logging
-import os
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from hgisam import NOTICE, __version__
 from hgisam.brain import BrainOptions
-from hgisam.cases import own_record
 from hgisam.evaluate.detection import detection, detection_curves, reliability
-from hgisam.evaluate.figures import write_learning_curves, write_reliability, write_roc_and_precision_recall
+from hgisam.evaluate.figures import write_reliability, write_roc_and_precision_recall
 from hgisam.evaluate.scored import ScoredSlices, detection_by_target, joined_slices, read_scored_slices
 from hgisam.io.atomic import make_output_folder
 from hgisam.io.errors import InputError
@@ -43,43 +36,21 @@ from hgisam.model.swin import SwinOptions
 from hgisam.phantom import PhantomOptions
 from hgisam.preprocess import PreprocessOptions
 from hgisam.train.augment import AugmentOptions
-from hgisam.train.batches import PatientSlices, PhantomSlices, SamplingOptions, TrainingBatches
+from hgisam.train.batches import PatientSlices, PhantomSlices, SamplingOptions, TrainingBatch, TrainingBatches
 from hgisam.train.calibration import Calibration, ScoredScan, calibrate, slice_auc
-from hgisam.train.checkpoints import latest_checkpoint, save_checkpoint
 from hgisam.train.cohort import Cohort
-from hgisam.train.journal import Journal, journal, read_rows
 from hgisam.train.layouts import LayoutName, read_cohort
 from hgisam.train.loop import LoopOptions, Trainer
-from hgisam.train.losses import LossOptions
+from hgisam.train.losses import ClassifierObjective, LossOptions
 from hgisam.train.painted_maps import judge_maps
 from hgisam.train.painting import PaintingOptions
 from hgisam.train.prepared import prepare_cohort, prepare_phantoms
+from hgisam.train.processes import first_process_first, n_processes, rank
 from hgisam.train.scoring import Judge, judges_of, phantom_judges, score_judges, scored_slices
-from hgisam.train.splits import Fold, Role, load_splits, make_splits
+from hgisam.train.splits import Fold, Role
+from hgisam.train.training import BEST, Kept, SplitOptions, Training, carried_out, fold_of, taught_by
 
 log = logging.getLogger(__name__)
-
-RUN_RECORD = "run.json"
-SPLITS = "splits.csv"
-BEST = "best.safetensors"
-CHECKPOINTS = "checkpoints"
-
-
-class SplitOptions(BaseModel):
-    """Who is learned from, who chooses, who judges. Patients, never slices, are dealt."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    folds: int = Field(default=1, ge=1)
-    """Folds; with one, no patient is tested."""
-    fold: int = Field(default=0, ge=0)
-    """Which of them this training is."""
-    tuning_share: float = Field(default=0.15, ge=0, lt=1)
-    """Share of those not tested that chooses: when to stop, temperature, operating point."""
-    seed: int = Field(default=0, ge=0)
-    """Of the deal."""
-    train_patients: int | None = Field(default=None, ge=1)
-    """Learn from so many of the training patients only, drawn by the seed: for learning curves. None takes all."""
 
 
 class PhantomSource(BaseModel):
@@ -179,21 +150,6 @@ class Sources:
     test: list[Judge]
 
 
-@dataclass(frozen=True)
-class Kept:
-    """The best network so far.
-
-    Attributes:
-        auc: over the slices of the tuning set; None where nobody chooses.
-        step: at which it was kept.
-        looks_since: looks at the tuning set since then.
-    """
-
-    auc: float | None = None
-    step: int = 0
-    looks_since: int = 0
-
-
 @dataclass(frozen=True, eq=False)
 class Trained:
     """What came of a training.
@@ -250,23 +206,23 @@ def train_classifier(
         OutputError: where something cannot be written.
         WeightsError: where the initial weights cannot be used.
     """
-    with _processes(device or torch.device("cpu")):
-        rank = dist.get_rank() if dist.is_initialized() else 0
-        if not rank:
-            make_output_folder(output)
-            _check_folder(output, options, resume=resume)
+    device = device or torch.device("cpu")
+
+    def begin() -> _ClassifierTraining:
         _check_initial_weights(options)
         sources = gather(options, data, output, cache or output / "cache", workers)
-        training = _Training(options, sources, output, device or torch.device("cpu"), command)
-        if resume:
-            training.go_back_to_checkpoint()
-        if rank:
-            training.run(workers, None)
-            return None
-        training.record("running")
-        with journal(output, options.loop.steps, training.trainer.step, show=show_progress) as told:
-            training.run(workers, told)
-    return training.finish()  # alone: the other processes are done
+        return _ClassifierTraining(options, sources, output, device, command)
+
+    return carried_out(
+        begin,
+        options.loop,
+        recorded_settings(options),
+        output,
+        device,
+        resume=resume,
+        workers=workers,
+        show_progress=show_progress,
+    )
 
 
 def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, workers: int) -> Sources:
@@ -288,9 +244,7 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
         raise InputError("expected data, since the recipe learns from patients; got none; name a folder with --data")
     if sampling.of_phantoms() and not options.phantoms.n:
         raise InputError("expected train.phantoms.n heads, since the recipe learns from phantoms; got 0")
-    if not options.split.fold < options.split.folds:
-        raise InputError(f"expected a fold below {options.split.folds}; got {options.split.fold}; they count from 0")
-    with _first_process_first():
+    with first_process_first():
         cohort = fold = patients = None
         tuning: list[Judge] = []
         test: list[Judge] = []
@@ -299,11 +253,11 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
             cohort = read_cohort(data, options.layout, workers=workers, index=cache / "headers.csv")
             for line in cohort.summary().splitlines():
                 log.info("%s", line)
-            fold = _fold(options.split, cohort, output)
+            fold = fold_of(options.split, cohort, output)
             prepared = prepare_cohort(cohort, options.brain, options.preprocess, cache, workers)
             tuning, test = (judges_of(prepared, fold.patients(role)) for role in (Role.TUNING, Role.TEST))
             if sampling.of_patients():
-                patients = PatientSlices(prepared, _taught_by(fold, options.split), sampling)
+                patients = PatientSlices(prepared, taught_by(fold, options.split, cohort), sampling)
                 log.info("%d positive and %d negative slices", len(patients.positive), len(patients.negative))
         phantoms = _phantoms(options, cache, workers) if sampling.of_phantoms() else None
         if data is None and options.phantoms.n_tuning:
@@ -323,28 +277,6 @@ def _shows_both(judges: Sequence[Judge]) -> bool:
     return bool(labels.any()) and not bool(labels.all())
 
 
-def _fold(split: SplitOptions, cohort: Cohort, output: Path) -> Fold:
-    """This training's division of the patients: the one that lies in its folder, or a new one that is put there."""
-    path = output / SPLITS
-    if path.is_file():
-        splits = load_splits(path, cohort)
-    else:
-        try:
-            splits = make_splits(cohort, split.folds, split.tuning_share, split.seed)
-        except ValueError as error:
-            raise InputError(f"train.split: {error}") from error
-        if not (dist.is_initialized() and dist.get_rank()):
-            splits.save(path)
-    return splits.folds[split.fold]
-
-
-def _taught_by(fold: Fold, split: SplitOptions) -> frozenset[str]:
-    """The training patients, or as many of them as the recipe wants; fewer are among more."""
-    everyone = sorted(fold.patients(Role.TRAIN))
-    order = np.random.default_rng(split.seed).permutation(len(everyone))
-    return frozenset(everyone[k] for k in order[: split.train_patients])
-
-
 def _phantoms(options: TrainOptions, cache: Path, workers: int) -> PhantomSlices:
     source = options.phantoms
     unbled = source.heads.model_copy(update={"bleed_probability": 0.0})
@@ -357,15 +289,16 @@ def _phantoms(options: TrainOptions, cache: Path, workers: int) -> PhantomSlices
     return found
 
 
-class _Training:
-    """A training with all that it needs, in one process of perhaps several."""
+class _ClassifierTraining(Training[SliceClassifier, TrainingBatch, Trained]):
+    """A classifier's training."""
+
+    what = "classifier"
+    score_name = "tuning_auc"
 
     def __init__(
         self, options: TrainOptions, sources: Sources, output: Path, device: torch.device, command: str
     ) -> None:
-        self._options, self._sources, self._output, self._command = options, sources, output, command
-        self._device = device
-        self._kept = Kept()
+        self._options, self._sources = options, sources
         torch.manual_seed(options.loop.seed)
         model = build_classifier(options.classifier, token_heads=options.loss.token_weight > 0)
         self._start: WeightsMetadata | None = None
@@ -380,78 +313,33 @@ class _Training:
                 self._initial = {name: t.clone() for name, t in model.state_dict().items() if name in known}
             stored = read_tensors(path).metadata
             self._start = None if stored is None else WeightsMetadata.model_validate_json(stored)
-        self.trainer = Trainer(model, options.loop, options.loss, device)
+        trainer = Trainer(model, options.loop, ClassifierObjective(options.loss), device)
+        super().__init__(trainer, options.loop, recorded_settings(options), sources.cohort, output, command, device)
 
-    def go_back_to_checkpoint(self) -> None:
-        """Go on from the latest checkpoint, where there is one."""
-        found = latest_checkpoint(self._output / CHECKPOINTS)
-        if found is None:
-            log.warning("no checkpoint: the training begins anew")
-            return
-        self.trainer.restore(found.tensors, found.step)
-        self._kept = Kept(**found.facts)
-        log.info("goes on from step %d", found.step)
-
-    def run(self, workers: int, told: Journal | None) -> None:
-        """Step after step, with a look at the tuning set and a checkpoint now and then.
-
-        Args:
-            workers: processes that load batches where there is a GPU.
-            told: the journal; None in all processes but the first.
-        """
-        options, loop, trainer = self._options, self._options.loop, self.trainer
-        rank, n_processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        batches = TrainingBatches(
+    def batches(self) -> TrainingBatches:
+        """Slices of patients, phantoms or both, labelled."""
+        options = self._options
+        return TrainingBatches(
             self._sources.patients,
             self._sources.phantoms,
             options.preprocess,
             options.sampling,
             options.augmentation,
             options.painting,
-            loop.seed,
-            rank=rank,
-            n_processes=n_processes,
+            options.loop.seed,
+            rank=rank(),
+            n_processes=n_processes(),
         )
-        on_gpu = self._device.type == "cuda"
-        loader = DataLoader(
-            batches,
-            batch_size=None,
-            sampler=range(trainer.step, loop.steps),
-            num_workers=workers if on_gpu else 0,
-            prefetch_factor=4 if on_gpu and workers else None,
-            pin_memory=on_gpu,
-        )
-        asked = time.perf_counter()
-        for batch in loader:
-            wait_s = time.perf_counter() - asked
-            report = trainer.learn(batch)
-            last = trainer.step == loop.steps
-            if told:
-                told.note(trainer.step, report, wait_s)
-            if trainer.step % loop.evaluate_every == 0 or last:
-                self._look(told)
-            enough = loop.patience is not None and self._kept.looks_since >= loop.patience
-            if told and (trainer.step % loop.checkpoint_every == 0 or last or enough):
-                save_checkpoint(self._output / CHECKPOINTS, trainer.step, asdict(self._kept), trainer.tensors())
-            if enough:
-                log.info("step %d  no better AUC in %d looks: enough", trainer.step, self._kept.looks_since)
-                break
-            asked = time.perf_counter()
 
-    def _look(self, told: Journal | None) -> None:
-        """Score the tuning set, and keep the averaged network where it is the best so far, or where nobody chooses."""
-        step, found = self.trainer.step, None
-        if self._sources.tuning:
-            found = slice_auc(self._scored(self._network(), self._sources.tuning))
-            log.info("step %d  AUC on tuning slices %.4f", step, found)
-        if told and found is not None:
-            told.write({"step": step, "tuning_auc": found})
-        if found is not None and self._kept.auc is not None and found <= self._kept.auc:
-            self._kept = replace(self._kept, looks_since=self._kept.looks_since + 1)
-            return
-        self._kept = Kept(found, step)
-        if told:
-            save_weights(self._output / BEST, self._network(), self._metadata(None), half=True)
+    def score(self) -> float | None:
+        """AUC over the slices of the tuning set."""
+        if not self._sources.tuning:
+            return None
+        return slice_auc(self._scored(self._network(), self._sources.tuning))
+
+    def keep(self, path: Path) -> None:
+        """Write the averaged network, not yet calibrated."""
+        save_weights(path, self._network(), self._metadata(None), half=True)
 
     def _network(self) -> SliceClassifier:
         """The averaged network, with its share of the weights that it began with."""
@@ -477,8 +365,7 @@ class _Training:
         tuning, test = (self._scored(model, judges) for judges in (sources.tuning, sources.test))
         calibration = calibrate(tuning, self._options.sensitivity) if tuning else self._start_calibration()
         save_weights(path, model, self._metadata(calibration), half=True)
-        title = f"hgisam train classifier, step {self._kept.step}"
-        write_learning_curves(self._output / "curves.png", read_rows(self._output), title)
+        self.draw_curves()
         for name, judges, scored in (("tuning", sources.tuning, tuning), ("test", sources.test, test)):
             if scored:
                 uncalibrated = calibration.model_copy(update={"temperature": 1.0, "offset": 0.0})
@@ -492,25 +379,11 @@ class _Training:
         maps = judge_maps(model, sources.test or sources.tuning, self._options.preprocess, self._options.painting)
         self.record(
             "finished",
-            kept=asdict(self._kept),
+            kept=asdict(self.kept),
             calibration=calibration.model_dump(),
             maps_on_painted_bleeds=None if maps is None else asdict(maps),
         )
-        return Trained(path, self._kept, calibration, tuning, test)
-
-    def record(self, state: str, **more: object) -> None:
-        """Write the record of the run."""
-        cohort = self._sources.cohort
-        values = {
-            "versions": {"hgisam": __version__, "torch": torch.__version__},
-            "notice": NOTICE,
-            "command": self._command,
-            "state": state,
-            "settings": recorded_settings(self._options),
-            "cohort_sha256": None if cohort is None else cohort.sha256,
-            "findings": [] if cohort is None else [str(finding) for finding in cohort.findings],
-        }
-        write_json(self._output / RUN_RECORD, values | more)
+        return Trained(path, self.kept, calibration, tuning, test)
 
     def _scored(self, model: SliceClassifier, judges: Sequence[Judge]) -> list[ScoredScan]:
         return score_judges(model, judges, self._options.preprocess, bfloat16=self._options.loop.bfloat16)
@@ -543,7 +416,7 @@ class _Training:
             created=datetime.now(UTC).replace(microsecond=0),
             version=__version__,
             licence=options.licence,
-            figures={} if self._kept.auc is None else {"tuning_slice_auc": round(self._kept.auc, 4)},
+            figures={} if self.kept.score is None else {"tuning_slice_auc": round(self.kept.score, 4)},
             **(calibration or Calibration()).model_dump(),
         )
 
@@ -552,7 +425,7 @@ class _Training:
         parts = []
         cohort, fold = self._sources.cohort, self._sources.fold
         if self._sources.patients is not None and cohort is not None and fold is not None:
-            n = len(fold.patients(Role.TRAIN))
+            n = len(taught_by(fold, self._options.split, cohort))
             parts.append(f"slice labels of {n} patients ({cohort.layout}, cohort {cohort.sha256[:12]}); no mask")
         source = self._options.phantoms
         if self._sources.phantoms is not None:
@@ -604,30 +477,6 @@ def read_out_of_fold(folder: Path) -> ScoredSlices:
     return joined_slices([read_scored_slices(table) for table in sorted(folder.glob("fold_*/test.csv"))])
 
 
-@contextmanager
-def _processes(device: torch.device) -> Iterator[None]:
-    """Join the other processes, where torchrun started several."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield
-        return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=3))
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
-
-
-@contextmanager
-def _first_process_first() -> Iterator[None]:
-    """The first process does it alone; then the others, who find it done."""
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    if rank:
-        dist.barrier()
-    yield
-    if dist.is_initialized() and not rank:
-        dist.barrier()
-
-
 def _check_initial_weights(options: TrainOptions) -> None:
     """Stop before hours of preparation, where the file to begin with is not there.
 
@@ -643,24 +492,3 @@ def recorded_settings(options: TrainOptions) -> dict[str, Any]:
     """Settings as records state them: initial weights by the name of their file."""
     settings = options.model_dump(mode="json")
     return settings | {"initial_weights": Path(settings["initial_weights"]).name}
-
-
-def _check_folder(output: Path, options: TrainOptions, *, resume: bool) -> None:
-    """Stop before another run is overwritten, or gone on with under other settings.
-
-    Raises:
-        InputError: naming what is in the way.
-    """
-    before = own_record(output / RUN_RECORD)
-    if not resume:
-        if before or (output / RUN_RECORD).exists() or (output / BEST).exists():
-            raise InputError(f"{output}: expected a folder without a run; got one; add --resume, or name another")
-        return
-    now = recorded_settings(options)
-    then = before.get("settings", now)
-    changed = sorted(key for key in now if not isinstance(then, dict) or then.get(key) != now[key])
-    if changed:
-        raise InputError(
-            f"{output}: expected the settings that the run began with; got others in {', '.join(changed)};"
-            " resume with the same configuration, or name another folder"
-        )

@@ -4,7 +4,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from hgisam.preprocess import PreprocessOptions, network_images
 from hgisam.segment import smooth_over_slices, to_log_odds
 from hgisam.train.calibration import Calibration, ScoredScan
 from hgisam.train.prepared import HU_STEP, PreparedScan, PreparedScans
+from hgisam.train.processes import shared_out
 
 BATCH_SIZE = {"cpu": 4, "cuda": 64}
 """Images per pass, by kind of device."""
@@ -93,20 +93,13 @@ def score_judges(
     model: SliceClassifier, judges: Sequence[Judge], preprocessing: PreprocessOptions, *, bfloat16: bool
 ) -> list[ScoredScan]:
     """What a network says of scans. Where processes share a training, each scores its part, and all get all."""
-    rank, n_processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    mine = {
-        number: score_scan(model, judges[number].scan, preprocessing, bfloat16=bfloat16)
-        for number in range(rank, len(judges), n_processes)
-    }
-    shares = [mine]
-    if dist.is_initialized():
-        shares = [{} for _ in range(n_processes)]
-        dist.all_gather_object(shares, mine)
-    everything = {number: scores for share in shares for number, scores in share.items()}
+    log_odds = shared_out(
+        len(judges), lambda number: score_scan(model, judges[number].scan, preprocessing, bfloat16=bfloat16)
+    )
     scored = []
-    for number, judge in enumerate(judges):
+    for found, judge in zip(log_odds, judges, strict=True):
         known = judge.known[judge.scan.slices, _ANY]
-        scored.append(ScoredScan(everything[number], judge.labels[judge.scan.slices, _ANY], known))
+        scored.append(ScoredScan(found, judge.labels[judge.scan.slices, _ANY], known))
     return scored
 
 

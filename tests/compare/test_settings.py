@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import yaml
 
-from hgisam.compare.settings import CompareOptions, GivenMethod, TrainedMethod, load_comparison
+from hgisam.compare.settings import CompareOptions, GivenMethod, TrainedMethod, learns_from_masks, load_comparison
 from hgisam.config import SettingsError
 
-SHIPPED = sorted((Path(__file__).resolve().parents[2] / "configs").glob("compare_*.yaml"))
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+SHIPPED = sorted(CONFIGS.glob("compare_*.yaml"))
 
 PLAIN: dict[str, Any] = {
     "title": "a test",
@@ -26,13 +27,39 @@ def write(path: Path, **changes: object) -> Path:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_comparison_loads_and_its_methods_differ(path: Path, tmp_path: Path) -> None:
-    assert len(SHIPPED) == 2
+    assert len(SHIPPED) == 3
     comparison = load_comparison(path, tmp_path if path.name == "compare_bhsd.yaml" else None)
-    options = [method.settings(path.parent).segment for method in comparison.compare.methods]
+    settings = [method.settings(path.parent) for method in comparison.compare.methods]
+    options = [(found.segment, found.train, found.supervised, found.train_segmenter) for found in settings]
     assert all(first != second for i, first in enumerate(options) for second in options[:i])
-    kinds = {(found.weak.method, found.refine.method) for found in options}
-    maps = {weak for weak, _ in kinds}
-    assert kinds == {(weak, refine) for weak in maps for refine in ("threshold", "components")}
+
+
+@pytest.mark.parametrize("name", ["compare_bhsd.yaml", "compare_phantoms.yaml"])
+def test_each_map_is_compared_alone_and_refined(name: str, tmp_path: Path) -> None:
+    methods = load_comparison(CONFIGS / name, tmp_path if name == "compare_bhsd.yaml" else None).compare.methods
+    settings = [method.settings(CONFIGS) for method in methods]
+    weak = [found.segment for found in settings if not learns_from_masks(found)]
+    kinds = {(found.weak.method, found.refine.method) for found in weak}
+    maps = {method for method, _ in kinds}
+    assert kinds == {(method, refine) for method in maps for refine in ("threshold", "components")}
+
+
+def test_the_comparison_on_phantoms_has_every_supervised_baseline() -> None:
+    methods = load_comparison(CONFIGS / "compare_phantoms.yaml").compare.methods
+    trained = {method.name: method for method in methods if isinstance(method, TrainedMethod)}
+    networks = {name: method.settings(CONFIGS).train_segmenter.network for name, method in trained.items()}
+    kinds = {(network.kind, network.spatial_dims) for network in networks.values()}
+    assert kinds == {(kind, dims) for kind in ("unet", "swin_unetr") for dims in (2, 3)}
+    for name, network in networks.items():
+        assert trained[name].folds == (None if network.spatial_dims == 2 else (0, 1))
+
+
+def test_masked_scans_grow_to_all_and_none_of_them_chooses() -> None:
+    methods = load_comparison(CONFIGS / "compare_masked_scans.yaml").compare.methods
+    trained = [method.settings(CONFIGS).train_segmenter for method in methods if isinstance(method, TrainedMethod)]
+    assert [found.split.train_patients for found in trained] == [1, 2, 4, 8, 16, None]
+    assert {found.split.tuning_share for found in trained} == {0.0}
+    assert len({found.loop for found in trained}) == 1
 
 
 def test_names_that_differ_by_signs_have_folders_of_their_own() -> None:
@@ -41,7 +68,7 @@ def test_names_that_differ_by_signs_have_folders_of_their_own() -> None:
 
 
 def test_the_comparison_on_phantoms_is_as_large_as_promised() -> None:
-    options = load_comparison(SHIPPED[1]).compare
+    options = load_comparison(CONFIGS / "compare_phantoms.yaml").compare
     assert options.data.kind == "phantoms"
     assert options.data.n >= 80
     assert options.folds == 4
@@ -63,6 +90,18 @@ def test_a_method_takes_its_recipe_with_changes(tmp_path: Path) -> None:
 
 
 TRAINED = {"name": "trained", "learned_from": "labels", "kind": "trained"}
+UNET = {"name": "unet", "learned_from": "masks", "config": str(CONFIGS / "unet2d.yaml")}
+OURS = PLAIN["methods"][0]
+
+
+def test_what_a_recipe_trains_is_told_by_its_stage(tmp_path: Path) -> None:
+    methods = [OURS, TRAINED, UNET | {"kind": "trained", "train_segmenter": {"split": {"train_patients": 3}}}]
+    given = UNET | {"name": "given", "weights": "a.safetensors", "supervised": {"threshold": 0.3}}
+    found = load_comparison(write(tmp_path / "a.yaml", methods=[*methods, given], folds=2)).compare.methods
+    settings = [method.settings(tmp_path) for method in found]
+    assert [learns_from_masks(one) for one in settings] == [False, False, True, True]
+    assert settings[2].train_segmenter.split.train_patients == 3
+    assert settings[3].supervised.threshold == 0.3
 
 
 @pytest.mark.parametrize(
@@ -73,6 +112,12 @@ TRAINED = {"name": "trained", "learned_from": "labels", "kind": "trained"}
         ({"methods": [*PLAIN["methods"], TRAINED]}, "expected 2 folds or more"),
         ({"methods": [*PLAIN["methods"], TRAINED | {"folds": [2]}], "folds": 2}, "expected folds from 0 to 1"),
         ({"methods": [*PLAIN["methods"], TRAINED | {"train": {"split": {"fold": 1}}}], "folds": 2}, "no folds, fold"),
+        ({"methods": [OURS, UNET | {"kind": "trained", "train_segmenter": {"split": {"seed": 1}}}], "folds": 2},
+         "no folds, fold"),
+        ({"methods": [OURS, UNET | {"kind": "trained", "train": {"loop": {"steps": 3}}}], "folds": 2}, "got 'train'"),
+        ({"methods": [OURS, UNET | {"weights": "a.safetensors", "segment": {"gate": False}}]}, "got 'segment'"),
+        ({"methods": [OURS, {"name": "b", "learned_from": "c", "supervised": {"threshold": 0.3}}]}, "got 'supervised'"),
+        ({"methods": [OURS, UNET]}, "expected weights with a network that learned from masks"),
         ({"measure": "beauty"}, "'compare.measure'"),
         ({"data": {"kind": "scans"}}, "add --data FOLDER"),
         ({"mehtods": []}, "unknown key 'compare.mehtods'"),

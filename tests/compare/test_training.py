@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import yaml
 from drawn_cohort import write_drawn_cohort
+from tiny_segmenter import write_tiny_segmenter
 from tiny_training import TINY
 
 from hgisam import __version__
 from hgisam.compare.comparison import compare
 from hgisam.compare.training import trained_weights
 from hgisam.io.nifti import read_ct, write_mask
+from hgisam.model.checkpoint import load_segmenter
 from hgisam.train.layouts import read_cohort
 from hgisam.train.recipe import TrainOptions, recorded_settings
 from hgisam.train.splits import Role, make_splits
@@ -41,11 +43,13 @@ def test_a_finished_training_is_not_done_again(tmp_path: Path, monkeypatch: pyte
     tested = make_splits(read_cohort(data), 2, seed=1).folds[0].patients(Role.TEST)
     monkeypatch.setattr("hgisam.compare.training.train_classifier", trainer := Trainer())
     for _ in range(2):
-        weights = trained_weights(OPTIONS, data, tmp_path / "run", tested, device="cpu", workers=1)
+        weights = trained_weights(
+            OPTIONS, data, tmp_path / "run", tested, cache=tmp_path / "cache", device="cpu", workers=1
+        )
     assert (weights, trainer.resumed) == (tmp_path / "run" / "best.safetensors", [False])
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     (tmp_path / "run" / "run.json").write_text(json.dumps(record | {"state": "running"}))
-    trained_weights(OPTIONS, data, tmp_path / "run", tested, device="cpu", workers=1)
+    trained_weights(OPTIONS, data, tmp_path / "run", tested, cache=tmp_path / "cache", device="cpu", workers=1)
     assert trainer.resumed == [False, True]
 
 
@@ -55,7 +59,7 @@ def test_a_training_that_saw_patients_of_its_fold_is_not_used(tmp_path: Path, mo
     other = next(seed for seed in of_seed if of_seed[seed] != of_seed[1])
     monkeypatch.setattr("hgisam.compare.training.train_classifier", Trainer(other))
     with pytest.raises(ValueError, match="expected 3 patients kept for judging"):
-        trained_weights(OPTIONS, data, tmp_path / "run", of_seed[1], device="cpu", workers=1)
+        trained_weights(OPTIONS, data, tmp_path / "run", of_seed[1], cache=tmp_path / "cache", device="cpu", workers=1)
 
 
 def test_a_trained_method_beside_a_given_one(tmp_path: Path) -> None:
@@ -94,3 +98,39 @@ def test_a_trained_method_beside_a_given_one(tmp_path: Path) -> None:
     assert {len(hashes) for hashes in weights.values()} == {1}
     assert weights[0] != weights[1]
     assert "Not ranked, since they have fewer cases: one fold" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_segmenters_trained_per_fold_beside_one_with_weights(tmp_path: Path) -> None:
+    """Bright squares are learned from masks of other folds; of one patient less well than of all, and the page says so.
+
+    The weights of the first fold then stand for a network that was trained elsewhere.
+    """
+    data = write_drawn_cohort(tmp_path / "heads", 8, masks=True)
+    write_tiny_segmenter(tmp_path / "unet.yaml", {"split": {}})
+    trained = {"learned_from": "masks", "kind": "trained", "config": "unet.yaml"}
+    short = {"split": {"tuning_share": 0, "train_patients": 1}, "loop": {"steps": 2}}
+    weights = tmp_path / "out" / "methods" / "U-Net" / "fold_0" / "best.safetensors"
+    given = {"name": "given", "learned_from": "masks", "config": "unet.yaml", "weights": str(weights)}
+    options = {
+        "title": "Segmenters on drawn heads",
+        "data": {"kind": "scans"},
+        "folds": 2,
+        "seed": 1,
+        "reference": "U-Net",
+        "methods": [
+            trained | {"name": "U-Net", "train_segmenter": {"split": {"tuning_share": 0}}},
+            trained | {"name": "one mask", "train_segmenter": short, "folds": [0]},
+            given | {"supervised": {"mirrored": False}},
+        ],
+    }
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump({"source": "a test", "compare": options}), encoding="utf-8")
+    found = compare(tmp_path / "a.yaml", tmp_path / "out", data_folder=data, device="cpu")
+    assert [method.failure for method in found.methods] == [None, None, None]
+    assert [len(method.cases) for method in found.methods] == [8, 4, 8]
+    learned, barely, _ = ([one.score.overlap.dice for one in method.cases] for method in found.methods)
+    assert min(dice for dice in learned if dice is not None) > 0.7
+    assert max(dice for dice in barely if dice is not None) < 0.5
+    for name, n_patients in (("U-Net", 4), ("one_mask", 1)):
+        metadata = load_segmenter(weights.parents[2] / name / "fold_0" / weights.name).metadata
+        assert metadata.data.startswith(f"masks of {n_patients} patients (phantoms, cohort ")
+    assert "masks (judged in 1 of 2 folds)" in (tmp_path / "out" / "report.md").read_text()

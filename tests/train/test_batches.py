@@ -41,7 +41,8 @@ def head(name: str, sides_px: list[int], *, bled: bool = True) -> PreparedScan:
     blood = hu > 20
     if not bled:
         relative, blood = torch.zeros_like(relative), torch.zeros_like(blood)
-    return PreparedScan(name, relative, 30.0, region, blood, list(range(len(sides_px))))
+    rows = list(range(len(sides_px)))
+    return PreparedScan(name, relative, 30.0, region, blood, rows, [5.0 * row for row in rows])
 
 
 def of_phantoms(scans: list[PreparedScan], before: list[PreparedScan], **changed: object) -> TrainingBatches:

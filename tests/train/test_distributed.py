@@ -10,11 +10,13 @@ import shared_step
 import torch
 from drawn_cohort import write_drawn_cohort
 from safetensors.torch import load_file
+from tiny_segmenter import write_tiny_segmenter
 from tiny_training import write_shrunk_recipe, write_tiny_recipe
 
 from hgisam.config import load_settings
-from hgisam.model.checkpoint import load_weights
-from hgisam.train.recipe import BEST, CHECKPOINTS, RUN_RECORD, train_classifier
+from hgisam.model.checkpoint import load_segmenter, load_weights
+from hgisam.train.recipe import train_classifier
+from hgisam.train.training import BEST, CHECKPOINTS, RUN_RECORD
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -62,3 +64,23 @@ def test_a_training_under_torchrun_is_the_training_of_one_process(tmp_path: Path
     assert shared.keys() == alone.keys()
     for name, value in alone.items():
         torch.testing.assert_close(shared[name], value, atol=1e-5, rtol=0)
+
+
+def test_a_segmenter_s_training_under_torchrun_ends_and_is_judged_once(tmp_path: Path) -> None:
+    data = write_drawn_cohort(tmp_path / "heads", 6, masks=True)
+    recipe = write_tiny_segmenter(tmp_path / "tiny.yaml", steps=4, evaluate_every=2, checkpoint_every=4)
+    where = ["--config", recipe, "--data", data, "-o", tmp_path / "two", "--device", "cpu", "--workers", "1"]
+    done = subprocess.run(
+        [*TORCHRUN, "-m", "hgisam", "train", "segmenter", *where],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Written to") == 1
+    record = json.loads((tmp_path / "two" / RUN_RECORD).read_text())
+    assert (record["state"], record["test"]["n_scans"]) == ("finished", 3)
+    rows = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "tuning_dice" in row] == [2, 4]
+    assert "torchrun --nproc-per-node 2" in load_segmenter(tmp_path / "two" / BEST).metadata.command

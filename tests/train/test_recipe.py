@@ -1,16 +1,12 @@
 """A whole training: from a folder of labelled scans to weights that segment, whatever happens on the way."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from drawn_cohort import write_drawn_cohort
+from killed_training import assert_equal_to_the_bit, kill_and_resume
 from safetensors.torch import load_file
 from tiny_training import write_shrunk_recipe, write_tiny_recipe
 from typer.testing import CliRunner
@@ -20,8 +16,9 @@ from hgisam.cli import app
 from hgisam.config import SettingsError, load_settings
 from hgisam.model.checkpoint import load_weights
 from hgisam.train.layouts import read_cohort
-from hgisam.train.recipe import BEST, CHECKPOINTS, RUN_RECORD, SPLITS, train_classifier
+from hgisam.train.recipe import train_classifier
 from hgisam.train.splits import Role, load_splits
+from hgisam.train.training import BEST, CHECKPOINTS, RUN_RECORD, SPLITS
 
 RUN = CliRunner()
 
@@ -103,35 +100,12 @@ def test_the_pipeline_says_of_a_scan_what_the_training_said(finished: Path, data
         torch.testing.assert_close(torch.from_numpy(found).double(), torch.tensor(expected).double(), atol=2e-3, rtol=0)
 
 
-def weights_of(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(max((folder / CHECKPOINTS).glob("*.safetensors")))
-
-
 def test_a_training_killed_in_mid_step_and_resumed_ends_to_the_bit_like_one_never_killed(
     finished: Path, data: Path, cache: Path, tmp_path: Path
 ) -> None:
     recipe, output = write_tiny_recipe(tmp_path / "tiny.yaml"), tmp_path / "b"
-    command = [sys.executable, "-m", "hgisam", *arguments(recipe, output), "--data", str(data), "--cache", str(cache)]
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    started = subprocess.Popen(command, env=os.environ | threads, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    for _ in range(6000):
-        if list(output.glob(f"{CHECKPOINTS}/*.safetensors")) or started.poll() is not None:
-            break
-        time.sleep(0.01)
-    started.send_signal(signal.SIGKILL)
-    started.wait()
-    assert started.returncode == -signal.SIGKILL
-    assert not (output / "curves.png").exists()
-    resumed = subprocess.run([*command, "--resume"], env=os.environ | threads, capture_output=True, check=False)
-    assert resumed.returncode == 0, resumed.stderr
-    whole, mended = weights_of(finished), weights_of(output)
-    assert whole.keys() == mended.keys()
-    assert all(torch.equal(whole[name], mended[name]) for name in whole)
-    kept, kept_again = (load_weights(folder / BEST).model.state_dict() for folder in (finished, output))
-    assert all(torch.equal(kept[name], kept_again[name]) for name in kept)
-    steps = [json.loads(line)["step"] for line in (output / "metrics.jsonl").read_text().splitlines()]
-    assert steps == sorted(steps)
-    assert steps.count(4) == 1
+    kill_and_resume([*arguments(recipe, output), "--data", str(data), "--cache", str(cache)], output)
+    assert_equal_to_the_bit(finished, output)
 
 
 def test_a_folder_with_a_run_is_not_overwritten(finished: Path, data: Path) -> None:
@@ -172,7 +146,7 @@ def test_the_network_that_is_kept_holds_its_share_of_the_weights_it_began_with(
     before, kept = (load_weights(folder / BEST).model.state_dict() for folder in (finished, tmp_path / "out"))
     arrived = {
         name.removeprefix("averaged."): tensor
-        for name, tensor in weights_of(tmp_path / "out").items()
+        for name, tensor in load_file(max((tmp_path / "out" / CHECKPOINTS).glob("*.safetensors"))).items()
         if name.startswith("averaged.")
     }
     learned = [name for name in kept if not torch.allclose(arrived[name], before[name], rtol=0.01)]
@@ -189,8 +163,9 @@ def test_a_share_of_no_weights_is_refused(tmp_path: Path) -> None:
 
 def test_training_stops_when_the_tuning_set_says_enough(data: Path, cache: Path, tmp_path: Path) -> None:
     recipe = write_tiny_recipe(tmp_path / "tiny.yaml", steps=40, evaluate_every=1, patience=1, learning_rate=1e-9)
-    options = load_settings(recipe).train
+    options = load_settings(recipe, {"train": {"split": {"train_patients": 2}}}).train
     trained = train_classifier(options, data, tmp_path / "out", cache=cache, workers=1)
     assert trained is not None
+    assert load_weights(trained.weights).metadata.data.startswith("slice labels of 2 patients")
     rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     assert max(row["step"] for row in rows) < 40

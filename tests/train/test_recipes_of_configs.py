@@ -17,7 +17,7 @@ from hgisam.config import load_settings
 from hgisam.labels import Subtype
 from hgisam.model.checkpoint import load_weights
 from hgisam.model.swin import swin_base_patch4_window12_384
-from hgisam.train.recipe import BEST, RUN_RECORD
+from hgisam.train.training import BEST, RUN_RECORD
 
 RUN = CliRunner()
 

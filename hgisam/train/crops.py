@@ -1,0 +1,187 @@
+"""What a segmenter's step learns from: slices, or stacks of them, with the blood in them known to the pixel."""
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.nn.functional import pad
+from torch.utils.data import Dataset
+
+from hgisam.preprocess import PreprocessOptions, network_images
+from hgisam.supervised import StackOptions, resample_slices, slice_weights, stack_positions_mm
+from hgisam.train.augment import AugmentOptions, SliceChanger
+from hgisam.train.deck import Deck
+from hgisam.train.prepared import HU_STEP, PreparedScan, PreparedScans
+
+
+class CropSampling(BaseModel):
+    """What a step learns from: so many slices (2D) or stacks of slices (3D), over all processes together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    bleeding: int = Field(default=6, ge=1)
+    """Drawn about a slice with blood; a patient's slices together as often as the root of their number."""
+    anywhere: int = Field(default=6, ge=0)
+    """Drawn about any slice, with blood or without."""
+    min_region_mm2: float = Field(default=300.0, ge=0)
+    """Nothing is drawn about slices with less brain than this."""
+
+
+@dataclass(frozen=True, eq=False)
+class MaskBatch:
+    """Images in [0, 1], and where in them blood is; 3D images have a depth before their height.
+
+    Attributes:
+        images: what the network sees.
+        blood: what it should say.
+    """
+
+    images: Float[Tensor, "batch channels *sides"]
+    blood: Bool[Tensor, "batch ..."]
+
+    def to(self, device: torch.device) -> "MaskBatch":
+        """The same on a device."""
+        return MaskBatch(self.images.to(device, non_blocking=True), self.blood.to(device, non_blocking=True))
+
+    def split(self, parts: int) -> list["MaskBatch"]:
+        """At most so many smaller batches that together are this one."""
+        size = math.ceil(len(self.images) / parts)
+        return [
+            MaskBatch(*cut)
+            for cut in zip(*(torch.split(field, size) for field in (self.images, self.blood)), strict=True)
+        ]
+
+
+class MaskedSlices:
+    """Slices of a cohort's training patients with reference masks, found without a look at their pixels."""
+
+    def __init__(self, prepared: PreparedScans, patients: Collection[str], sampling: CropSampling) -> None:
+        """Sort the slices.
+
+        Args:
+            prepared: scans of the cohort.
+            patients: whose slices may be shown.
+            sampling: which slices are fit to be shown.
+        """
+        self._prepared = prepared
+        index = prepared.slice_index
+        allowed = torch.tensor([scan.patient in patients for scan in prepared.scans], dtype=torch.bool)
+        masked = ~index.blood_mm2.isnan()
+        fit = allowed[index.scan] & masked & (index.brain_mm2 >= sampling.min_region_mm2)
+        self._scan, self._row = index.scan, index.row
+        self.anywhere = torch.nonzero(fit).flatten()
+        self.bleeding = torch.nonzero(fit & (index.blood_mm2 > 0)).flatten()
+
+    def weights(self) -> list[float]:
+        """How often each bleeding slice is shown: a patient's together as often as the root of their number."""
+        patients = [self._prepared.scans[scan].patient for scan in self._scan[self.bleeding].tolist()]
+        counts = {patient: patients.count(patient) for patient in set(patients)}
+        return [1.0 / math.sqrt(counts[patient]) for patient in patients]
+
+    def at(self, index: int) -> tuple[PreparedScan, int]:
+        """The scan, and which of its prepared slices, that an entry of `anywhere` or `bleeding` stands for."""
+        return self._prepared[int(self._scan[index])], int(self._row[index])
+
+
+@dataclass(frozen=True, eq=False)
+class _Crop:
+    """One slice or stack as it is, before augmentation."""
+
+    relative_hu: Float[Tensor, "depth height width"]
+    region: Bool[Tensor, "depth height width"]
+    blood: Bool[Tensor, "depth height width"]
+    empty: tuple[int, int] = (0, 0)
+    """Slices that are added before and after, where the scan is shorter than the stack."""
+
+
+class CropBatches(Dataset[MaskBatch]):
+    """Batch k of a training, for any k: drawn and changed by chance that follows from the seed and k alone."""
+
+    def __init__(
+        self,
+        slices: MaskedSlices,
+        preprocessing: PreprocessOptions,
+        stack: StackOptions | None,
+        sampling: CropSampling,
+        augmentation: AugmentOptions,
+        seed: int,
+        *,
+        rank: int = 0,
+        n_processes: int = 1,
+    ) -> None:
+        """Shuffle.
+
+        Args:
+            slices: that may be shown; some must hold blood.
+            preprocessing: what the network will see.
+            stack: of slices that a 3D network sees; None for a 2D network.
+            sampling: what a batch is made of.
+            augmentation: how slices are changed.
+            seed: of everything random.
+            rank: which of the processes this is.
+            n_processes: how many share each step.
+        """
+        self._slices, self._preprocessing, self._stack = slices, preprocessing, stack
+        self._change = SliceChanger(augmentation, preprocessing.spacing_mm)
+        self._seed, self._rank, self._n_processes = seed, rank, n_processes
+        self._decks = {
+            "bleeding": Deck(slices.weights(), 1000 * seed),
+            "anywhere": Deck([1.0] * len(slices.anywhere), 1000 * seed + 1),
+        }
+        counts = {"bleeding": sampling.bleeding, "anywhere": sampling.anywhere}
+        self._units = [(kind, place, count) for kind, count in counts.items() for place in range(count)]
+
+    def __getitem__(self, step: int) -> MaskBatch:
+        """What this process learns from in a step."""
+        images, blood = [], []
+        for number, (kind, place, count) in enumerate(self._units):
+            if number % self._n_processes != self._rank:
+                continue
+            random = np.random.default_rng((self._seed, step, number))
+            entries = self._slices.bleeding if kind == "bleeding" else self._slices.anywhere
+            scan, row = self._slices.at(int(entries[self._decks[kind][step * count + place]]))
+            crop = _slice(scan, row) if self._stack is None else _stack(scan, row, self._stack, random)
+            image, mask = self._seen(crop, scan.median_hu, int(random.integers(2**32)))
+            images.append(image)
+            blood.append(mask)
+        return MaskBatch(torch.stack(images), torch.stack(blood))
+
+    def _seen(self, crop: _Crop, median_hu: float, seed: int) -> tuple[Tensor, Tensor]:
+        """The image of a crop, changed, and its blood: without a depth for a 2D network."""
+        relative_hu, region, blood = self._change(crop.relative_hu, crop.region, crop.blood, seed)
+        images = network_images(relative_hu + median_hu, region, median_hu, self._preprocessing)
+        if self._stack is None:
+            return images[0], blood[0]
+        filled = pad(images.transpose(0, 1), (0, 0, 0, 0, *crop.empty))
+        return filled, pad(blood, (0, 0, 0, 0, *crop.empty))
+
+
+def _slice(scan: PreparedScan, row: int) -> _Crop:
+    rows = slice(row, row + 1)
+    return _Crop(scan.relative_hu[rows].float() * HU_STEP, scan.region[rows], scan.blood[rows])
+
+
+def _stack(scan: PreparedScan, row: int, options: StackOptions, random: np.random.Generator) -> _Crop:
+    """A stack that holds the slice, anywhere in it, and reaches beyond the scan only where the scan is shorter."""
+    positions_mm = torch.tensor(scan.positions_mm, dtype=torch.float64)
+    n, first, last = options.window_slices, float(positions_mm[0]), float(positions_mm[-1])
+    length_mm = (n - 1) * options.slice_mm
+    if last - first > length_mm:
+        start = float(positions_mm[row]) - float(random.uniform(0.0, length_mm))
+        start = min(max(start, first), last - length_mm)
+        wanted_mm = start + options.slice_mm * torch.arange(n, dtype=torch.float64)
+        empty = (0, 0)
+    else:
+        wanted_mm = stack_positions_mm(positions_mm, options)
+        missing = n - len(wanted_mm)
+        empty = (missing // 2, missing - missing // 2)
+    weights = slice_weights(positions_mm, wanted_mm, options.slice_mm)
+    hu, region, blood = (
+        resample_slices(weights, planes.float()) for planes in (scan.relative_hu, scan.region, scan.blood)
+    )
+    return _Crop(hu * HU_STEP, region >= 0.5, blood >= 0.5, empty)

@@ -1,0 +1,56 @@
+"""Several processes that share a training, as torchrun starts them; one alone is the usual case."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+def rank() -> int:
+    """Which of the processes this is; 0 is the first, which writes."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def n_processes() -> int:
+    """How many share the training."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[None]:
+    """Join the other processes, where torchrun started several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=3))
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def first_process_first() -> Iterator[None]:
+    """The first process does it alone; then the others, who find it done."""
+    if rank():
+        dist.barrier()
+    yield
+    if dist.is_initialized() and not rank():
+        dist.barrier()
+
+
+def shared_out(n: int, work: Callable[[int], T]) -> list[T]:
+    """What `work` gives for 0 to n - 1: each process does its part, and all get all."""
+    mine = {number: work(number) for number in range(rank(), n, n_processes())}
+    shares = [mine]
+    if dist.is_initialized():
+        shares = [{} for _ in range(n_processes())]
+        dist.all_gather_object(shares, mine)
+    everything = {number: found for share in shares for number, found in share.items()}
+    return [everything[number] for number in range(n)]

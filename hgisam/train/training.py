@@ -1,0 +1,309 @@
+"""A training from its first step to its last, whatever is learned: shared, looked at, kept at its best, resumed."""
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch.utils.data import DataLoader, Dataset
+
+from hgisam import NOTICE, __version__
+from hgisam.cases import own_record
+from hgisam.evaluate.figures import write_learning_curves
+from hgisam.io.atomic import make_output_folder
+from hgisam.io.errors import InputError
+from hgisam.io.tables import write_json
+from hgisam.train.checkpoints import latest_checkpoint, save_checkpoint
+from hgisam.train.cohort import Cohort
+from hgisam.train.journal import Journal, journal, read_rows
+from hgisam.train.loop import Learned, LoopOptions, Network, Trainer
+from hgisam.train.processes import joined, rank
+from hgisam.train.splits import Fold, Role, load_splits, make_splits
+
+log = logging.getLogger(__name__)
+
+RUN_RECORD = "run.json"
+SPLITS = "splits.csv"
+BEST = "best.safetensors"
+CHECKPOINTS = "checkpoints"
+CURVES = "curves.png"
+
+Result = TypeVar("Result")
+
+
+class SplitOptions(BaseModel):
+    """Who is learned from, who chooses, who judges. Patients, never slices, are dealt."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    folds: int = Field(default=1, ge=1)
+    """Folds; with one, no patient is tested."""
+    fold: int = Field(default=0, ge=0)
+    """Which of them this training is."""
+    tuning_share: float = Field(default=0.15, ge=0, lt=1)
+    """Share of those not tested that chooses: when to stop, and what is calibrated."""
+    seed: int = Field(default=0, ge=0)
+    """Of the deal."""
+    train_patients: int | None = Field(default=None, ge=1)
+    """Learn from so many of the training patients only, drawn by the seed: for learning curves. None takes all."""
+
+
+def fold_of(split: SplitOptions, cohort: Cohort, output: Path) -> Fold:
+    """A training's division of the patients: the one that lies in its folder, or a new one that is put there.
+
+    Raises:
+        InputError: where the cohort has too few patients for the split, or the fold does not exist.
+        CohortRefused: where the splits in the folder are of another cohort.
+    """
+    if not split.fold < split.folds:
+        raise InputError(f"expected a fold below {split.folds}; got {split.fold}; they count from 0")
+    path = output / SPLITS
+    if path.is_file():
+        splits = load_splits(path, cohort)
+    else:
+        try:
+            splits = make_splits(cohort, split.folds, split.tuning_share, split.seed)
+        except ValueError as error:
+            raise InputError(f"split: {error}") from error
+        if not rank():
+            splits.save(path)
+    return splits.folds[split.fold]
+
+
+def taught_by(fold: Fold, split: SplitOptions, cohort: Cohort) -> frozenset[str]:
+    """The training patients of a cohort, or as many of them as the recipe wants; fewer are among more.
+
+    The first who is drawn has bled, if anyone has: from a single patient without blood there is nothing to learn.
+    """
+    bled = dict(zip(cohort.patients, cohort.patient_subtypes.any(dim=1).tolist(), strict=True))
+    everyone = sorted(patient for patient in fold.patients(Role.TRAIN) if patient in bled)
+    drawn = [everyone[k] for k in np.random.default_rng(split.seed).permutation(len(everyone))]
+    first = next((patient for patient in drawn if bled[patient]), None)
+    drawn.sort(key=lambda patient: patient != first)
+    return frozenset(drawn[: split.train_patients])
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The best network so far.
+
+    Attributes:
+        score: what the tuning set says of it; None where nobody chooses.
+        step: at which it was kept.
+        looks_since: looks at the tuning set since then.
+    """
+
+    score: float | None = None
+    step: int = 0
+    looks_since: int = 0
+
+
+class Training(ABC, Generic[Network, Learned, Result]):
+    """A training with all that it needs, in one process of perhaps several. What is learned is for a subclass to say.
+
+    Attributes:
+        trainer: the network and its optimizer.
+        kept: the best network so far.
+    """
+
+    what: str
+    """As the command has it: hgisam train WHAT."""
+    score_name: Literal["tuning_auc", "tuning_dice"]
+    """What the tuning set says, the higher the better."""
+
+    def __init__(
+        self,
+        trainer: Trainer[Network, Learned],
+        loop: LoopOptions,
+        settings: Mapping[str, Any],
+        cohort: Cohort | None,
+        output: Path,
+        command: str,
+        device: torch.device,
+    ) -> None:
+        """Begin before the first step.
+
+        Args:
+            trainer: the network, not yet trained.
+            loop: how long, and how often to look.
+            settings: of the whole recipe, for the record.
+            cohort: what is learned from, for the record; None without data.
+            output: the run's folder.
+            command: that made the weights, for the record.
+            device: where the network is.
+        """
+        self.trainer: Trainer[Network, Learned] = trainer
+        self.kept = Kept()
+        self._loop, self._settings, self._cohort = loop, settings, cohort
+        self._output, self._command, self._device = output, command, device
+
+    @abstractmethod
+    def batches(self) -> Dataset[Learned]:
+        """What this process learns from at each step."""
+
+    @abstractmethod
+    def score(self) -> float | None:
+        """What the tuning set says of the averaged network; None where there is none. All processes ask."""
+
+    @abstractmethod
+    def keep(self, path: Path) -> None:
+        """Write the averaged network."""
+
+    @abstractmethod
+    def finish(self) -> Result:
+        """What is done with the kept network at the end, in the first process alone: the others are gone."""
+
+    def go_back_to_checkpoint(self) -> None:
+        """Go on from the latest checkpoint, where there is one."""
+        found = latest_checkpoint(self._output / CHECKPOINTS)
+        if found is None:
+            log.warning("no checkpoint: the training begins anew")
+            return
+        self.trainer.restore(found.tensors, found.step)
+        self.kept = Kept(**found.facts)
+        log.info("goes on from step %d", found.step)
+
+    def run(self, workers: int, told: Journal | None) -> None:
+        """Step after step, with a look at the tuning set and a checkpoint now and then.
+
+        Args:
+            workers: processes that load batches where there is a GPU.
+            told: the journal; None in all processes but the first.
+        """
+        loop, trainer = self._loop, self.trainer
+        on_gpu = self._device.type == "cuda"
+        loader = DataLoader(
+            self.batches(),
+            batch_size=None,
+            sampler=range(trainer.step, 0 if self._is_enough() else loop.steps),
+            num_workers=workers if on_gpu else 0,
+            prefetch_factor=4 if on_gpu and workers else None,
+            pin_memory=on_gpu,
+        )
+        asked = time.perf_counter()
+        for batch in loader:
+            wait_s = time.perf_counter() - asked
+            report = trainer.learn(batch)
+            last = trainer.step == loop.steps
+            if told:
+                told.note(trainer.step, report, wait_s)
+            if trainer.step % loop.evaluate_every == 0 or last:
+                self._look(told)
+            enough = self._is_enough()
+            if told and (trainer.step % loop.checkpoint_every == 0 or last or enough):
+                save_checkpoint(self._output / CHECKPOINTS, trainer.step, asdict(self.kept), trainer.tensors())
+            if enough:
+                log.info("step %d  no better in %d looks: enough", trainer.step, self.kept.looks_since)
+                break
+            asked = time.perf_counter()
+
+    def _is_enough(self) -> bool:
+        """Whether the tuning set has waited long enough for something better."""
+        return self._loop.patience is not None and self.kept.looks_since >= self._loop.patience
+
+    def _look(self, told: Journal | None) -> None:
+        """Score the tuning set, and keep the averaged network where it is the best so far, or where nobody chooses."""
+        step, found = self.trainer.step, self.score()
+        if found is not None:
+            log.info("step %d  %s %.4f", step, self.score_name, found)
+            if told:
+                told.write({"step": step, self.score_name: found})
+        if found is not None and self.kept.score is not None and found <= self.kept.score:
+            self.kept = replace(self.kept, looks_since=self.kept.looks_since + 1)
+            return
+        self.kept = Kept(found, step)
+        if told:
+            self.keep(self._output / BEST)
+
+    def draw_curves(self) -> None:
+        """A picture of the training so far."""
+        title = f"hgisam train {self.what}, step {self.kept.step}"
+        write_learning_curves(self._output / CURVES, read_rows(self._output), title)
+
+    def record(self, state: str, **more: object) -> None:
+        """Write the record of the run."""
+        cohort = self._cohort
+        values = {
+            "versions": {"hgisam": __version__, "torch": torch.__version__},
+            "notice": NOTICE,
+            "command": self._command,
+            "state": state,
+            "settings": self._settings,
+            "cohort_sha256": None if cohort is None else cohort.sha256,
+            "findings": [] if cohort is None else [str(finding) for finding in cohort.findings],
+        }
+        write_json(self._output / RUN_RECORD, values | more)
+
+
+def carried_out(
+    begin: Callable[[], Training[Network, Learned, Result]],
+    loop: LoopOptions,
+    settings: Mapping[str, Any],
+    output: Path,
+    device: torch.device,
+    *,
+    resume: bool,
+    workers: int,
+    show_progress: bool,
+) -> Result | None:
+    """Carry a training out, from its first step or its latest checkpoint to its end.
+
+    Under torchrun, processes share every step and the first of them writes.
+
+    Args:
+        begin: makes the training; what it reads and prepares, the first process does before the others.
+        loop: how long.
+        settings: of the recipe; a run is gone on with under the same alone.
+        output: the run's folder.
+        device: where to train.
+        resume: go on from the latest checkpoint there, if there is one.
+        workers: processes that load batches where there is a GPU.
+        show_progress: draw a bar.
+
+    Returns:
+        What came of it; None in all processes but the first.
+
+    Raises:
+        InputError: where the folder holds another run.
+        OutputError: where something cannot be written.
+    """
+    with joined(device):
+        if not rank():
+            make_output_folder(output)
+            _check_folder(output, settings, resume=resume)
+        training = begin()
+        if resume:
+            training.go_back_to_checkpoint()
+        if rank():
+            training.run(workers, None)
+            return None
+        training.record("running")
+        with journal(output, loop.steps, training.trainer.step, show=show_progress) as told:
+            training.run(workers, told)
+    return training.finish()  # alone: the other processes are done
+
+
+def _check_folder(output: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
+    """Stop before another run is overwritten, or gone on with under other settings.
+
+    Raises:
+        InputError: naming what is in the way.
+    """
+    before = own_record(output / RUN_RECORD)
+    if not resume:
+        if before or (output / RUN_RECORD).exists() or (output / BEST).exists():
+            raise InputError(f"{output}: expected a folder without a run; got one; add --resume, or name another")
+        return
+    then = before.get("settings", settings)
+    changed = sorted(key for key in settings if not isinstance(then, dict) or then.get(key) != settings[key])
+    if changed:
+        raise InputError(
+            f"{output}: expected the settings that the run began with; got others in {', '.join(changed)};"
+            " resume with the same configuration, or name another folder"
+        )

@@ -1,0 +1,45 @@
+"""A training killed in mid step by SIGKILL, and resumed: what it leaves must be what one never killed leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from hgisam.train.training import BEST, CHECKPOINTS, CURVES
+
+
+def kill_and_resume(arguments: list[str], output: Path) -> None:
+    """Run the command until its first checkpoint is there, kill it, and run it to its end."""
+    command = [sys.executable, "-m", "hgisam", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    nowhere = subprocess.DEVNULL
+    started = subprocess.Popen(command, env=environment, stderr=nowhere, stdout=nowhere)
+    for _ in range(60000):
+        if list(output.glob(f"{CHECKPOINTS}/*.safetensors")) or started.poll() is not None:
+            break
+        time.sleep(0.01)
+    started.send_signal(signal.SIGKILL)
+    started.wait()
+    assert started.returncode == -signal.SIGKILL
+    assert not (output / CURVES).exists()
+    resumed = subprocess.run([*command, "--resume"], env=environment, capture_output=True, check=False)
+    assert resumed.returncode == 0, resumed.stderr
+
+
+def assert_equal_to_the_bit(whole: Path, mended: Path) -> None:
+    """Two trainings ended with the same parameters, averages, optimizer and kept network, and told each step once."""
+    for name in (max(path.relative_to(whole) for path in (whole / CHECKPOINTS).glob("*.safetensors")), Path(BEST)):
+        tensors, again = load_file(whole / name), load_file(mended / name)
+        assert tensors.keys() == again.keys()
+        assert all(torch.equal(tensors[key], again[key]) for key in tensors), name
+    told = [
+        [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (whole, mended)
+    ]
+    assert told[0] == told[1]
