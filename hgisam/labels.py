@@ -17,6 +17,9 @@ class Subtype(StrEnum):
 SUBTYPES: tuple[Subtype, ...] = tuple(s for s in Subtype if s is not Subtype.ANY)
 """The five subtypes, in order. In a label volume, value k + 1 stands for SUBTYPES[k] and 0 for no hemorrhage."""
 
+ANY_COLUMN = tuple(Subtype).index(Subtype.ANY)
+"""Where `any` stands in a table with a column for each of `Subtype`."""
+
 
 def label_value(subtype: Subtype) -> int:
     """The value that stands for a subtype in a label volume: 1 to 5.

@@ -1,4 +1,4 @@
-"""Work in other processes: on many items, results in their order; or on one at a time, which may hang or kill it."""
+"""Work in other processes, on many items or on one at a time, which may hang or kill it; work in one thread."""
 
 import logging
 import os
@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -52,6 +53,19 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers:
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch sums in another order on other thread counts; with one, the same numbers come out everywhere."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class TookTooLong(RuntimeError):

@@ -156,6 +156,9 @@ class _Segmentation:
         obstacle = seg_obstacle(case.series) if self.dicom_seg and case.series is not None else None
         if obstacle is not None:
             record["warnings"].append(f"no DICOM SEG was written: {obstacle}")
+        volume_ml = result.volume_ml if self.dicom_sr else None
+        if self.dicom_sr and volume_ml is None:
+            record["warnings"].append("no structured report was written: the volume is not known")
 
         def write() -> None:
             write_mask(self.folder / f"{case.name}_mask.nii.gz", result.mask_volume.voxels, result.grid)
@@ -173,9 +176,9 @@ class _Segmentation:
                     deidentify=self.deidentify,
                     weights_sha256=weights_sha256,
                 )
-                if self.dicom_sr:
+                if volume_ml is not None:
                     report = self.folder / f"{case.name}_sr.dcm"
-                    write_dicom_sr(report, seg, result.volume_ml, weights_sha256=weights_sha256)
+                    write_dicom_sr(report, seg, volume_ml, weights_sha256=weights_sha256)
 
         return record, write
 

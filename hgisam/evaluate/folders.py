@@ -7,15 +7,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hgisam.cases import own_record
 from hgisam.evaluate.pairs import Pair, pair_masks
 from hgisam.evaluate.scores import ScanScore, score_masks
 from hgisam.evaluate.summary import Summary, summarise
 from hgisam.io.errors import InputError, ScanRefused
 from hgisam.io.nifti import read_mask, read_mask_and_labels
-from hgisam.processes import in_order
+from hgisam.processes import in_order, one_thread
 from hgisam.progress import case_progress
 from hgisam.volume import MaskVolume, same_grid
 
@@ -154,16 +152,13 @@ def score_pair(pair: Pair) -> ScoredPair:
 
 def _score_with_one_thread(pair: Pair, *, alone: bool) -> ScoredPair:
     """`score_pair`, with a refusal as a result unless it is of the only pair."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     try:
-        return score_pair(pair)
+        with one_thread():
+            return score_pair(pair)
     except ScanRefused as error:
         if alone:
             raise
         return ScoredPair(None, str(error))
-    finally:
-        torch.set_num_threads(threads)
 
 
 def with_probabilities(scan: ScanScore, record: Mapping[str, Any]) -> ScanScore:

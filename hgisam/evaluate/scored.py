@@ -12,13 +12,12 @@ from torch import Tensor
 
 from hgisam.evaluate.detection import Detection, detection
 from hgisam.io.tables import write_csv
-from hgisam.labels import Subtype
+from hgisam.labels import ANY_COLUMN, Subtype
 from hgisam.segment import SCAN_SLICES, smooth_over_slices, to_log_odds
 
 COLUMNS = ("patient", "scan", "slice", "has_brain", *Subtype, "probability")
 """Of the table as CSV. A label is 1, 0, or empty where it is unknown."""
 
-_ANY = list(Subtype).index(Subtype.ANY)
 _LABELS = {"1": 1, "0": 0, "": -1}
 _FLAGS = {"1": True, "0": False}
 
@@ -65,12 +64,12 @@ class ScoredSlices:
     @property
     def positive(self) -> Bool[Tensor, " n"]:
         """Slices known to show any hemorrhage."""
-        return self.labels[:, _ANY]
+        return self.labels[:, ANY_COLUMN]
 
     @property
     def negative(self) -> Bool[Tensor, " n"]:
         """Slices known to show none. One that is neither is unknown."""
-        return self.known[:, _ANY] & ~self.labels[:, _ANY]
+        return self.known[:, ANY_COLUMN] & ~self.labels[:, ANY_COLUMN]
 
     def smoothed(self) -> "ScoredSlices":
         """The same slices, each scan's probabilities smoothed over its slices with brain, as `hgisam segment` does."""

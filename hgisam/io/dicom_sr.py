@@ -14,7 +14,7 @@ VOLUME = Code("118565006", "SCT", "Volume")
 MILLILITRE = Code("mL", "UCUM", "milliliter")
 
 _CT_HEAD = Code("24725-4", "LN", "CT Head")
-_DEVICE_OBSERVER = Code("121007", "DCM", "Device")
+_DEVICE = ("121007", "DCM", "Device")
 _SERIES_NUMBER = 901
 
 
@@ -51,7 +51,7 @@ def write_dicom_sr(path: Path, seg_path: Path, volume_ml: float, *, weights_sha2
             measurements=[hd.sr.Measurement(name=VOLUME, value=round(volume_ml, 3), unit=MILLILITRE)],
         )
         observer = hd.sr.ObserverContext(
-            observer_type=_DEVICE_OBSERVER,
+            observer_type=hd.sr.CodedConcept(*_DEVICE),
             observer_identifying_attributes=hd.sr.DeviceObserverIdentifyingAttributes(
                 uid=hd.UID(), name="hgisam", manufacturer_name="hgisam", model_name=__version__
             ),

@@ -1,7 +1,6 @@
 """One seed, one phantom: a random patient, random bleeds, a random scan, and the exact truth beside it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Self
@@ -34,7 +33,7 @@ from hgisam.phantom.distractors import (
 )
 from hgisam.phantom.scanner import Protocol, average_slices, scan, to_pixels
 from hgisam.phantom.structures import Structure
-from hgisam.processes import in_order
+from hgisam.processes import in_order, one_thread
 from hgisam.volume import CTVolume
 
 SUB_SLICE_MM = 1.6
@@ -126,19 +125,8 @@ def make_phantom(seed: int, options: PhantomOptions | None = None) -> Phantom:
         seed: 0 or more.
         options: None for the defaults.
     """
-    with _one_thread():
+    with one_thread():
         return _make_phantom(seed, options or PhantomOptions())
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch sums in another order on other thread counts; one thread makes a seed mean one phantom everywhere."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _make_phantom(seed: int, options: PhantomOptions) -> Phantom:

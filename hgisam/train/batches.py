@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hgisam.labels import Subtype
+from hgisam.labels import ANY_COLUMN, Subtype
 from hgisam.preprocess import PreprocessOptions, network_images
 from hgisam.train.augment import AugmentOptions, SliceChanger
 from hgisam.train.deck import Deck
@@ -20,8 +20,6 @@ from hgisam.train.prepared import HU_STEP, PreparedScan, PreparedScans
 
 MAX_TRIES = 20
 """So many slices are tried for a bleed before a slice is shown without one."""
-
-_ANY = list(Subtype).index(Subtype.ANY)
 
 
 class SamplingOptions(BaseModel):
@@ -147,10 +145,10 @@ class PatientSlices:
         index = prepared.slice_index
         allowed = torch.tensor([scan.patient in patients for scan in prepared.scans], dtype=torch.bool)
         fit = allowed[index.scan] & (index.brain_mm2 >= sampling.min_region_mm2)
-        shown = index.labels[:, _ANY]
+        shown = index.labels[:, ANY_COLUMN]
         self._scan, self._row = index.scan, index.row
         self.positive = torch.nonzero(fit & shown).flatten()
-        self.negative = torch.nonzero(fit & ~shown & index.known[:, _ANY]).flatten()
+        self.negative = torch.nonzero(fit & ~shown & index.known[:, ANY_COLUMN]).flatten()
         self._labels, self._known = index.labels, index.known
 
     def weights(self, *, balance_subtypes: bool) -> Float[Tensor, " positive"]:
@@ -165,7 +163,7 @@ class PatientSlices:
         counts = torch.bincount(torch.tensor([numbers[patient] for patient in patients], dtype=torch.int64))
         weights = torch.tensor([1.0 / math.sqrt(int(counts[numbers[patient]])) for patient in patients])
         if balance_subtypes:
-            subtypes = self._labels[self.positive, :_ANY]
+            subtypes = self._labels[self.positive, :ANY_COLUMN]
             frequency = subtypes.sum(dim=0).clamp_min(1).float()
             rarity = torch.where(subtypes, 1.0 / frequency, 0.0).amax(dim=1)
             weights = weights * torch.where(rarity > 0, rarity, 1.0 / max(1, len(scans)))
@@ -412,12 +410,12 @@ def _are_alike_neighbours(scan: PreparedScan, row: int, other: int) -> bool:
         return False
     if scan.labels is None or scan.known is None:
         return False
-    return bool(scan.known[other, _ANY] and scan.labels[other, _ANY] == scan.labels[row, _ANY])
+    return bool(scan.known[other, ANY_COLUMN] and scan.labels[other, ANY_COLUMN] == scan.labels[row, ANY_COLUMN])
 
 
 def _of_phantom(scan: PreparedScan, row: int) -> DrawnSlice:
     labels = torch.zeros(len(Subtype), dtype=torch.bool) if scan.labels is None else scan.labels[row].clone()
-    labels[_ANY] = scan.blood[row].any()
+    labels[ANY_COLUMN] = scan.blood[row].any()
     relative_hu = scan.relative_hu[row].float() * HU_STEP
     known = torch.ones_like(labels)
     return DrawnSlice(relative_hu, scan.region[row], scan.blood[row], scan.median_hu, labels, known, traced=True)

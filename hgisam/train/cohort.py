@@ -15,13 +15,11 @@ from torch import Tensor
 from hgisam.io.dicom import read_slices
 from hgisam.io.errors import ScanRefused
 from hgisam.io.nifti import read_ct, read_mask
-from hgisam.labels import Subtype
+from hgisam.labels import ANY_COLUMN, Subtype
 from hgisam.volume import CTVolume, MaskVolume
 
 N_EXAMPLES = 5
 """So many examples of each trouble are kept."""
-
-_ANY = list(Subtype).index(Subtype.ANY)
 
 
 class CohortRefused(ScanRefused):
@@ -159,12 +157,12 @@ class LabelledScan:
     @property
     def positive(self) -> Bool[Tensor, " slices"]:
         """Slices known to show any hemorrhage."""
-        return self.labels[:, _ANY]
+        return self.labels[:, ANY_COLUMN]
 
     @property
     def negative(self) -> Bool[Tensor, " slices"]:
         """Slices known to show none. One that is neither is unknown."""
-        return self.known[:, _ANY] & ~self.labels[:, _ANY]
+        return self.known[:, ANY_COLUMN] & ~self.labels[:, ANY_COLUMN]
 
     def load(self) -> CTVolume:
         """Decode the voxels.

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from hgisam.evaluate.overlap import overlap
-from hgisam.labels import Subtype
+from hgisam.labels import ANY_COLUMN
 from hgisam.model.slice_classifier import SliceClassifier
 from hgisam.preprocess import PreprocessOptions, network_images
 from hgisam.segment import AggregationOptions, aggregate
@@ -22,8 +22,6 @@ from hgisam.weak import SelfAttention
 THRESHOLDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 PUBLISHED_THRESHOLD = 0.05
 """Source: arXiv 2304.04902."""
-
-_ANY = list(Subtype).index(Subtype.ANY)
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def judge_maps(
         (judge, row)
         for judge in judges
         for row, index in enumerate(judge.scan.slices)
-        if judge.known[index, _ANY] and not judge.labels[index, _ANY]
+        if judge.known[index, ANY_COLUMN] and not judge.labels[index, ANY_COLUMN]
     ]
     ours, published = [], []
     for number in random.permutation(len(negative)):

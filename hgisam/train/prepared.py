@@ -9,12 +9,9 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
-from multiprocessing import get_context
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -34,6 +31,7 @@ from hgisam.labels import Subtype
 from hgisam.phantom import PhantomOptions, make_phantom, slice_labels
 from hgisam.plausibility import check_hu
 from hgisam.preprocess import PreprocessOptions, preprocess
+from hgisam.processes import in_order, one_thread
 from hgisam.train.cohort import Cohort, DicomFiles, LabelledScan, NiftiFile
 from hgisam.volume import CTVolume
 
@@ -344,25 +342,20 @@ def _read_record(folder: Path, key: str) -> dict[str, Any]:
 
 def _run_all(prepare: Callable[..., None], jobs: Sequence[tuple[object, ...]], workers: int) -> None:
     """Do all jobs, in other processes where there is more than one worker."""
-    if workers <= 1 or len(jobs) <= 1:
-        for job in jobs:
-            prepare(*job)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        running = [pool.submit(prepare, *job) for job in jobs]
-        try:
-            for done, finished in enumerate(as_completed(running), start=1):
-                finished.result()
-                if done % 20 == 0:
-                    log.info("prepared %d of %d scans", done, len(jobs))
-        finally:
-            pool.shutdown(cancel_futures=True)
+    several = workers if len(jobs) > 1 else 1
+    for done, _ in enumerate(in_order(partial(_run_one, prepare), jobs, max(several, 1)), start=1):
+        if done % 20 == 0:
+            log.info("prepared %d of %d scans", done, len(jobs))
+
+
+def _run_one(prepare: Callable[..., None], job: tuple[object, ...]) -> None:
+    prepare(*job)
 
 
 def _prepare_phantom_into(
     folder: Path, key: str, seed: int, phantom: PhantomOptions, brain: BrainOptions, preprocessing: PreprocessOptions
 ) -> None:
-    with _one_thread():
+    with one_thread():
         _keep(folder, key, prepare_phantom(seed, phantom, brain, preprocessing))
 
 
@@ -385,23 +378,12 @@ def _prepare_scan_into(
         if mask is not None and mask.voxels.shape != ct.hu.shape:
             shapes = f"{tuple(ct.hu.shape)}; got {tuple(mask.voxels.shape)}"
             raise ScanRefused(f"{name}: expected a reference mask of {shapes}; it is of another scan")
-        with _one_thread():
+        with one_thread():
             prepared = prepare_scan(name, ct, None if mask is None else mask.voxels, brain, preprocessing)
     except ValueError as error:
         write_json(_record_path(folder, key), {"name": name, "refused": " ".join(str(error).split())})
     else:
         _keep(folder, key, prepared)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch sums in another order on other thread counts; with one, a prepared scan is the same wherever it is made."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _check_plausible(ct: CTVolume) -> None:

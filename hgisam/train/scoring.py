@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from hgisam.evaluate.scored import ScoredSlices
-from hgisam.labels import Subtype
+from hgisam.labels import ANY_COLUMN, Subtype
 from hgisam.model.slice_classifier import SliceClassifier
 from hgisam.preprocess import PreprocessOptions, network_images
 from hgisam.segment import smooth_over_slices, to_log_odds
@@ -18,8 +18,6 @@ from hgisam.train.processes import shared_out
 
 BATCH_SIZE = {"cpu": 4, "cuda": 64}
 """Images per pass, by kind of device."""
-
-_ANY = list(Subtype).index(Subtype.ANY)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +53,7 @@ def phantom_judges(scans: Sequence[PreparedScan]) -> list[Judge]:
         if scan.labels is None or scan.known is None:
             raise ValueError(f"{scan.name}: expected a phantom with labels")
         known = scan.known.clone()
-        known[:, _ANY] &= scan.labels[:, _ANY] == scan.blood.any(dim=2).any(dim=1)
+        known[:, ANY_COLUMN] &= scan.labels[:, ANY_COLUMN] == scan.blood.any(dim=2).any(dim=1)
         rows = torch.tensor(scan.slices)
         everywhere = torch.zeros(max(scan.slices, default=-1) + 1, len(Subtype), dtype=torch.bool)
         labels, all_known = everywhere.clone(), ~everywhere
@@ -98,8 +96,8 @@ def score_judges(
     )
     scored = []
     for found, judge in zip(log_odds, judges, strict=True):
-        known = judge.known[judge.scan.slices, _ANY]
-        scored.append(ScoredScan(found, judge.labels[judge.scan.slices, _ANY], known))
+        known = judge.known[judge.scan.slices, ANY_COLUMN]
+        scored.append(ScoredScan(found, judge.labels[judge.scan.slices, ANY_COLUMN], known))
     return scored
 
 

@@ -12,10 +12,9 @@ import os
 import re
 from array import array
 from collections.abc import Iterable, Iterator, MutableSequence, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from hgisam.io.dicom_geometry import PlaneGeometry, evenly_stacked, slice_order
 from hgisam.io.dicom_header import read_slice_header
 from hgisam.io.errors import ScanRefused
 from hgisam.labels import Subtype
+from hgisam.processes import in_order
 from hgisam.train.cohort import CohortRefused, DicomFiles, Findings, LabelledScan, Trouble
 from hgisam.train.layouts.label_table import LabelTable, as_rows
 
@@ -204,17 +204,11 @@ def _is_of(index: Path, stamps: Sequence[_Stamp]) -> bool:
 def _read_headers(folder: Path, stamps: list[_Stamp], workers: int) -> Iterator[Row]:
     remaining = iter(stamps)
     chunks = iter(lambda: list(islice(remaining, _CHUNK)), [])
-    if workers <= 1 or len(stamps) <= _CHUNK:
-        for chunk in chunks:
-            yield from _read_chunk(folder, chunk)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        n_read = 0
-        for rows in pool.map(_read_chunk, [folder] * -(-len(stamps) // _CHUNK), chunks):
-            n_read += len(rows)
-            if n_read % (100 * _CHUNK) == 0:
-                log.info("read %d of %d headers", n_read, len(stamps))
-            yield from rows
+    several = workers if len(stamps) > _CHUNK else 1
+    for n_chunks, rows in enumerate(in_order(partial(_read_chunk, folder), chunks, several), start=1):
+        if n_chunks % 100 == 0:
+            log.info("read %d of %d headers", n_chunks * _CHUNK, len(stamps))
+        yield from rows
 
 
 def _read_chunk(folder: Path, stamps: list[_Stamp]) -> list[Row]:
