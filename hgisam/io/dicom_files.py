@@ -4,7 +4,7 @@ Nothing is ever unpacked to disk, so no name in an archive can lead anywhere. Li
 """
 
 import os
-import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from hgisam.io.errors import ScanRefused
+from hgisam.limits import open_regular
 
 MAX_FILES = 200_000
 """The most files that a folder or an archive may hold."""
@@ -31,7 +32,8 @@ _MAX_DIRECTORY_BYTES = 32 * 2**20
 _PREAMBLE, _MAGIC = 128, b"DICM"
 _ZIP_MAGIC = b"PK\x03\x04"
 _HEADLESS = tuple(b"\x08\x00" + element for element in (b"\x00\x00", b"\x01\x00", b"\x05\x00", b"\x08\x00"))
-_UNREADABLE = (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, ValueError)
+_METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
+_UNREADABLE = (OSError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error, ValueError)
 """What `zipfile` raises for damage, encryption and methods that it does not know."""
 
 
@@ -86,19 +88,27 @@ def dicom_files_in(path: Path) -> list[DicomFile]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    n_files = 0
-    for parent, folders, names in os.walk(folder, followlinks=False, onerror=_refuse_folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        n_files += len(names)
-        if n_files > MAX_FILES:
-            raise ScanRefused(f"{folder}: expected at most {MAX_FILES:,} files; got more; name the scan's own folder")
-        for path in (Path(parent, name) for name in sorted(names) if not name.startswith(".")):
-            if path.is_file():
-                yield path
-
-
-def _refuse_folder(error: OSError) -> None:
-    raise ScanRefused(f"{error.filename}: expected a readable folder; got '{error.strerror}'; check access") from error
+    """Its files, folder by folder. No call within a call for a folder within a folder: they may be thousands deep."""
+    n_found = 0
+    waiting = [folder]
+    while waiting:
+        parent = waiting.pop()
+        folders: list[Path] = []
+        files: list[Path] = []
+        try:
+            with os.scandir(parent) as entries:
+                for entry in entries:
+                    n_found += 1
+                    if n_found > MAX_FILES:
+                        raise ScanRefused(
+                            f"{folder}: expected at most {MAX_FILES:,} files; got more; name the scan's own folder"
+                        )
+                    if not entry.name.startswith("."):
+                        (folders if entry.is_dir(follow_symlinks=False) else files).append(Path(entry))
+        except OSError as error:
+            raise ScanRefused(f"{parent}: expected a readable folder; got '{error.strerror}'; check access") from error
+        yield from (path for path in sorted(files) if path.is_file())
+        waiting += sorted(folders, reverse=True)
 
 
 class FileReader:
@@ -125,12 +135,10 @@ class FileReader:
             if file.member is not None:
                 yield BytesIO(self._read_member(self._archive(file.path), file, None))
                 return
-            with file.path.open("rb") as stream:
-                state = os.fstat(stream.fileno())
-                if not stat.S_ISREG(state.st_mode):
-                    raise ScanRefused(f"{file}: expected a file; got a pipe or a device; copy it to a file first")
-                if state.st_size > MAX_FILE_BYTES:
-                    raise _too_large(str(file), state.st_size)
+            with os.fdopen(open_regular(file.path), "rb") as stream:
+                n_bytes = os.fstat(stream.fileno()).st_size
+                if n_bytes > MAX_FILE_BYTES:
+                    raise _too_large(str(file), n_bytes)
                 yield stream
         except ScanRefused:
             raise
@@ -198,6 +206,12 @@ class _ShortReads(FileIO):
 def _check_archive(path: Path, archive: zipfile.ZipFile) -> None:
     """Refuse an archive by what its directory states, before anything is unpacked."""
     members = archive.infolist()
+    other = next((info for info in members if info.compress_type not in _METHODS), None)
+    if other is not None:  # the header of LZMA alone can ask for 4 GiB
+        raise ScanRefused(
+            f"{path}: expected members that are {' or '.join(_METHODS.values())}; got one by method"
+            f" {other.compress_type}: {other.filename}; unpack it and name the folder"
+        )
     if len(members) > MAX_FILES:
         raise ScanRefused(f"{path}: expected at most {MAX_FILES:,} files; got {len(members):,}; name a smaller archive")
     unpacked = sum(info.file_size for info in members)

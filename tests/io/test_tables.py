@@ -133,11 +133,11 @@ def test_patients_are_read_by_case(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("case,age\na,5\n", "columns case and patient"),
-        ("", "columns case and patient"),
+        ("case,age\na,5\n", "columns case, patient"),
+        ("", "columns case, patient"),
         ("case,patient\na,p\na,q\n", "line 3: expected each case once"),
         ("case,patient\na,\n", "line 2: expected each case once, with its patient"),
-        ("case,patient\na\n", "line 2: expected each case once, with its patient"),
+        ("case,patient\na\n", "line 2: expected as many cells as the head has"),
     ],
 )
 def test_a_table_of_patients_that_cannot_be_trusted_is_refused(tmp_path: Path, text: str, message: str) -> None:
