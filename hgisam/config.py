@@ -101,7 +101,7 @@ class _PlainLoader(yaml.SafeLoader):
 def _read_yaml(path: Path) -> object:
     try:
         text = read_whole(path, MAX_YAML_BYTES).decode("utf-8")
-        return yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a SafeLoader  # nosec B506
     except OSError as error:
         raise SettingsError(f"{path}: expected a YAML file; got '{error.strerror}'; check the path") from error
     except RecursionError as error:

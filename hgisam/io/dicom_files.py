@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from io import BytesIO, FileIO
+from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -135,10 +135,9 @@ class FileReader:
             if file.member is not None:
                 yield BytesIO(self._read_member(self._archive(file.path), file, None))
                 return
-            with os.fdopen(open_regular(file.path), "rb") as stream:
-                n_bytes = os.fstat(stream.fileno()).st_size
-                if n_bytes > MAX_FILE_BYTES:
-                    raise _too_large(str(file), n_bytes)
+            with _WhatIsThere(FileIO(open_regular(file.path))) as stream:
+                if stream.n_bytes > MAX_FILE_BYTES:
+                    raise _too_large(str(file), stream.n_bytes)
                 yield stream
         except ScanRefused:
             raise
@@ -189,6 +188,18 @@ class FileReader:
             _check_archive(path, archive)
             self._archives[path] = archive
         return self._archives[path]
+
+
+class _WhatIsThere(BufferedReader):
+    """A file of which no more memory is taken for a read than it has bytes left: an element may claim 4 GiB."""
+
+    def __init__(self, raw: FileIO) -> None:
+        super().__init__(raw)
+        self.n_bytes = os.fstat(raw.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(0, self.n_bytes - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
 
 
 class _ShortReads(FileIO):

@@ -327,7 +327,8 @@ def _read_header(stream: BinaryIO, source: str, max_voxels: int) -> tuple[bytes,
 def _read_whole_numbers(path: Path, max_voxels: int, kind: str) -> tuple[NDArray[Any], NiftiGrid, str]:
     """Values from 0 up, whole but for the rounding of a rescaled file, in the file's axes."""
     stored, layout, header, geometry = _read_file(path, max_voxels)
-    values = stored if (layout.slope, layout.inter) == (1.0, 0.0) else stored * layout.slope + layout.inter
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is no whole number, and is refused as such
+        values = stored if (layout.slope, layout.inter) == (1.0, 0.0) else stored * layout.slope + layout.inter
     lowest, highest = float(values.min()), float(values.max())
     whole = values.dtype.kind in "ui" or (
         math.isfinite(lowest) and math.isfinite(highest) and bool((abs(values - np.rint(values)) < _NEARLY_WHOLE).all())
