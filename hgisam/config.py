@@ -17,6 +17,7 @@ MAX_YAML_BYTES = 2**20
 
 _MAX_SHOWN = 100
 _MAX_SLIPS = 8
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 class SettingsError(ValueError):
@@ -90,7 +91,7 @@ class _PlainLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
+            if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
                 raise yaml.constructor.ConstructorError(None, None, "a key that is no plain word", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} appears twice", key.start_mark)

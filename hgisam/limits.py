@@ -21,7 +21,8 @@ def read_whole(path: Path, max_bytes: int) -> bytes:
     """
     descriptor = open_regular(path)
     with os.fdopen(descriptor, "rb") as file:
-        content = file.read(max_bytes + 1) if os.fstat(descriptor).st_size <= max_bytes else None
+        n_bytes = os.fstat(descriptor).st_size  # room is made for as much as is asked for
+        content = file.read(n_bytes + 1) if n_bytes <= max_bytes else None
     if content is None or len(content) > max_bytes:
         raise OSError(errno.EFBIG, f"more than {max_bytes:,} bytes", str(path))
     return content

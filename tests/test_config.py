@@ -127,7 +127,7 @@ def bomb(depth: int) -> str:
         ("source: a\nsegment: {hu_offset: !!timestamp x}", "expected YAML of plain values"),
         (f"source: a\nsegment: {{hu_offset: {'9' * 5000}}}", "expected YAML of plain values"),
         ("source: a\nsegment: {? [1, 2] : 3}", "a key that is no plain word"),
-        ("source: a\n<<: {segment: {}}", "expected YAML of plain values"),
+        ("source: a\n<<: {segment: {}}", "a key that is no plain word"),
         ("source: \x1b[2J", "expected YAML of plain values"),
         ("source: a\n" + "".join(f"k{n}: 1\n" for n in range(20_000)), "unknown key 'k0'"),
         ("source: a\n" + "#" * 2**20, "more than 1,048,576 bytes"),

@@ -223,6 +223,9 @@ def watch(engine: str, kind: str, seconds: float, seed: int, cap_mib: int, outpu
             if process == 0:
                 try:
                     work(engine, kind, left, folder, seed + n_dead, cap_mib, output)
+                except BaseException:  # noqa: BLE001 - whatever it is, the watcher tells of it
+                    traceback.print_exc()
+                    sys.stderr.flush()
                 finally:  # whatever happens, nothing of the watcher's is cleared away here
                     os._exit(os.EX_SOFTWARE)
             status, hung = _wait(process, counts_path)

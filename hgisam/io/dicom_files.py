@@ -7,7 +7,7 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import BufferedReader, BytesIO, FileIO
@@ -26,6 +26,10 @@ MAX_FILE_BYTES = 2 * 2**30
 MAX_UNPACKED_BYTES = 8 * 2**30
 MAX_SHRINKAGE = 100
 """An archive may unpack to this many times its own size. CT shrinks to a half or a third; only traps shrink more."""
+
+MAX_READS, READS_OF_A_FILE = 500_000, 3_000
+"""What all files that one reader opens may take beyond what each of them may, two or three for each element of a
+header. A slice has about 200 elements, an object of 4096 frames 160,000."""
 
 _SMALL_ARCHIVE_BYTES = 64 * 2**20
 _MAX_DIRECTORY_BYTES = 32 * 2**20
@@ -117,6 +121,7 @@ class FileReader:
     def __init__(self) -> None:
         self._open = ExitStack()
         self._archives: dict[Path, zipfile.ZipFile] = {}
+        self._reads_left = MAX_READS
 
     def __enter__(self) -> "FileReader":
         return self
@@ -133,16 +138,29 @@ class FileReader:
         """
         try:
             if file.member is not None:
-                yield BytesIO(self._read_member(self._archive(file.path), file, None))
+                content = self._read_member(self._archive(file.path), file, None)
+                yield _Metered(BytesIO(content), len(content), self._spender(file))
                 return
-            with _WhatIsThere(FileIO(open_regular(file.path))) as stream:
-                if stream.n_bytes > MAX_FILE_BYTES:
-                    raise _too_large(str(file), stream.n_bytes)
-                yield stream
+            with FileIO(open_regular(file.path)) as raw:
+                n_bytes = os.fstat(raw.fileno()).st_size
+                if n_bytes > MAX_FILE_BYTES:
+                    raise _too_large(str(file), n_bytes)
+                yield _Metered(raw, n_bytes, self._spender(file))
         except ScanRefused:
             raise
         except _UNREADABLE as error:
             raise _unreadable(str(file), error) from error
+
+    def _spender(self, file: DicomFile) -> Callable[[], None]:
+        """What counts the reads of one file, and refuses it once there are none left."""
+        self._reads_left = max(self._reads_left, 0) + READS_OF_A_FILE
+
+        def spend() -> None:
+            self._reads_left -= 1
+            if self._reads_left < 0:
+                raise ScanRefused(f"{file}: expected the header of a scan; got hundreds of thousands of elements")
+
+        return spend
 
     def dicom_members(self, path: Path) -> list[str]:
         """The names of an archive's DICOM files, sorted; a link in an archive is but a short text and none of them.
@@ -154,7 +172,7 @@ class FileReader:
         found = []
         for info in archive.infolist():
             hidden = PurePosixPath(info.filename).name.startswith(".") or info.filename.startswith("__MACOSX/")
-            if info.is_dir() or hidden:
+            if hidden or not info.filename or info.is_dir():
                 continue
             try:
                 head = self._read_member(archive, DicomFile(path, info.filename), _PREAMBLE + 4)
@@ -190,15 +208,20 @@ class FileReader:
         return self._archives[path]
 
 
-class _WhatIsThere(BufferedReader):
-    """A file of which no more memory is taken for a read than it has bytes left: an element may claim 4 GiB."""
+class _Metered(BufferedReader):
+    """A stream whose reads are bounded in size and in number.
 
-    def __init__(self, raw: FileIO) -> None:
-        super().__init__(raw)
-        self.n_bytes = os.fstat(raw.fileno()).st_size
+    An element may claim 4 GiB, and room is made for as much as is asked for; a file of zeros is a header of millions
+    of empty elements, each of which takes a reader some microseconds.
+    """
+
+    def __init__(self, raw: FileIO | BytesIO, n_bytes: int, spend: Callable[[], None]) -> None:
+        super().__init__(raw)  # type: ignore[arg-type]
+        self._n_bytes, self._spend = n_bytes, spend
 
     def read(self, size: int | None = -1, /) -> bytes:
-        left = max(0, self.n_bytes - self.tell())
+        self._spend()
+        left = max(0, self._n_bytes - self.tell())
         return super().read(left if size is None or size < 0 else min(size, left))
 
 

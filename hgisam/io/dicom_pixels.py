@@ -1,7 +1,6 @@
 """A DICOM slice's pixels as Hounsfield units: decoded, told from padding, rescaled by the slice's own numbers."""
 
 import importlib.util
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -62,7 +61,7 @@ class SliceReader:
         try:
             with self._reader.open(file) as stream, quiet_pydicom():
                 syntax = transfer_syntax(stream)
-                self._dataset = pydicom.dcmread(BytesIO(stream.read()), force=True)
+                self._dataset = pydicom.dcmread(stream, force=True)
                 if not syntax:
                     self._dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
                 self._compressed = self._dataset.file_meta.TransferSyntaxUID.is_compressed

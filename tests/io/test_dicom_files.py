@@ -179,7 +179,7 @@ def test_folders_thousands_deep_are_walked(tmp_path: Path, slices: dict[str, byt
         levels[-1].mkdir()
     (levels[-1] / "x.dcm").write_bytes(next(iter(slices.values())))
     try:
-        assert [file.path for file in dicom_files_in(tmp_path)] == [levels[-1] / "x.dcm"]
+        assert [file.path for file in dicom_files_in(levels[1])] == [levels[-1] / "x.dcm"]
     finally:  # shutil.rmtree calls itself for each level
         (levels[-1] / "x.dcm").unlink()
         for level in reversed(levels[1:]):
@@ -192,3 +192,10 @@ def test_folders_count_as_files_do(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (tmp_path / name).mkdir()
     with pytest.raises(ScanRefused, match="at most 3 files"):
         dicom_files_in(tmp_path)
+
+
+def test_a_member_without_a_name_is_passed_over(tmp_path: Path, slices: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(zipfile.ZipInfo(""), b"x")
+        archive.writestr("a.dcm", next(iter(slices.values())))
+    assert [file.member for file in dicom_files_in(tmp_path / "a.zip")] == ["a.dcm"]

@@ -15,6 +15,7 @@ from pydicom.dataelem import DataElement
 from pydicom.encaps import encapsulate, get_frame
 
 from hgisam.io.dicom import read_dicom
+from hgisam.io.dicom_series import find_series
 from hgisam.io.errors import ScanRefused
 
 
@@ -115,3 +116,23 @@ def test_an_element_that_claims_gigabytes_takes_none(tmp_path: Path, vr: bytes) 
         assert tracemalloc.get_traced_memory()[1] < 2**26
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("zeros_at", ["start", "end"])
+def test_a_file_of_zeros_is_no_header_of_millions_of_elements(tmp_path: Path, zeros_at: str) -> None:
+    """Behind the preamble, or behind the pixels: 4 MiB are half a million empty elements, 2 GiB an hour's work."""
+    data = save(ct_slice(pattern()), tmp_path / "x.dcm").read_bytes()
+    cut = 132 if zeros_at == "start" else len(data)
+    (tmp_path / "x.dcm").write_bytes(data[:cut] + bytes(2**23) + data[cut:])
+    with pytest.raises(ScanRefused, match="hundreds of thousands of elements"):
+        read_dicom(tmp_path / "x.dcm")
+
+
+def test_many_such_files_take_no_longer_than_one_and_leave_the_slices_beside_them(tmp_path: Path) -> None:
+    data = save(ct_slice(pattern()), tmp_path / "x.dcm").read_bytes()
+    for index in range(20):
+        (tmp_path / f"zeros_{index:02d}.dcm").write_bytes(data[:132] + bytes(2**22))
+    listing = find_series([tmp_path])
+    assert [len(series.slices) for series in listing.series] == [1]
+    assert len(listing.left_out) == 20
+    assert all("elements" in left.reason for left in listing.left_out)

@@ -61,7 +61,7 @@ def test_more_than_8_bits_are_not_cut_off_in_silence(tmp_path: Path) -> None:
         read_picture(tmp_path / "a.png", "L")
 
 
-@pytest.mark.parametrize("keep", [0, 7, 40, 60])
+@pytest.mark.parametrize("keep", [0, 7, 40])
 def test_a_cut_picture_is_refused(tmp_path: Path, keep: int) -> None:
     whole = png(tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(whole[:keep])
