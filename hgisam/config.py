@@ -12,8 +12,8 @@ from hgisam.limits import one_line, read_whole
 from hgisam.pipeline import SegmentOptions
 from hgisam.train.recipe import TrainOptions
 
-MAX_YAML_BYTES = 2**20
-"""The largest file of settings that is read; the longest in configs/ has 3 kB."""
+MAX_YAML_BYTES = 2**16
+"""The largest file of settings that is read; the longest in configs/ has 3 kB, and PyYAML takes seconds for 100."""
 
 _MAX_SHOWN = 100
 _MAX_SLIPS = 8

@@ -37,10 +37,12 @@ def tool(repository: Path) -> Iterator[ModuleType]:
     module = util.module_from_spec(spec)
     sys.modules["fuzz_inputs"] = module
     spec.loader.exec_module(module)
-    before, level = signal.getsignal(signal.SIGALRM), logging.getLogger("hgisam").level
+    before = {number: signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGPROF)}
+    level = logging.getLogger("hgisam").level
     handlers = logging.getLogger().handlers[:]
     yield module
-    signal.signal(signal.SIGALRM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
     logging.getLogger("hgisam").setLevel(level)
     logging.getLogger().handlers[:] = handlers
     del sys.modules["fuzz_inputs"]
@@ -86,7 +88,7 @@ def test_a_planted_fault_is_found(
     tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: Callable[[Path], object], what: str | None
 ) -> None:
     if what == "hang":
-        monkeypatch.setattr(tool, "SECONDS", 1)
+        monkeypatch.setattr(tool, "WAIT_S", 1)
     counts = tool.Counts(tmp_path / "counts")
     found = tool.Examiner(FakeKind(door), tmp_path, 64, counts)(b"content")
     assert (found.what if found else None) == what

@@ -7,10 +7,10 @@
 Two engines share the time, kind by kind (their seeds, lies and doors are in fuzz_kinds.py). hypothesis builds whole
 files that lie: in a header's fields, in a directory, in metadata. atheris (pip install 'hgisam[fuzz]') changes bytes of
 small seeds and keeps what reaches new code. Each file goes through the door that a user's goes through, in a process of
-its own; it may take --cap-mib more memory than there was, and SECONDS. Found is: any error but the kind's refusals, a
-refusal of more than one printable line, a warning or a log line of another library, more memory, more time, or the end
-of the process. What is found is saved under -o with its traceback, once for each place where it arises, the smallest
-that hypothesis comes by. Exit status 1 where there is any. Needs /proc (Linux).
+its own; it may take --cap-mib more memory than there was, and 10 s of the processor. Found is: any error but the kind's
+refusals, a refusal of more than one printable line, a warning or a log line of another library, more memory, more time,
+or the end of the process. What is found is saved under -o with its traceback, once for each place where it arises, the
+smallest that hypothesis comes by. Exit status 1 where there is any. Needs /proc (Linux).
 """
 
 import argparse
@@ -44,10 +44,10 @@ SHARES = {"nifti": 3, "dicom": 3, "series": 2, "zip": 2}
 """Of the time; other kinds have one share."""
 
 SECONDS = 10
-"""That one file may take."""
+"""Of the processor that one file may take; a busy machine must not make a slow file of a quick one."""
 
-GRACE_S = 20
-"""Beyond them, after which a process that does not stop by itself is killed."""
+WAIT_S = 120
+"""By the clock, and as much again before a process that does not stop by itself is killed."""
 
 MAX_LINE = 2000
 HERE = Path(__file__).resolve().parent
@@ -117,6 +117,7 @@ class Examiner:
         logging.getLogger().addHandler(self._log)
         logging.getLogger("hgisam").setLevel(logging.CRITICAL)
         signal.signal(signal.SIGALRM, _too_slow)
+        signal.signal(signal.SIGPROF, _too_slow)
 
     def __call__(self, data: bytes) -> Found | None:
         """Write the bytes, open the door."""
@@ -131,18 +132,22 @@ class Examiner:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             warnings.filterwarnings("ignore", category=DeprecationWarning)
-            signal.setitimer(signal.ITIMER_REAL, SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
+            signal.setitimer(signal.ITIMER_REAL, WAIT_S)
             try:
                 self._kind.door(self._path)
             except self._kind.refusals as refusal:
                 accepted, found = False, self._judged(refusal)
             except TooSlow as slow:
-                found = Found("hang", _place(slow), f"more than {SECONDS} s\n{_trace(slow)}")
+                found = Found(
+                    "hang", _place(slow), f"more than {SECONDS} s of the processor, or {WAIT_S} s\n{_trace(slow)}"
+                )
             except (KeyboardInterrupt, SystemExit):
                 raise
             except BaseException as error:  # noqa: BLE001 - that is what is looked for
                 found = Found(type(error).__name__, _place(error), _trace(error))
             finally:
+                signal.setitimer(signal.ITIMER_PROF, 0)
                 signal.setitimer(signal.ITIMER_REAL, 0)
         taken = _memory_mib("VmHWM") - before
         if found is None and taken > self._cap_mib:
@@ -259,7 +264,7 @@ def _wait(process: int, counts_path: Path) -> tuple[int, bool]:
         if ended:
             return os.waitstatus_to_exitcode(status), False
         time.sleep(0.2)
-        if time.monotonic() - max(Counts(counts_path).begun, started) > SECONDS + GRACE_S:
+        if time.monotonic() - max(Counts(counts_path).begun, started) > 2 * WAIT_S:
             os.kill(process, signal.SIGKILL)
             return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), True
 

@@ -175,9 +175,14 @@ def load_weights(path: Path, *, expected_sha256: str | None = None) -> LoadedWei
     """
     stored = read_tensors(path, expected_sha256=expected_sha256)
     metadata = _parse_metadata(stored.metadata, path)
-    with torch.device("meta"):  # names and shapes alone: no memory for a network that the file does not hold
-        _check_fit(build_classifier(metadata.architecture).state_dict(), stored.tensors, path)
+    n_parameters = sum(tensor.numel() for tensor in stored.tensors.values())
+    if n_parameters < metadata.architecture.least_parameters:  # before memory is taken for what the file does not hold
+        raise WeightsError(
+            f"{path}: expected the network of its metadata, of {metadata.architecture.least_parameters:,} parameters or"
+            f" more; got {n_parameters:,}"
+        )
     model = build_classifier(metadata.architecture)
+    _check_fit(model.state_dict(), stored.tensors, path)
     model.load_state_dict(stored.tensors)  # copy_ casts to float32
     return LoadedWeights(model=model.eval(), metadata=metadata, sha256=stored.sha256)
 

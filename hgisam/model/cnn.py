@@ -29,6 +29,11 @@ class CnnOptions(HeadOptions):
     width: int = Field(default=64, gt=0, le=512)
     """Channels of stage 1; each later stage has twice as many as the one before."""
 
+    @property
+    def least_parameters(self) -> int:
+        """Those of the last stage's four convolutions of 3 x 3, three quarters of all."""
+        return 9 * self.width**2 * (4 * 8 + 3 * 8 * 8)
+
 
 class CnnClassifier(SliceClassifier):
     """Tells how likely each image shows a hemorrhage, by convolutions alone: it has no tokens.

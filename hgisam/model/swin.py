@@ -35,8 +35,8 @@ DEEP_STEM_CHANNELS = (12, 32)
 MAX_BLOCKS = 64
 """Blocks of one stage; the largest Swin Transformer has 18."""
 
-MAX_SCORES = 2**24
-"""Attention scores of one head in one block: twelve times those of 384 x 384 pixels with a window of 12."""
+MAX_SCORES = 2**21
+"""Attention scores of one head in one block; 384 x 384 pixels with a window of 12 have 1.3 million."""
 
 
 class SwinOptions(BaseModel):
@@ -94,6 +94,16 @@ class SwinOptions(BaseModel):
                     f"the next stage; got {side} x {side}; choose another img_size, patch_size or window"
                 )
         return self
+
+    @property
+    def least_parameters(self) -> int:
+        """Those of the blocks' matrices and tables of positions, and of the embedding where no stem is before it."""
+        embedding = self.embed_dim * self.in_channels * self.patch_size**2 if self.stem == "none" else 0
+        blocks = 0
+        for stage, (depth, heads) in enumerate(zip(self.depths, self.heads, strict=True), start=1):
+            matrices = (4 + 2 * self.mlp_ratio) * self.stage_channels(stage) ** 2
+            blocks += depth * (int(matrices) + heads * (2 * self.stage_window(stage) - 1) ** 2)
+        return embedding + blocks
 
     def grid_side(self, stage: int) -> int:
         """Tokens along each side of the grid of a stage (1-based)."""
