@@ -219,6 +219,11 @@ class _Metered(BufferedReader):
         super().__init__(raw)  # type: ignore[arg-type]
         self._n_bytes, self._spend = n_bytes, spend
 
+    @property
+    def name(self) -> str:
+        """Empty: pydicom asks every buffered stream for it, and a member of an archive has none."""
+        return ""
+
     def read(self, size: int | None = -1, /) -> bytes:
         self._spend()
         left = max(0, self._n_bytes - self.tell())
