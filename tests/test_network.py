@@ -24,6 +24,10 @@ sys.addaudithook(closed)
 
 class NoSocket(socket.socket):
     def __init__(self, family=-1, *arguments, **options):
+        # urllib3 asks at import whether ::1 can be bound, and pydicom imports it where it happens to be installed
+        asked = sys._getframe(1).f_code.co_name == "_has_ipv6"
+        if family != socket.AF_UNIX and asked:
+            raise OSError("the network is closed")
         if family != socket.AF_UNIX:
             with open(os.environ["HGISAM_CALLS"], "a") as calls:
                 calls.write(f"socket {family}\\n")

@@ -216,7 +216,7 @@ class _Metered(BufferedReader):
     """
 
     def __init__(self, raw: FileIO | BytesIO, n_bytes: int, spend: Callable[[], None]) -> None:
-        super().__init__(raw)  # type: ignore[arg-type]
+        super().__init__(raw)
         self._n_bytes, self._spend = n_bytes, spend
 
     @property

@@ -734,6 +734,6 @@ def test_a_name_that_would_move_the_cursor_is_written_out(tmp_path: Path) -> Non
 
 
 def test_a_slope_that_overflows_makes_no_mask_and_no_warning(tmp_path: Path) -> None:
-    made = patched(tmp_path, image(np.ones(SHAPE)), edit=setting(scl_slope=3e38, scl_inter=3e38))
+    made = patched(tmp_path, image(np.full(SHAPE, 1e300)), edit=setting(scl_slope=3e38, scl_inter=0))
     with pytest.raises(ScanRefused, match="whole numbers"):
         read_mask(made)
