@@ -27,9 +27,9 @@ MAX_UNPACKED_BYTES = 8 * 2**30
 MAX_SHRINKAGE = 100
 """An archive may unpack to this many times its own size. CT shrinks to a half or a third; only traps shrink more."""
 
-MAX_READS, READS_OF_A_FILE = 500_000, 3_000
+MAX_READS, READS_OF_A_FILE = 250_000, 3_000
 """What all files that one reader opens may take beyond what each of them may, two or three for each element of a
-header. A slice has about 200 elements, an object of 4096 frames 160,000."""
+header. A slice has about 200 elements, an object of 2000 frames 80,000."""
 
 _SMALL_ARCHIVE_BYTES = 64 * 2**20
 _MAX_DIRECTORY_BYTES = 32 * 2**20

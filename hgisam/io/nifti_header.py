@@ -214,7 +214,9 @@ def _qform(header: nib.Nifti1Header, source: str, needed: bool) -> NDArray[np.fl
 
 
 def _check_invertible(affine: NDArray[np.float64], source: str) -> None:
-    if not (np.abs(affine) <= _FARTHEST_MM).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    with np.errstate(all="ignore"):  # of numbers as small as 1e-300 the determinant is none
+        determinant = float(np.abs(np.linalg.det(affine[:3, :3])))
+    if not (np.abs(affine) <= _FARTHEST_MM).all() or not determinant >= 1e-9:
         raise ScanRefused(
             f"{source}: expected an invertible sform; got {affine[:3, :3].tolist()}; spacing and axes are unknown:"
             " convert the scan again"

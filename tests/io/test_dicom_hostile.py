@@ -120,7 +120,7 @@ def test_an_element_that_claims_gigabytes_takes_none(tmp_path: Path, vr: bytes) 
 
 @pytest.mark.parametrize("zeros_at", ["start", "end"])
 def test_a_file_of_zeros_is_no_header_of_millions_of_elements(tmp_path: Path, zeros_at: str) -> None:
-    """Behind the preamble, or behind the pixels: 4 MiB are half a million empty elements, 2 GiB an hour's work."""
+    """Behind the preamble, or behind the pixels: 8 MiB are a million empty elements, 2 GiB an hour's work."""
     data = save(ct_slice(pattern()), tmp_path / "x.dcm").read_bytes()
     cut = 132 if zeros_at == "start" else len(data)
     (tmp_path / "x.dcm").write_bytes(data[:cut] + bytes(2**23) + data[cut:])

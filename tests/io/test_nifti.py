@@ -737,3 +737,13 @@ def test_a_slope_that_overflows_makes_no_mask_and_no_warning(tmp_path: Path) -> 
     made = patched(tmp_path, image(np.full(SHAPE, 1e300)), edit=setting(scl_slope=3e38, scl_inter=0))
     with pytest.raises(ScanRefused, match="whole numbers"):
         read_mask(made)
+
+
+def test_an_affine_of_numbers_near_zero_is_refused_without_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "scan.nii"
+    raw = bytearray(image(kind=nib.Nifti2Image).to_bytes())
+    header = np.frombuffer(raw, dtype=nib.nifti2.header_dtype, count=1)
+    header["srow_x"], header["srow_y"], header["srow_z"] = [5e-324, 0, 0, 0], [0, 5e-324, 0, 0], [0, 0, 1, 0]
+    header["sform_code"] = 1
+    path.write_bytes(raw)
+    refused(path, "invertible sform")
