@@ -6,7 +6,7 @@ export MALLOC_TRIM_THRESHOLD_ = 8589934592
 export MALLOC_TOP_PAD_ = 536870912
 export MALLOC_MMAP_THRESHOLD_ = 4294967296
 
-.PHONY: segment test lint clean
+.PHONY: segment test lint audit fuzz clean
 
 segment: $(VENV)/.run
 	$(BIN)/hgisam segment sample_volumes -o out/demo
@@ -20,6 +20,15 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/mypy
 
+# bandit reads the code; pip-audit asks pypi.org which pinned versions have known holes. It needs the network, and what it
+# could not ask about counts as a failure, not as clean.
+audit: $(VENV)/.audit
+	$(BIN)/bandit --quiet -c pyproject.toml -r hgisam tools
+	$(BIN)/pip-audit --strict --progress-spinner off --disable-pip --no-deps -r constraints.txt
+
+fuzz: $(VENV)/.fuzz
+	$(BIN)/python tools/fuzz_inputs.py --minutes 30 -o out/fuzz
+
 # torch first and pinned: an unpinned one may bring gigabytes of CUDA packages that a CPU machine cannot use.
 $(VENV)/.run: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -29,6 +38,14 @@ $(VENV)/.run: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.run
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,codecs]'
+	touch $@
+
+$(VENV)/.audit: $(VENV)/.run
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[audit]'
+	touch $@
+
+$(VENV)/.fuzz: $(VENV)/.run
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz,codecs]'
 	touch $@
 
 clean:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hgisam.io.dicom_files import kind_of_file
 from hgisam.io.errors import InputError, ScanRefused
+from hgisam.limits import read_whole
 
 if TYPE_CHECKING:
     from hgisam.io.dicom_series import DicomSeries
@@ -136,9 +137,9 @@ def find_cases(inputs: Sequence[Path], series_uids: Collection[str] = ()) -> tup
     missing = set(series_uids) - {series.uid for _, series in found if series is not None}
     if missing:
         raise InputError(f"expected the series {sorted(missing)[0]}; got inputs without it; check --series-uid")
-    scans: dict[tuple[Path, str | None], _Found] = {}
+    scans: dict[tuple[str, str | None], _Found] = {}
     for path, series in found:
-        scans.setdefault((path.resolve(), series.uid if series is not None else None), (path, series))
+        scans.setdefault((os.path.realpath(path), series.uid if series is not None else None), (path, series))
     if not scans:
         raise InputError("expected at least one file or folder; got none; name a scan")
     distinct = tuple(scans.values())
@@ -172,9 +173,7 @@ def safe_name(name: str) -> str:
 def own_record(path: Path) -> dict[str, Any]:
     """What a JSON record that hgisam wrote holds; empty where the file is absent, unreadable or another program's."""
     try:
-        if path.stat().st_size > MAX_RECORD_BYTES:
-            return {}
-        found = json.loads(path.read_bytes())
+        found = json.loads(read_whole(path, MAX_RECORD_BYTES))
     except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(found, dict):

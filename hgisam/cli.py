@@ -18,6 +18,7 @@ from hgisam.cases import SeriesChoiceNeeded, Shard, find_cases
 from hgisam.exits import ExitCode, Interrupts
 from hgisam.io.atomic import make_output_folder
 from hgisam.io.errors import InputError, OutputError, ScanRefused
+from hgisam.limits import one_line
 
 if TYPE_CHECKING:
     from hgisam.pipeline import MaskSegmenter, Segmenter
@@ -635,7 +636,7 @@ class _StderrHandler(logging.Handler):
     """One line per message to whatever stderr is now: while a progress bar is drawn, that is a place above it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = f"hgisam: {record.levelname.lower()}: {' '.join(record.getMessage().split())}"
+        text = f"hgisam: {record.levelname.lower()}: {one_line(' '.join(record.getMessage().split()))}"
         if record.exc_info:
             text += "\n" + logging.Formatter().formatException(record.exc_info)
         sys.stderr.write(text + "\n")

@@ -8,13 +8,24 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from hgisam.limits import one_line, read_whole
 from hgisam.pipeline import SegmentOptions, SupervisedOptions
 from hgisam.train.recipe import TrainOptions
 from hgisam.train.segmenter_recipe import SegmenterTrainOptions
 
+MAX_YAML_BYTES = 2**16
+"""The largest file of settings that is read; the longest in configs/ has 3 kB, and PyYAML takes seconds for 100."""
+
+_MAX_SHOWN = 100
+_MAX_SLIPS = 8
+_MERGE = "tag:yaml.org,2002:merge"
+
 
 class SettingsError(ValueError):
-    """A setting that does not exist or cannot have that value. Exit code 2."""
+    """A setting that does not exist or cannot have that value. Its text is one line. Exit code 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class Settings(BaseModel):
@@ -78,26 +89,42 @@ def load_recipe(
     try:
         return schema.model_validate(_laid_over(recipe, overrides or {}))
     except ValidationError as error:
-        raise SettingsError("; ".join(f"{where}: {_explained(detail)}" for detail in error.errors())) from error
+        raise SettingsError(
+            "; ".join(f"{where}: {_explained(detail)}" for detail in error.errors()[:_MAX_SLIPS])
+        ) from error
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Safe YAML in which no key may appear twice: the second would silently win."""
+    """Safe YAML in which no key may appear twice, since the second would silently win, and nothing stands for another.
+
+    A few lines of aliases of aliases are a tree of billions of values for whoever walks through it.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "an alias; write the value out")
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} appears twice", node.start_mark)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
+                raise yaml.constructor.ConstructorError(None, None, "a key that is no plain word", key.start_mark)
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} appears twice", key.start_mark)
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
 def _read_yaml(path: Path) -> object:
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)  # noqa: S506 - a SafeLoader
+        text = read_whole(path, MAX_YAML_BYTES).decode("utf-8")
+        return yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a SafeLoader  # nosec B506
     except OSError as error:
         raise SettingsError(f"{path}: expected a YAML file; got '{error.strerror}'; check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise SettingsError(f"{path}: expected a few levels of settings; got hundreds; see configs/") from error
+    except (yaml.YAMLError, ValueError, AttributeError, TypeError) as error:  # so ends PyYAML on odd dates
         raise SettingsError(f"{path}: expected YAML of plain values; got {' '.join(str(error).split())}") from error
 
 
@@ -119,4 +146,4 @@ def _explained(detail: ErrorDetails) -> str:
         return f"unknown key '{key}'; check its spelling"
     if detail["type"] == "value_error":  # ours, and it says what it got
         return f"'{key}': {detail['msg'].removeprefix('Value error, ')}"
-    return f"'{key}': {detail['msg'][0].lower()}{detail['msg'][1:]}; got {detail['input']!r}"
+    return f"'{key}': {detail['msg'][0].lower()}{detail['msg'][1:]}; got {repr(detail['input'])[:_MAX_SHOWN]}"

@@ -114,7 +114,7 @@ def refuse_overwriting(
         InputError: naming the first file that would be lost.
     """
     cases = tuple(cases)
-    inputs = {case.path.resolve() for case in cases}
+    inputs = {os.path.realpath(case.path) for case in cases}
     run = own_record(folder / record)
     listed = run.get("planned")
     listed = listed if isinstance(listed, list) else []
@@ -126,8 +126,8 @@ def refuse_overwriting(
             _refuse_if_lost(folder / f"{case.name}{suffix}", inputs, ours=own)
 
 
-def _refuse_if_lost(target: Path, inputs: Container[Path], *, ours: bool) -> None:
-    if target.resolve() in inputs:
+def _refuse_if_lost(target: Path, inputs: Container[str], *, ours: bool) -> None:
+    if os.path.realpath(target) in inputs:
         raise InputError(f"{target}: expected a free name; got one of the inputs; choose another output folder")
     if target.exists() and not ours:
         raise InputError(

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hgisam.cases import MAX_NAME_BYTES, SeriesChoiceNeeded, find_cases, safe_name
-from hgisam.io.errors import InputError
+from hgisam.io.errors import InputError, ScanRefused
+from hgisam.io.nifti import read_ct
 
 
 def touch(*paths: Path) -> None:
@@ -207,3 +208,11 @@ def test_a_named_file_that_is_no_slice_is_said(tmp_path: Path, caplog: pytest.Lo
     scout = write_series(tmp_path / "scout", [0.0], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
     assert len(find_cases([*files, *scout])) == 1
     assert "left out; localizer" in caplog.text
+
+
+def test_a_link_in_a_circle_is_a_case_that_will_be_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop.nii.gz").symlink_to(tmp_path / "loop.nii.gz")
+    (case,) = find_cases([tmp_path])
+    assert case.name == "loop"
+    with pytest.raises(ScanRefused, match="symbolic links"):
+        read_ct(case.path)

@@ -1,11 +1,13 @@
 """YAML -> settings: what differs is taken, what does not exist is named, and flags go before files."""
 
+import os
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from hgisam.config import SettingsError, load_settings
+from hgisam.limits import MAX_LINE
 from hgisam.pipeline import SegmentOptions
 from hgisam.weak import HGI_SAM, SWIN_SAM_AS_PUBLISHED, LayerCam, WeakMethod
 
@@ -106,3 +108,46 @@ def test_a_flag_out_of_range_is_said() -> None:
 def test_a_threshold_that_nothing_would_use_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"set refine\.method to 'threshold'"):
         load_settings(write(tmp_path / "a.yaml", "source: a test\nsegment: {threshold: 0.2}\n"))
+
+
+def bomb(depth: int) -> str:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    return "\n".join([*lines, *(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]" for k in range(1, depth))])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"{bomb(12)}\nsource: *a11", "an alias; write the value out"),
+        ("source: &a a\nsegment: {hu_offset: *a}", "an alias"),
+        ("source: a\nsegment: &s {weak: *s}", "an alias"),
+        (f"source: a\nsegment: {'[' * 3000}", "expected a few levels of settings"),
+        ("source: a\nsegment: 2001-99-99", "expected YAML of plain values"),
+        ("source: a\nsegment: {hu_offset: !!int x}", "expected YAML of plain values"),
+        ("source: a\nsegment: {hu_offset: !!timestamp x}", "expected YAML of plain values"),
+        (f"source: a\nsegment: {{hu_offset: {'9' * 5000}}}", "expected YAML of plain values"),
+        ("source: a\nsegment: {? [1, 2] : 3}", "a key that is no plain word"),
+        ("source: a\n<<: {segment: {}}", "a key that is no plain word"),
+        ("source: \x1b[2J", "expected YAML of plain values"),
+        ("source: a\n" + "".join(f"k{n}: 1\n" for n in range(5_000)), "unknown key 'k0'"),
+        ("source: a\n" + "#" * 2**16, "more than 65,536 bytes"),
+    ],
+)
+def test_hostile_text_is_refused_in_one_short_line(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said) as error:
+        load_settings(write(tmp_path / "a.yaml", text))
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) <= MAX_LINE
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_text_that_is_no_utf_8_is_refused(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.yaml").write_bytes("source: Größe".encode(encoding))
+    with pytest.raises(SettingsError, match="expected YAML of plain values"):
+        load_settings(tmp_path / "a.yaml")
+
+
+def test_a_pipe_in_place_of_a_recipe_is_refused_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.yaml")
+    with pytest.raises(SettingsError, match="a pipe or a device"):
+        load_settings(tmp_path / "a.yaml")

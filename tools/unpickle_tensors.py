@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
+from pickle import UnpicklingError  # the name of an error alone  # nosec B403
 
 import torch
 from safetensors.torch import save_file

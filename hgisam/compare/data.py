@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from hgisam.compare.settings import CompareOptions, PhantomData, ScanData, Slice
 from hgisam.io.atomic import make_output_folder
 from hgisam.io.errors import InputError, ScanRefused
 from hgisam.io.nifti import new_grid_for, read_mask, write_ct, write_labels
+from hgisam.io.pictures import read_picture
 from hgisam.io.tables import read_patients
 from hgisam.labels import label_value
 from hgisam.phantom import generate_phantoms
@@ -164,8 +164,8 @@ def _slices(source: SliceData, base: Path, output: Path) -> ComparedData:
             continue
         name = safe_name(picture.stem)
         case = _written(target, name, picture.stem[: source.patient_digits] or name)
-        ct = slice_from_grey(_pixels(picture, "L"), source, name)
-        labels = labels_from_colours(_pixels(mask, "RGB"), source, name)
+        ct = slice_from_grey(read_picture(picture, "L"), source, name)
+        labels = labels_from_colours(read_picture(mask, "RGB"), source, name)
         if labels.shape != ct.hu.shape:
             raise InputError(f"{mask}: expected the picture's {tuple(ct.hu.shape[1:])} pixels; got others")
         write_ct(case.scan, ct)
@@ -174,14 +174,6 @@ def _slices(source: SliceData, base: Path, output: Path) -> ComparedData:
     n_patients = len({case.patient for case in cases})
     text = f"{len(cases)} single slices of {n_patients} patients, taken as {source.spacing_mm[0]:g} mm thick"
     return ComparedData(target, tuple(cases), text, tuple(left_out))
-
-
-def _pixels(path: Path, mode: str) -> UInt8[np.ndarray, "..."]:
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert(mode))
-    except OSError as error:
-        raise InputError(f"{path}: expected a picture; got '{error}'; check the file") from error
 
 
 def slice_from_grey(grey: UInt8[np.ndarray, "height width"], source: SliceData, name: str) -> CTVolume:

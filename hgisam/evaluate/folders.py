@@ -169,7 +169,7 @@ def with_probabilities(scan: ScanScore, record: Mapping[str, Any]) -> ScanScore:
     by_index = {
         row.get("slice_index"): row.get("probability_any")
         for row in (rows if isinstance(rows, list) else [])
-        if isinstance(row, dict)
+        if isinstance(row, dict) and isinstance(row.get("slice_index"), int)
     }
     known: list[Any] = [by_index.get(found.slice_index) for found in scan.slices]
     if len(by_index) != len(known) or not all(map(_is_probability, [*known, record["probability"]])):

@@ -1,6 +1,5 @@
 """A table of slices with labels and probabilities, and what it says of slices, of scans, and of each subtype."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from hgisam.evaluate.detection import Detection, detection
-from hgisam.io.tables import write_csv
+from hgisam.io.errors import InputError
+from hgisam.io.tables import read_rows, write_csv
 from hgisam.labels import ANY_COLUMN, Subtype
 from hgisam.segment import SCAN_SLICES, smooth_over_slices, to_log_odds
 
@@ -114,14 +114,9 @@ def read_scored_slices(path: Path) -> ScoredSlices:
     """Read a table that `ScoredSlices.save` wrote.
 
     Raises:
-        ValueError: where columns are missing, a cell is none of what it should be, or the rows contradict each other.
+        InputError: where columns are missing, a cell is none of what it should be, or the rows contradict each other.
     """
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-        if missing:
-            raise ValueError(f"{path.name}: expected the columns {', '.join(COLUMNS)}; missing {missing}")
-        rows = list(reader)
+    rows = [row for _, row in read_rows(path, COLUMNS)]
     try:
         cells = [[_LABELS[row[subtype]] for subtype in Subtype] for row in rows]
         labels = torch.tensor(cells, dtype=torch.int64).reshape(len(rows), len(Subtype))
@@ -134,8 +129,8 @@ def read_scored_slices(path: Path) -> ScoredSlices:
             known=labels >= 0,
             probabilities=torch.tensor([float(row["probability"]) for row in rows], dtype=torch.float64),
         )
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{path.name}: expected a table of scored slices; got {error}; make it again") from error
+    except (KeyError, ValueError, OverflowError, RuntimeError) as error:
+        raise InputError(f"{path.name}: expected a table of scored slices; got {error}; make it again") from error
 
 
 def joined_slices(tables: Sequence[ScoredSlices]) -> ScoredSlices:

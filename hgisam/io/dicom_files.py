@@ -4,17 +4,18 @@ Nothing is ever unpacked to disk, so no name in an archive can lead anywhere. Li
 """
 
 import os
-import stat
+import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from io import BytesIO, FileIO
+from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from hgisam.io.errors import ScanRefused
+from hgisam.limits import open_regular
 
 MAX_FILES = 200_000
 """The most files that a folder or an archive may hold."""
@@ -26,12 +27,17 @@ MAX_UNPACKED_BYTES = 8 * 2**30
 MAX_SHRINKAGE = 100
 """An archive may unpack to this many times its own size. CT shrinks to a half or a third; only traps shrink more."""
 
+MAX_READS, READS_OF_A_FILE = 250_000, 3_000
+"""What all files that one reader opens may take beyond what each of them may, two or three for each element of a
+header. A slice has about 200 elements, an object of 2000 frames 80,000."""
+
 _SMALL_ARCHIVE_BYTES = 64 * 2**20
 _MAX_DIRECTORY_BYTES = 32 * 2**20
 _PREAMBLE, _MAGIC = 128, b"DICM"
 _ZIP_MAGIC = b"PK\x03\x04"
 _HEADLESS = tuple(b"\x08\x00" + element for element in (b"\x00\x00", b"\x01\x00", b"\x05\x00", b"\x08\x00"))
-_UNREADABLE = (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, ValueError)
+_METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
+_UNREADABLE = (OSError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error, ValueError)
 """What `zipfile` raises for damage, encryption and methods that it does not know."""
 
 
@@ -86,19 +92,27 @@ def dicom_files_in(path: Path) -> list[DicomFile]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    n_files = 0
-    for parent, folders, names in os.walk(folder, followlinks=False, onerror=_refuse_folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        n_files += len(names)
-        if n_files > MAX_FILES:
-            raise ScanRefused(f"{folder}: expected at most {MAX_FILES:,} files; got more; name the scan's own folder")
-        for path in (Path(parent, name) for name in sorted(names) if not name.startswith(".")):
-            if path.is_file():
-                yield path
-
-
-def _refuse_folder(error: OSError) -> None:
-    raise ScanRefused(f"{error.filename}: expected a readable folder; got '{error.strerror}'; check access") from error
+    """Its files, folder by folder. No call within a call for a folder within a folder: they may be thousands deep."""
+    n_found = 0
+    waiting = [folder]
+    while waiting:
+        parent = waiting.pop()
+        folders: list[Path] = []
+        files: list[Path] = []
+        try:
+            with os.scandir(parent) as entries:
+                for entry in entries:
+                    n_found += 1
+                    if n_found > MAX_FILES:
+                        raise ScanRefused(
+                            f"{folder}: expected at most {MAX_FILES:,} files; got more; name the scan's own folder"
+                        )
+                    if not entry.name.startswith("."):
+                        (folders if entry.is_dir(follow_symlinks=False) else files).append(Path(entry))
+        except OSError as error:
+            raise ScanRefused(f"{parent}: expected a readable folder; got '{error.strerror}'; check access") from error
+        yield from (path for path in sorted(files) if path.is_file())
+        waiting += sorted(folders, reverse=True)
 
 
 class FileReader:
@@ -107,6 +121,7 @@ class FileReader:
     def __init__(self) -> None:
         self._open = ExitStack()
         self._archives: dict[Path, zipfile.ZipFile] = {}
+        self._reads_left = MAX_READS
 
     def __enter__(self) -> "FileReader":
         return self
@@ -123,19 +138,29 @@ class FileReader:
         """
         try:
             if file.member is not None:
-                yield BytesIO(self._read_member(self._archive(file.path), file, None))
+                content = self._read_member(self._archive(file.path), file, None)
+                yield _Metered(BytesIO(content), len(content), self._spender(file))
                 return
-            with file.path.open("rb") as stream:
-                state = os.fstat(stream.fileno())
-                if not stat.S_ISREG(state.st_mode):
-                    raise ScanRefused(f"{file}: expected a file; got a pipe or a device; copy it to a file first")
-                if state.st_size > MAX_FILE_BYTES:
-                    raise _too_large(str(file), state.st_size)
-                yield stream
+            with FileIO(open_regular(file.path)) as raw:
+                n_bytes = os.fstat(raw.fileno()).st_size
+                if n_bytes > MAX_FILE_BYTES:
+                    raise _too_large(str(file), n_bytes)
+                yield _Metered(raw, n_bytes, self._spender(file))
         except ScanRefused:
             raise
         except _UNREADABLE as error:
             raise _unreadable(str(file), error) from error
+
+    def _spender(self, file: DicomFile) -> Callable[[], None]:
+        """What counts the reads of one file, and refuses it once there are none left."""
+        self._reads_left = max(self._reads_left, 0) + READS_OF_A_FILE
+
+        def spend() -> None:
+            self._reads_left -= 1
+            if self._reads_left < 0:
+                raise ScanRefused(f"{file}: expected the header of a scan; got hundreds of thousands of elements")
+
+        return spend
 
     def dicom_members(self, path: Path) -> list[str]:
         """The names of an archive's DICOM files, sorted; a link in an archive is but a short text and none of them.
@@ -147,7 +172,7 @@ class FileReader:
         found = []
         for info in archive.infolist():
             hidden = PurePosixPath(info.filename).name.startswith(".") or info.filename.startswith("__MACOSX/")
-            if info.is_dir() or hidden:
+            if hidden or not info.filename or info.is_dir():
                 continue
             try:
                 head = self._read_member(archive, DicomFile(path, info.filename), _PREAMBLE + 4)
@@ -183,6 +208,28 @@ class FileReader:
         return self._archives[path]
 
 
+class _Metered(BufferedReader):
+    """A stream whose reads are bounded in size and in number.
+
+    An element may claim 4 GiB, and room is made for as much as is asked for; a file of zeros is a header of millions
+    of empty elements, each of which takes a reader some microseconds.
+    """
+
+    def __init__(self, raw: FileIO | BytesIO, n_bytes: int, spend: Callable[[], None]) -> None:
+        super().__init__(raw)
+        self._n_bytes, self._spend = n_bytes, spend
+
+    @property
+    def name(self) -> str:
+        """Empty: pydicom asks every buffered stream for it, and a member of an archive has none."""
+        return ""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._spend()
+        left = max(0, self._n_bytes - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
 class _ShortReads(FileIO):
     """A file that gives no more than a bounded number of bytes at once: `zipfile` reads a whole directory in one go."""
 
@@ -198,6 +245,12 @@ class _ShortReads(FileIO):
 def _check_archive(path: Path, archive: zipfile.ZipFile) -> None:
     """Refuse an archive by what its directory states, before anything is unpacked."""
     members = archive.infolist()
+    other = next((info for info in members if info.compress_type not in _METHODS), None)
+    if other is not None:  # the header of LZMA alone can ask for 4 GiB
+        raise ScanRefused(
+            f"{path}: expected members that are {' or '.join(_METHODS.values())}; got one by method"
+            f" {other.compress_type}: {other.filename}; unpack it and name the folder"
+        )
     if len(members) > MAX_FILES:
         raise ScanRefused(f"{path}: expected at most {MAX_FILES:,} files; got {len(members):,}; name a smaller archive")
     unpacked = sum(info.file_size for info in members)

@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import pydicom
 from pydicom.config import disable_value_validation
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset, read_preamble
 
@@ -22,6 +23,9 @@ from hgisam.io.errors import ScanRefused
 
 MAX_FRAMES = 4096
 """The most frames of one object."""
+
+MAX_GROUPS_BYTES = 16 * 2**20
+"""The most bytes that describe the frames of one object: 4 kB for each of MAX_FRAMES."""
 
 CT_CLASSES = frozenset(f"1.2.840.10008.5.1.4.1.1.{last}" for last in ("2", "2.1", "2.2"))
 """CT, Enhanced CT and Legacy Converted Enhanced CT Image Storage."""
@@ -253,6 +257,7 @@ def _slices(dataset: Dataset, file: DicomFile, missing_bytes: int) -> list[Slice
         ScanRefused: where the header contradicts itself.
     """
     stated = int(dataset.get("NumberOfFrames") or 1)
+    _check_groups(dataset)
     groups = dataset.get("PerFrameFunctionalGroupsSequence")
     if groups is None:
         header = _slice(dataset, [dataset], file, 0, missing_bytes)
@@ -269,6 +274,15 @@ def _slices(dataset: Dataset, file: DicomFile, missing_bytes: int) -> list[Slice
     if None in found:
         raise ScanRefused("expected a position, an orientation and a spacing for each frame; got frames without")
     return [header for header in found if header is not None]
+
+
+def _check_groups(dataset: Dataset) -> None:
+    """Refuse frames' groups that are too large to be looked through, before anybody does."""
+    for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        raw = dataset.get_item(keyword)
+        n_bytes = len(raw.value) if isinstance(raw, RawDataElement) and isinstance(raw.value, bytes) else 0
+        if n_bytes > MAX_GROUPS_BYTES:
+            raise ScanRefused(f"expected at most {MAX_GROUPS_BYTES:,} bytes in {keyword}; got {n_bytes:,}")
 
 
 def _macros(group: Dataset) -> list[Dataset]:

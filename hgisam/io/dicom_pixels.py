@@ -1,7 +1,6 @@
 """A DICOM slice's pixels as Hounsfield units: decoded, told from padding, rescaled by the slice's own numbers."""
 
 import importlib.util
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,9 @@ CODECS_EXTRA = "pip install 'hgisam[codecs]'"
 
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 _JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+_RUST_PANIC = "PanicException"
+"""What a decoder in Rust raises where it would read beyond its input. It is no Exception, and no module exports it."""
+
 Stored = NDArray[np.integer[Any]]
 _WRAP = 4096.0
 _J2K_MAGIC, _J2K_BOX = b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  "
@@ -59,7 +61,7 @@ class SliceReader:
         try:
             with self._reader.open(file) as stream, quiet_pydicom():
                 syntax = transfer_syntax(stream)
-                self._dataset = pydicom.dcmread(BytesIO(stream.read()), force=True)
+                self._dataset = pydicom.dcmread(stream, force=True)
                 if not syntax:
                     self._dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
                 self._compressed = self._dataset.file_meta.TransferSyntaxUID.is_compressed
@@ -84,7 +86,9 @@ class SliceReader:
                 stored = pixel_array(dataset, index=header.frame, raw=True, correct_unused_bits=False)
         except ScanRefused:
             raise
-        except Exception as error:  # a decoder raises anything on a hostile file
+        except BaseException as error:  # a decoder raises anything on a hostile file
+            if not isinstance(error, Exception) and type(error).__name__ != _RUST_PANIC:
+                raise
             if self._compressed and not _has_codecs():
                 syntax = dataset.file_meta.TransferSyntaxUID.name
                 raise ScanRefused(
@@ -165,8 +169,8 @@ def _signed(stored: Stored, dataset: Dataset, measured: NDArray[np.bool_], heade
     Raises:
         ScanRefused: where numbers lie above what BitsStored holds, and what they stand for is anybody's guess.
     """
-    allocated, bits = stored.dtype.itemsize * 8, int(dataset.get("BitsStored") or 0)
-    if int(dataset.get("HighBit", bits - 1)) != bits - 1 or not 1 <= bits <= allocated:
+    allocated, bits = stored.dtype.itemsize * 8, dataset.get("BitsStored")
+    if not isinstance(bits, int) or dataset.get("HighBit", bits - 1) != bits - 1 or not 1 <= bits <= allocated:
         raise ScanRefused(
             f"{header.file}: expected the lowest 1 to {allocated} bits stored; got {bits} with the high bit"
             f" {dataset.get('HighBit')}; export it again"

@@ -3,6 +3,7 @@
 import gzip
 import io
 import math
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from hgisam.io.atomic import atomic_write
 from hgisam.io.errors import ScanRefused
 from hgisam.io.nifti_header import MAX_VOXELS, Geometry, Layout, check_geometry, check_layout, parse_header
 from hgisam.labels import SUBTYPES
+from hgisam.limits import open_regular
 from hgisam.volume import CTVolume, MaskVolume, Orientation
 
 LOWEST_HU = -1024.0
@@ -151,7 +153,7 @@ def read_grid(path: str | Path, max_voxels: int = MAX_VOXELS) -> NiftiGrid:
         ScanRefused: where there is no such file, or its header is refused as `read_ct` refuses it.
     """
     path = Path(path)
-    with _refusing_damage(path), path.open("rb") as raw:
+    with _refusing_damage(path), os.fdopen(open_regular(path), "rb") as raw:
         stream, _ = _uncompressed(raw)
         _, layout, header, geometry = _read_header(stream, path.name, max_voxels)
     return _grid(layout, header, geometry, path.name)
@@ -284,7 +286,7 @@ def write_labels(path: Path, labels: UInt8[Tensor, "depth height width"], grid: 
 def _read_file(path: Path, max_voxels: int) -> tuple[NDArray[Any], Layout, nib.Nifti1Header, Geometry]:
     """The stored numbers, three axes in the file's order and not rescaled, and what the header says of them."""
     source = path.name
-    with _refusing_damage(path), path.open("rb") as raw:
+    with _refusing_damage(path), os.fdopen(open_regular(path), "rb") as raw:
         n_bytes_on_disk = raw.seek(0, io.SEEK_END)
         raw.seek(0)
         stream, compressed = _uncompressed(raw)
@@ -325,7 +327,8 @@ def _read_header(stream: BinaryIO, source: str, max_voxels: int) -> tuple[bytes,
 def _read_whole_numbers(path: Path, max_voxels: int, kind: str) -> tuple[NDArray[Any], NiftiGrid, str]:
     """Values from 0 up, whole but for the rounding of a rescaled file, in the file's axes."""
     stored, layout, header, geometry = _read_file(path, max_voxels)
-    values = stored if (layout.slope, layout.inter) == (1.0, 0.0) else stored * layout.slope + layout.inter
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is no whole number, and is refused as such
+        values = stored if (layout.slope, layout.inter) == (1.0, 0.0) else stored * layout.slope + layout.inter
     lowest, highest = float(values.min()), float(values.max())
     whole = values.dtype.kind in "ui" or (
         math.isfinite(lowest) and math.isfinite(highest) and bool((abs(values - np.rint(values)) < _NEARLY_WHOLE).all())

@@ -16,6 +16,9 @@ MAX_VOXELS = 1024 * 512 * 512
 GEOMETRY_TOLERANCE = 0.01
 """qform, sform and pixdim may disagree by this fraction of a voxel's edge (or, for the origin, of the diagonal)."""
 
+SPACING_MM = (1e-3, 1e3)
+"""A spacing beyond these is a slip: of the units, or of the header."""
+
 SHEAR_TOLERANCE = 0.01
 """Axes count as sheared where the cosine between two of them is above this: 0.6 degrees off square."""
 
@@ -23,6 +26,7 @@ _NIFTI_1_BYTES, _NIFTI_2_BYTES = 348, 540
 _REAL_FORMATS = frozenset("uif")
 _MAX_DATA_OFFSET = 64 * 2**20
 _METRE, _MICRON = 1, 3
+_FARTHEST_MM = 1e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +83,7 @@ def parse_header(block: bytes, source: str) -> nib.Nifti1Header:
         magic = block[344:347] if n_bytes == _NIFTI_1_BYTES else block[4:7]
         if n_bytes in {_NIFTI_1_BYTES, _NIFTI_2_BYTES} and magic in {b"ni1", b"ni2"}:
             raise ScanRefused(f"{source}: expected one file; got half of a .hdr/.img pair; convert it to .nii.gz")
-        if n_bytes == _NIFTI_1_BYTES and magic == b"n+1":
+        if n_bytes == _NIFTI_1_BYTES and magic == b"n+1" and len(block) >= _NIFTI_1_BYTES:
             return nib.Nifti1Header(block[:_NIFTI_1_BYTES], endianness=endianness, check=False)
         if n_bytes == _NIFTI_2_BYTES and magic == b"n+2" and len(block) == _NIFTI_2_BYTES:
             return nib.Nifti2Header(block[:_NIFTI_2_BYTES], endianness=endianness, check=False)
@@ -124,6 +128,11 @@ def check_geometry(header: nib.Nifti1Header, shape: tuple[int, int, int], source
         raise ScanRefused(
             f"{source}: expected a spacing above 0 mm on each axis; got pixdim {_numbers(spacing)}; the spacing is"
             " unknown: convert the scan again from its DICOM files"
+        )
+    if spacing.min() < SPACING_MM[0] or spacing.max() > SPACING_MM[1]:
+        raise ScanRefused(
+            f"{source}: expected a spacing of {SPACING_MM[0]:g} to {SPACING_MM[1]:g} mm; got pixdim"
+            f" {_numbers(spacing)}; correct the header"
         )
     if int(header["xyzt_units"]) & 7 in {_METRE, _MICRON}:
         raise ScanRefused(f"{source}: expected lengths in mm; got metres or microns in xyzt_units; convert the header")
@@ -193,7 +202,7 @@ def _qform(header: nib.Nifti1Header, source: str, needed: bool) -> NDArray[np.fl
         qform = header.get_qform().astype(np.float64)
     except (HeaderDataError, ValueError):
         qform = np.full((4, 4), np.nan)
-    if np.isfinite(qform).all():
+    if (np.abs(qform) <= _FARTHEST_MM).all():
         return np.asarray(qform)
     if needed:
         quaternion = _numbers(header["quatern_b"], header["quatern_c"], header["quatern_d"])
@@ -205,7 +214,9 @@ def _qform(header: nib.Nifti1Header, source: str, needed: bool) -> NDArray[np.fl
 
 
 def _check_invertible(affine: NDArray[np.float64], source: str) -> None:
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    with np.errstate(all="ignore"):  # of numbers as small as 1e-300 the determinant is none
+        determinant = float(np.abs(np.linalg.det(affine[:3, :3])))
+    if not (np.abs(affine) <= _FARTHEST_MM).all() or not determinant >= 1e-9:
         raise ScanRefused(
             f"{source}: expected an invertible sform; got {affine[:3, :3].tolist()}; spacing and axes are unknown:"
             " convert the scan again"

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -15,9 +16,16 @@ import numpy as np
 from hgisam.io.atomic import atomic_write
 from hgisam.io.errors import InputError
 from hgisam.labels import SUBTYPES, Subtype
+from hgisam.limits import read_whole
 
 SLICE_LABEL_COLUMNS = ("file", "slice_index", *SUBTYPES, Subtype.ANY)
 """The columns that a table of slice labels must have; it may have more."""
+
+
+MAX_TABLE_BYTES = 64 * 2**20
+"""The largest table that is read: half a million slices with their labels."""
+
+_INDEX = re.compile("[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -80,22 +88,17 @@ def read_slice_labels(path: Path) -> list[SliceLabel]:
     """Read a table of slice labels, in its own order. Empty where it has a head and no rows.
 
     Raises:
-        ValueError: where columns are missing, a label is neither 0 nor 1, `any` contradicts the subtypes, or a slice
-            is listed twice.
+        InputError: where it cannot be read, columns are missing, a label is neither 0 nor 1, `any` contradicts the
+            subtypes, or a slice is listed twice.
     """
     labels = []
     seen = set()
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        missing = [column for column in SLICE_LABEL_COLUMNS if column not in (reader.fieldnames or ())]
-        if missing:
-            raise ValueError(f"{path.name}: expected the columns {', '.join(SLICE_LABEL_COLUMNS)}; missing {missing}")
-        for row in reader:
-            label = _slice_label(row, f"{path.name} line {reader.line_num}")
-            if (label.file, label.slice_index) in seen:
-                raise ValueError(f"{path.name} line {reader.line_num}: expected each slice once; got one again")
-            seen.add((label.file, label.slice_index))
-            labels.append(label)
+    for number, row in read_rows(path, SLICE_LABEL_COLUMNS):
+        label = _slice_label(row, f"{path.name} line {number}")
+        if (label.file, label.slice_index) in seen:
+            raise InputError(f"{path.name} line {number}: expected each slice once; got one again")
+        seen.add((label.file, label.slice_index))
+        labels.append(label)
     return labels
 
 
@@ -106,27 +109,46 @@ def read_patients(path: Path) -> dict[str, str]:
         InputError: where it cannot be read, columns or values are missing, or a case is listed twice.
     """
     patients: dict[str, str] = {}
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            if not {"case", "patient"} <= set(reader.fieldnames or ()):
-                raise InputError(f"{path}: expected the columns case and patient; got {reader.fieldnames}")
-            for row in reader:
-                if not row["case"] or not row["patient"] or row["case"] in patients:
-                    raise InputError(f"{path} line {reader.line_num}: expected each case once, with its patient")
-                patients[row["case"]] = row["patient"]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: expected a table in UTF-8; got '{error}'; check the file") from error
+    for number, row in read_rows(path, ("case", "patient")):
+        if not row["case"] or not row["patient"] or row["case"] in patients:
+            raise InputError(f"{path} line {number}: expected each case once, with its patient")
+        patients[row["case"]] = row["patient"]
     return patients
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """A table's rows, each with the number of its last line; every cell that the head names is there.
+
+    Args:
+        path: UTF-8, with or without a mark of it.
+        columns: that it must have; it may have more.
+
+    Raises:
+        InputError: where it cannot be read, is larger than MAX_TABLE_BYTES, or lacks a column, or a row lacks a cell.
+    """
+    try:
+        text = read_whole(path, MAX_TABLE_BYTES).decode("utf-8-sig")
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        missing = [column for column in columns if column not in (reader.fieldnames or ())]
+        if missing:
+            raise InputError(f"{path.name}: expected the columns {', '.join(columns)}; missing {missing}")
+        rows = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: expected a table in UTF-8; got '{reason}'; check the file") from error
+    ragged = next((number for number, row in rows if None in row or None in row.values()), None)
+    if ragged is not None:
+        raise InputError(f"{path.name} line {ragged}: expected as many cells as the head has; got others")
+    return rows
 
 
 def _slice_label(row: Mapping[str, str], where: str) -> SliceLabel:
     values = [row[subtype] for subtype in Subtype]
-    if not set(values) <= {"0", "1"} or not row["slice_index"].isdigit():
-        raise ValueError(f"{where}: expected labels of 0 or 1 and a slice index from 0; got {list(row.values())}")
+    if not set(values) <= {"0", "1"} or not _INDEX.fullmatch(row["slice_index"]):
+        raise InputError(f"{where}: expected labels of 0 or 1 and a slice index from 0; got {list(row.values())}")
     subtypes = frozenset(subtype for subtype, value in zip(Subtype, values, strict=True) if value == "1")
     if (Subtype.ANY in subtypes) != bool(subtypes - {Subtype.ANY}):
-        raise ValueError(f"{where}: expected 'any' to be 1 exactly where a subtype is; got {list(row.values())}")
+        raise InputError(f"{where}: expected 'any' to be 1 exactly where a subtype is; got {list(row.values())}")
     return SliceLabel(row["file"], int(row["slice_index"]), subtypes)
 
 

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import re
-import struct
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as format_tensors
 from torch import Tensor, nn
 
+from hgisam.limits import one_line, read_whole
 from hgisam.model.architecture import Architecture, build_classifier
 from hgisam.model.scan_head import ScanHead
 from hgisam.model.slice_classifier import SliceClassifier
@@ -49,12 +49,20 @@ _PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
 TRAINING_ONLY = "token_heads."
 """Prefix of the parameters that only a token loss needs; they are not saved."""
 
+MAX_WEIGHTS_BYTES = 2**30
+"""The largest weights file that is read: 268 million float32, ten times the published network."""
+
+_MAX_HEADER_BYTES = 4 * 2**20
+_MAX_HASH_BYTES = 4096
 
 M = TypeVar("M", "WeightsMetadata", "SegmenterMetadata")
 
 
 class WeightsError(RuntimeError):
-    """A weights file is missing, damaged, changed or of another network."""
+    """A weights file is missing, damaged, changed or of another network. Its text is one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class Provenance(BaseModel):
@@ -205,6 +213,7 @@ def load_weights(path: Path, *, expected_sha256: str | None = None) -> LoadedWei
             "--method`, or name others"
         )
     metadata = _parse_metadata(stored.metadata, path, WeightsMetadata)
+    _refuse_larger_than_file(metadata.architecture, stored.tensors, path)
     model = build_classifier(metadata.architecture)
     _fill(model, stored.tensors, path)
     return LoadedWeights(model=model.eval(), metadata=metadata, sha256=stored.sha256)
@@ -223,9 +232,22 @@ def load_segmenter(path: Path, *, expected_sha256: str | None = None) -> LoadedS
             "others, or another method"
         )
     metadata = _parse_metadata(stored.metadata, path, SegmenterMetadata)
+    _refuse_larger_than_file(metadata.architecture, stored.tensors, path)
     model = MaskNetwork(metadata.architecture)
     _fill(model, stored.tensors, path)
     return LoadedSegmenter(model=model.eval(), metadata=metadata, sha256=stored.sha256)
+
+
+def _refuse_larger_than_file(
+    architecture: Architecture | SegmenterArchitecture, tensors: Mapping[str, Tensor], path: Path
+) -> None:
+    """Stop before memory is taken for a network that the file does not hold."""
+    n_parameters = sum(tensor.numel() for tensor in tensors.values())
+    if n_parameters < architecture.least_parameters:
+        raise WeightsError(
+            f"{path}: expected the network of its metadata, of {architecture.least_parameters:,} parameters or more;"
+            f" got {n_parameters:,}"
+        )
 
 
 def load_network(path: Path) -> LoadedWeights | LoadedSegmenter:
@@ -251,22 +273,29 @@ def read_tensors(path: Path, *, expected_sha256: str | None = None) -> StoredTen
     if path.suffix.lower() in PICKLE_SUFFIXES:
         raise _pickle_refused(path)
     try:
-        content = path.read_bytes()
+        content = read_whole(path, MAX_WEIGHTS_BYTES)
     except OSError as error:
         raise WeightsError(f"{path}: expected a weights file; got {error.strerror}; check the path") from error
     sha256 = hashlib.sha256(content).hexdigest()
     expected = expected_sha256 or _recorded_hash(path)
     if expected is not None and sha256 != expected.lower():
         raise WeightsError(f"{path}: expected sha256 {expected}; got {sha256}; the file was changed, fetch it again")
+    if content.startswith(_PICKLE_STARTS) and int.from_bytes(content[:8], "little") > _MAX_HEADER_BYTES:
+        raise _pickle_refused(path)
+    return StoredTensors(*_parsed(content, path), sha256)
+
+
+def _parsed(content: bytes, path: Path) -> tuple[dict[str, Tensor], str | None]:
+    """The tensors of a file, and hgisam's metadata where it has any."""
+    n_bytes = int.from_bytes(content[:8], "little")
+    if n_bytes > _MAX_HEADER_BYTES:
+        raise WeightsError(f"{path}: expected a safetensors file; got a header of {n_bytes:,} bytes; fetch it again")
     try:
         tensors: dict[str, Tensor] = parse_tensors(content)
-    except SafetensorError as error:
-        if content.startswith(_PICKLE_STARTS):
-            raise _pickle_refused(path) from error
-        raise WeightsError(f"{path}: expected a safetensors file; got {error}; fetch it again") from error
-    (header_length,) = struct.unpack("<Q", content[:8])
-    header = json.loads(content[8 : 8 + header_length])
-    return StoredTensors(tensors, header.get("__metadata__", {}).get(METADATA_KEY), sha256)
+        metadata = json.loads(content[8 : 8 + n_bytes]).get("__metadata__") or {}
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, RecursionError) as error:
+        raise WeightsError(f"{path}: expected a safetensors file; got '{error}'; fetch it again") from error
+    return tensors, metadata.get(METADATA_KEY)
 
 
 def save_weights(
@@ -411,7 +440,10 @@ def _recorded_hash(path: Path) -> str | None:
     beside = _hash_path(path)
     if not beside.is_file():
         return None
-    words = beside.read_text(encoding="utf-8").split()
+    try:
+        words = read_whole(beside, _MAX_HASH_BYTES).decode("ascii", "replace").split()
+    except OSError as error:
+        raise WeightsError(f"{beside}: expected a sha256 and a file name; got {error.strerror}; check it") from error
     if not words or not re.fullmatch(r"[0-9a-fA-F]{64}", words[0]):
         raise WeightsError(f"{beside}: expected a sha256 and a file name; got something else; fetch both files again")
     return words[0]

@@ -29,6 +29,11 @@ class ClassifierOptions(HeadOptions):
         """Channels of the input image."""
         return self.swin.in_channels
 
+    @property
+    def least_parameters(self) -> int:
+        """What a network of this geometry has at least."""
+        return self.swin.least_parameters
+
     @model_validator(mode="after")
     def _deep_enough(self) -> "ClassifierOptions":
         if len(self.swin.depths) < MAP_STAGES:

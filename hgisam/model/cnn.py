@@ -24,10 +24,15 @@ class CnnOptions(HeadOptions):
 
     kind: Literal["resnet18"] = "resnet18"
     """Tells this network from others."""
-    in_channels: int = Field(default=2, gt=0)
+    in_channels: int = Field(default=2, gt=0, le=64)
     """Channels of the input image."""
-    width: int = Field(default=64, gt=0)
+    width: int = Field(default=64, gt=0, le=512)
     """Channels of stage 1; each later stage has twice as many as the one before."""
+
+    @property
+    def least_parameters(self) -> int:
+        """Those of the last stage's four convolutions of 3 x 3, three quarters of all."""
+        return 9 * self.width**2 * (4 * 8 + 3 * 8 * 8)
 
 
 class CnnClassifier(SliceClassifier):

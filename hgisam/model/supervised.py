@@ -5,6 +5,7 @@ Images are [batch, channels, height, width], or [batch, channels, depth, height,
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from jaxtyping import Float
@@ -29,11 +30,11 @@ class UNetOptions(BaseModel):
     """2: slice by slice. 3: slices together."""
     in_channels: int = Field(default=2, gt=0)
     """Channels of the image."""
-    channels: tuple[int, ...] = Field(default=(16, 32, 64, 128, 256), min_length=2)
+    channels: tuple[int, ...] = Field(default=(16, 32, 64, 128, 256), min_length=2, max_length=10)
     """Channels of each level, the finest first; each level's grid has half the side of the one before."""
     slice_halvings: int = Field(default=2, ge=0)
     """3D only: so many of the last halvings halve the number of slices too, which lie further apart than pixels."""
-    residual_units: int = Field(default=2, ge=0)
+    residual_units: int = Field(default=2, ge=0, le=16)
     """Residual units in each level."""
     norm: Literal["instance", "batch"] = "instance"
     """How features are normalised."""
@@ -59,6 +60,11 @@ class UNetOptions(BaseModel):
         halvings = len(self.channels) - 1
         in_plane = (2**halvings, 2**halvings)
         return in_plane if self.spatial_dims == 2 else (2**self.slice_halvings, *in_plane)
+
+    @property
+    def least_parameters(self) -> int:
+        """Those of one convolution from each level to the next, the image being before the first."""
+        return sum(math.prod(pair) * 3**self.spatial_dims for pair in pairwise((self.in_channels, *self.channels)))
 
     def build(self) -> nn.Module:
         """MONAI's network, which gives features, and a convolution of one pixel that makes a logit of them.
@@ -111,6 +117,16 @@ class SwinUnetrOptions(BaseModel):
     def steps(self) -> tuple[int, ...]:
         """What the image's sides must be multiples of."""
         return (SWIN_UNETR_STEP,) * self.spatial_dims
+
+    @property
+    def least_parameters(self) -> int:
+        """Those of the embedding, and of the blocks' matrices and tables of positions."""
+        places = int((2 * self.window - 1) ** self.spatial_dims)
+        stages = zip(self.depths, self.heads, strict=True)
+        return self.in_channels * self.feature_size * 2**self.spatial_dims + sum(
+            depth * (12 * (self.feature_size << stage) ** 2 + heads * places)
+            for stage, (depth, heads) in enumerate(stages)
+        )
 
     def build(self) -> nn.Module:
         """MONAI's network."""

@@ -32,32 +32,39 @@ DEEP_STEM_CHANNELS = (12, 32)
 """Channels of the convolutional stem at full and at half resolution; at a quarter it has the embedding's own."""
 
 
+MAX_BLOCKS = 64
+"""Blocks of one stage; the largest Swin Transformer has 18."""
+
+MAX_SCORES = 2**21
+"""Attention scores of one head in one block; 384 x 384 pixels with a window of 12 have 1.3 million."""
+
+
 class SwinOptions(BaseModel):
     """Geometry of a Swin Transformer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    img_size: int = Field(default=192, gt=0)
+    img_size: int = Field(default=192, gt=0, le=2048)
     """Rows and columns of the input image in pixels."""
-    patch_size: int = Field(default=4, gt=0)
+    patch_size: int = Field(default=4, gt=0, le=64)
     """Side of the square of pixels that becomes one token of stage 1."""
-    window: int = Field(default=6, gt=0)
+    window: int = Field(default=6, gt=0, le=64)
     """Side of the attention window in tokens; shrinks to the token grid where that is smaller."""
-    embed_dim: int = Field(default=48, gt=0)
+    embed_dim: int = Field(default=48, gt=0, le=1024)
     """Channels of stage 1; each later stage has twice as many as the one before."""
-    depths: tuple[int, ...] = Field(default=(2, 2, 4, 2), min_length=1)
+    depths: tuple[int, ...] = Field(default=(2, 2, 4, 2), min_length=1, max_length=6)
     """Blocks in each stage."""
-    heads: tuple[int, ...] = Field(default=(3, 6, 12, 24), min_length=1)
+    heads: tuple[int, ...] = Field(default=(3, 6, 12, 24), min_length=1, max_length=6)
     """Attention heads in each stage."""
-    mlp_ratio: float = Field(default=4.0, gt=0)
+    mlp_ratio: float = Field(default=4.0, gt=0, le=16)
     """Hidden channels of a block's MLP, as a multiple of the stage's channels."""
     qkv_bias: bool = True
     """Whether queries, keys and values have an additive bias."""
-    in_channels: int = Field(default=3, gt=0)
+    in_channels: int = Field(default=3, gt=0, le=64)
     """Channels of the input image."""
     stem: Literal["none", "deep"] = "none"
     """What comes before stage 1: one strided convolution, or a deep residual stem (needs patch_size 4)."""
-    norm_eps: float = Field(default=1e-5, gt=0)
+    norm_eps: float = Field(default=1e-5, gt=0, le=1)
     """Epsilon of every LayerNorm."""
     drop_path: float = Field(default=0.0, ge=0, lt=1)
     """Probability with which the last block skips a sample in training; grows linearly from 0 at the first block."""
@@ -66,10 +73,17 @@ class SwinOptions(BaseModel):
     def _geometry_fits(self) -> "SwinOptions":
         if len(self.depths) != len(self.heads) or min(self.depths) < 1 or min(self.heads) < 1:
             raise ValueError(f"expected as many heads as depths, each at least 1; got {self.heads} and {self.depths}")
+        if max(self.depths) > MAX_BLOCKS:
+            raise ValueError(f"expected at most {MAX_BLOCKS} blocks in a stage; got depths {self.depths}")
         if self.stem == "deep" and self.patch_size != 4:
             raise ValueError(f"expected patch_size 4 with the deep stem, which halves twice; got {self.patch_size}")
         if self.img_size % self.patch_size:
             raise ValueError(f"expected img_size to be a multiple of patch_size {self.patch_size}; got {self.img_size}")
+        if (self.grid_side(1) * self.stage_window(1)) ** 2 > MAX_SCORES:
+            raise ValueError(
+                f"expected at most {MAX_SCORES:,} attention scores a head; got an attention window of {self.window} on"
+                f" {self.grid_side(1)} x {self.grid_side(1)} tokens"
+            )
         for stage, heads in enumerate(self.heads, start=1):
             side, window, channels = self.grid_side(stage), self.stage_window(stage), self.stage_channels(stage)
             if channels % heads:
@@ -80,6 +94,16 @@ class SwinOptions(BaseModel):
                     f"the next stage; got {side} x {side}; choose another img_size, patch_size or window"
                 )
         return self
+
+    @property
+    def least_parameters(self) -> int:
+        """Those of the blocks' matrices and tables of positions, and of the embedding where no stem is before it."""
+        embedding = self.embed_dim * self.in_channels * self.patch_size**2 if self.stem == "none" else 0
+        blocks = 0
+        for stage, (depth, heads) in enumerate(zip(self.depths, self.heads, strict=True), start=1):
+            matrices = (4 + 2 * self.mlp_ratio) * self.stage_channels(stage) ** 2
+            blocks += depth * (int(matrices) + heads * (2 * self.stage_window(stage) - 1) ** 2)
+        return embedding + blocks
 
     def grid_side(self, stage: int) -> int:
         """Tokens along each side of the grid of a stage (1-based)."""

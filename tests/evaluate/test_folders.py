@@ -229,7 +229,13 @@ def test_probabilities_come_from_the_records_beside_the_masks(tmp_path: Path, up
 
 
 @pytest.mark.parametrize(
-    "damage", [{"slices": []}, {"slices": [{"slice_index": 0, "probability_any": 2.0}] * 4}, {"probability": "high"}]
+    "damage",
+    [
+        {"slices": []},
+        {"slices": [{"slice_index": 0, "probability_any": 2.0}] * 4},
+        {"slices": [{"slice_index": {}, "probability_any": 0.5}] * 4},
+        {"probability": "high"},
+    ],
 )
 def test_a_record_that_does_not_fit_gives_no_probabilities(tmp_path: Path, damage: dict[str, object]) -> None:
     put(tmp_path / "p" / "a_mask.nii.gz", (0, 0, 0))

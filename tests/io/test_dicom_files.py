@@ -11,6 +11,7 @@ from hgisam.io import dicom_files
 from hgisam.io.dicom import read_dicom
 from hgisam.io.dicom_files import DicomFile, FileReader, dicom_files_in, kind_of_file
 from hgisam.io.errors import ScanRefused
+from hgisam.limits import MAX_LINE
 
 EVEN = [0.0, 5.0, 10.0]
 
@@ -148,3 +149,53 @@ def test_a_pipe_in_place_of_a_file_is_refused_not_waited_for(tmp_path: Path) -> 
         reader.open(DicomFile(Path("/dev/zero"))),
     ):
         pytest.fail("a device was opened")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_archive_by_a_method_whose_header_may_ask_for_gigabytes_is_refused(tmp_path: Path, method: int) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
+        archive.writestr("a.dcm", b"x" * 1000)
+    with pytest.raises(ScanRefused, match="expected members that are stored or deflated"):
+        dicom_files_in(tmp_path / "a.zip")
+
+
+def test_a_name_in_an_archive_is_shown_and_not_obeyed(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a\nb\x1b[2J" + "n" * 5000, b"x" * 1000)
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    data[30] ^= 1  # the name before the member is no longer the directory's
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(ScanRefused) as refusal:
+        dicom_files_in(tmp_path / "a.zip")
+    assert str(refusal.value).isprintable()
+    assert len(str(refusal.value)) <= MAX_LINE
+
+
+def test_folders_thousands_deep_are_walked(tmp_path: Path, slices: dict[str, bytes]) -> None:
+    """Deeper than Python calls functions within functions."""
+    levels = [tmp_path]
+    for _ in range(1200):
+        levels.append(levels[-1] / "d")
+        levels[-1].mkdir()
+    (levels[-1] / "x.dcm").write_bytes(next(iter(slices.values())))
+    try:
+        assert [file.path for file in dicom_files_in(levels[1])] == [levels[-1] / "x.dcm"]
+    finally:  # shutil.rmtree calls itself for each level
+        (levels[-1] / "x.dcm").unlink()
+        for level in reversed(levels[1:]):
+            level.rmdir()
+
+
+def test_folders_count_as_files_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hgisam.io.dicom_files.MAX_FILES", 3)
+    for name in "abcd":
+        (tmp_path / name).mkdir()
+    with pytest.raises(ScanRefused, match="at most 3 files"):
+        dicom_files_in(tmp_path)
+
+
+def test_a_member_without_a_name_is_passed_over(tmp_path: Path, slices: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(zipfile.ZipInfo(""), b"x")
+        archive.writestr("a.dcm", next(iter(slices.values())))
+    assert [file.member for file in dicom_files_in(tmp_path / "a.zip")] == ["a.dcm"]

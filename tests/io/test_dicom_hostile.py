@@ -1,6 +1,7 @@
 """Whatever bytes claim to be DICOM: a scan, or one line of refusal, and nothing else."""
 
 import tempfile
+import tracemalloc
 import zipfile
 from functools import cache
 from pathlib import Path
@@ -9,8 +10,12 @@ import pytest
 from dicom_writer import compressed, ct_slice, enhanced, pattern, save
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom.config import disable_value_validation
+from pydicom.dataelem import DataElement
+from pydicom.encaps import encapsulate, get_frame
 
 from hgisam.io.dicom import read_dicom
+from hgisam.io.dicom_series import find_series
 from hgisam.io.errors import ScanRefused
 
 
@@ -75,3 +80,59 @@ def test_sequences_within_sequences_end_in_a_refusal(tmp_path: Path) -> None:
     nested = b"\x08\x00\x15\x11SQ\x00\x00\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff" * 5000
     at = data.index(b"\x20\x00\x0d\x00")
     read(bytes(data[:at] + nested))
+
+
+def test_a_panic_of_the_rle_decoder_is_a_refusal(tmp_path: Path) -> None:
+    """A segment whose offset lies behind the frame: pylibjpeg-rle reads beyond it and panics, which is no Exception."""
+    dataset = compressed(ct_slice(pattern(shape=(64, 64))), "rle")
+    frame = bytearray(get_frame(dataset.PixelData, 0, number_of_frames=1))
+    cut = frame[:64] + frame[64:66]  # the header promises two segments, and there are two bytes
+    dataset.PixelData = encapsulate([bytes(cut)])
+    with pytest.raises(ScanRefused, match="expected readable pixels"):
+        read_dicom(save(dataset, tmp_path / "x.dcm"))
+
+
+@pytest.mark.parametrize("value", [None, 200, [15, 15], "x"])
+@pytest.mark.parametrize("keyword", ["HighBit", "BitsStored"])
+def test_bits_that_are_no_number_are_a_refusal(tmp_path: Path, keyword: str, value: object) -> None:
+    dataset = ct_slice(pattern())
+    with disable_value_validation():
+        vr = "LO" if isinstance(value, str) else "US"
+        dataset[keyword] = DataElement(dataset[keyword].tag, vr, value)
+    read(save(dataset, tmp_path / "x.dcm").read_bytes())
+    with pytest.raises(ScanRefused):
+        read_dicom(tmp_path / "x.dcm")
+
+
+@pytest.mark.parametrize("vr", [b"LO\0\0", b"UN\0\0", b"OB\0\0"])
+def test_an_element_that_claims_gigabytes_takes_none(tmp_path: Path, vr: bytes) -> None:
+    data = save(ct_slice(pattern()), tmp_path / "x.dcm").read_bytes()
+    at = data.index(b"\x20\x00\x0d\x00")
+    (tmp_path / "x.dcm").write_bytes(data[:at] + b"\x18\x00\x10\x12" + vr + b"\xff\xff\xff\x7f" + data[at:])
+    tracemalloc.start()
+    try:
+        with pytest.raises(ScanRefused):
+            read_dicom(tmp_path / "x.dcm")
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("zeros_at", ["start", "end"])
+def test_a_file_of_zeros_is_no_header_of_millions_of_elements(tmp_path: Path, zeros_at: str) -> None:
+    """Behind the preamble, or behind the pixels: 8 MiB are a million empty elements, 2 GiB an hour's work."""
+    data = save(ct_slice(pattern()), tmp_path / "x.dcm").read_bytes()
+    cut = 132 if zeros_at == "start" else len(data)
+    (tmp_path / "x.dcm").write_bytes(data[:cut] + bytes(2**23) + data[cut:])
+    with pytest.raises(ScanRefused, match="hundreds of thousands of elements"):
+        read_dicom(tmp_path / "x.dcm")
+
+
+def test_many_such_files_take_no_longer_than_one_and_leave_the_slices_beside_them(tmp_path: Path) -> None:
+    data = save(ct_slice(pattern()), tmp_path / "x.dcm").read_bytes()
+    for index in range(20):
+        (tmp_path / f"zeros_{index:02d}.dcm").write_bytes(data[:132] + bytes(2**22))
+    listing = find_series([tmp_path])
+    assert [len(series.slices) for series in listing.series] == [1]
+    assert len(listing.left_out) == 20
+    assert all("elements" in left.reason for left in listing.left_out)

@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import math
+import os
 import struct
 import tracemalloc
 from collections.abc import Callable
@@ -695,3 +696,54 @@ def test_a_qform_without_its_sign_is_taken_as_the_standard_says(tmp_path: Path) 
         assert np.allclose(read_ct(silent)[0].affine, read_ct(stated)[0].affine)
     else:
         pytest.fail("expected the made-up image to have qfac 1")
+
+
+@pytest.mark.parametrize("n_bytes", [344, 345, 347])
+def test_a_file_that_ends_within_its_header_is_refused(tmp_path: Path, n_bytes: int) -> None:
+    path = saved(tmp_path, name="scan.nii")
+    path.write_bytes(path.read_bytes()[:n_bytes] + b"n+1\0"[: max(0, 347 - n_bytes)])
+    refused(path, "expected")
+
+
+def test_a_pipe_is_refused_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "scan.nii")
+    refused(tmp_path / "scan.nii", "a pipe or a device")
+    with pytest.raises(ScanRefused, match="a pipe or a device"):
+        read_grid(tmp_path / "scan.nii")
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e6, 1e30])
+def test_a_spacing_beyond_sense_is_refused_though_all_of_the_header_says_it(tmp_path: Path, factor: float) -> None:
+    affine = SPACING @ np.diag([factor, factor, factor, 1])
+    with np.errstate(over="ignore"):
+        path = saved(tmp_path, image(affine=affine), name="scan.nii")
+    refused(path, "spacing of 0.001 to 1000 mm")
+
+
+@pytest.mark.parametrize("far", [1e7, 3e38, math.inf, math.nan])
+def test_a_place_beyond_sense_is_refused(tmp_path: Path, far: float) -> None:
+    path = patched(tmp_path, edit=setting(srow_x=[1, 0, 0, far]))
+    refused(path, "invertible sform|one spacing")
+
+
+def test_a_name_that_would_move_the_cursor_is_written_out(tmp_path: Path) -> None:
+    with pytest.raises(ScanRefused) as refusal:
+        read_ct(tmp_path / "a\nb\x1b[2J.nii")
+    assert str(refusal.value).isprintable()
+    assert r"a\nb\x1b[2J.nii" in str(refusal.value)
+
+
+def test_a_slope_that_overflows_makes_no_mask_and_no_warning(tmp_path: Path) -> None:
+    made = patched(tmp_path, image(np.full(SHAPE, 1e300)), edit=setting(scl_slope=3e38, scl_inter=0))
+    with pytest.raises(ScanRefused, match="whole numbers"):
+        read_mask(made)
+
+
+def test_an_affine_of_numbers_near_zero_is_refused_without_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "scan.nii"
+    raw = bytearray(image(kind=nib.Nifti2Image).to_bytes())
+    header = np.frombuffer(raw, dtype=nib.nifti2.header_dtype, count=1)
+    header["srow_x"], header["srow_y"], header["srow_z"] = [5e-324, 0, 0, 0], [0, 5e-324, 0, 0], [0, 0, 1, 0]
+    header["sform_code"] = 1
+    path.write_bytes(raw)
+    refused(path, "invertible sform")

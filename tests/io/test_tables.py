@@ -133,11 +133,11 @@ def test_patients_are_read_by_case(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("case,age\na,5\n", "columns case and patient"),
-        ("", "columns case and patient"),
+        ("case,age\na,5\n", "columns case, patient"),
+        ("", "columns case, patient"),
         ("case,patient\na,p\na,q\n", "line 3: expected each case once"),
         ("case,patient\na,\n", "line 2: expected each case once, with its patient"),
-        ("case,patient\na\n", "line 2: expected each case once, with its patient"),
+        ("case,patient\na\n", "line 2: expected as many cells as the head has"),
     ],
 )
 def test_a_table_of_patients_that_cannot_be_trusted_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -161,3 +161,44 @@ def test_the_real_labels_are_read_in_full(realdata: Path) -> None:
     assert (len(labels), len(positive)) == (2084, 252)
     assert len({label.file for label in labels}) == 69
     assert len({label.file for label in positive}) == 29
+
+
+LABELS = ",".join(SLICE_LABEL_COLUMNS) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (LABELS + "a,²,0,0,0,0,0,0\n", "a slice index from 0"),
+        (LABELS + f"a,{'9' * 5000},0,0,0,0,0,0\n", "a slice index from 0"),
+        (LABELS + f"{'b' * 140_000},0,0,0,0,0,0,0\n", "field larger than field limit"),
+        (LABELS + "a,0,0,0,0,0,0\n", "line 2: expected as many cells"),
+        (LABELS + "a,0,0,0,0,0,0,0,0\n", "line 2: expected as many cells"),
+        (LABELS + '"a,0,0,0,0,0,0,0\n', "expected a table in UTF-8"),
+    ],
+)
+def test_cells_and_lines_that_are_none_are_refused_in_one_line(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "slice_labels.csv"
+    path.write_text(content)
+    with pytest.raises(InputError, match=message) as error:
+        read_slice_labels(path)
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_table_in_another_encoding_is_refused(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.csv").write_bytes("case,patient\nGröße,1\n".encode(encoding))
+    with pytest.raises(InputError, match="expected a table in UTF-8"):
+        read_patients(tmp_path / "a.csv")
+
+
+def test_a_mark_of_utf_8_before_the_head_is_no_part_of_a_column(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("case,patient\na,1\n".encode("utf-8-sig"))
+    assert read_patients(tmp_path / "a.csv") == {"a": "1"}
+
+
+def test_a_table_larger_than_any_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hgisam.io.tables.MAX_TABLE_BYTES", 10)
+    (tmp_path / "a.csv").write_text("case,patient\na,1\n")
+    with pytest.raises(InputError, match="more than 10 bytes"):
+        read_patients(tmp_path / "a.csv")

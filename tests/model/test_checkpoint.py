@@ -2,9 +2,14 @@
 
 import hashlib
 import json
+import os
 import re
+import struct
+import tracemalloc
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -263,3 +268,74 @@ def test_published_names_of_any_age_are_ours() -> None:
     without_prefix = {name.removeprefix("swin."): tensor for name, tensor in hgi_sam.items()}
     imagenet = published_state(without_prefix | {"head.fc.weight": torch.zeros(1000, 64)})
     assert imagenet.keys() == {name for name in ours if name.startswith("swin.")}
+
+
+def with_header(path: Path, change: Callable[[dict[str, Any]], None], stated: int | None = None) -> Path:
+    """A weights file whose own header was changed."""
+    whole = path.read_bytes()
+    n_bytes = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + n_bytes])
+    change(header)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text) if stated is None else stated) + text + whole[8 + n_bytes :])
+    path.with_name(f"{path.name}.sha256").unlink()
+    return path
+
+
+@pytest.mark.parametrize("stated", [2**23, 2**40, 2**64 - 1])
+def test_a_header_that_states_more_than_any_has_is_refused(saved: Path, stated: int) -> None:
+    with_header(saved, lambda _: None, stated)
+    with pytest.raises(WeightsError, match="a header of"):
+        load_weights(saved)
+
+
+def test_metadata_of_null_are_none(saved: Path) -> None:
+    with_header(saved, lambda header: header.update(__metadata__=None))
+    with pytest.raises(WeightsError, match=r"expected (hgisam's metadata|a safetensors file)"):
+        load_weights(saved)
+
+
+@pytest.mark.parametrize("shape", [[2**62, 0], [0], [-1], [1] * 100, "x"])
+def test_a_shape_that_is_none_is_refused(saved: Path, shape: object) -> None:
+    with_header(saved, lambda header: header["head.bias"].update(shape=shape))
+    with pytest.raises(WeightsError, match="expected"):
+        load_weights(saved)
+
+
+@pytest.mark.parametrize(
+    ("swin", "message"),
+    [
+        ({"embed_dim": 768, "depths": [2, 2, 64], "heads": [1, 1, 1]}, "expected the network of its metadata"),
+        ({"embed_dim": 2**40}, "embed_dim"),
+        ({"depths": [10**9] * 3, "heads": [1, 1, 1]}, "at most 64 blocks"),
+        ({"depths": [1] * 100_000, "heads": [1] * 100_000}, "depths"),
+        ({"img_size": 2048, "patch_size": 1, "stem": "none", "window": 64}, "attention scores"),
+        ({"in_channels": 10**12}, "in_channels"),
+    ],
+)
+def test_a_network_larger_than_its_file_is_refused_before_memory_is_taken(
+    model: HemorrhageClassifier, saved: Path, swin: dict[str, object], message: str
+) -> None:
+    described = model.options.model_dump(mode="json")
+    described["swin"] |= swin
+    resave(saved, architecture=described)
+    tracemalloc.start()
+    try:
+        with pytest.raises(WeightsError, match=message) as error:
+            load_weights(saved)
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()
+    assert str(error.value).isprintable()
+
+
+def test_a_file_larger_than_any_network_is_refused_unread(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hgisam.model.checkpoint.MAX_WEIGHTS_BYTES", 1000)
+    with pytest.raises(WeightsError, match="more than 1,000 bytes"):
+        load_weights(saved)
+
+
+def test_a_pipe_in_place_of_weights_is_refused_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match="a pipe or a device"):
+        load_weights(tmp_path / "w.safetensors")

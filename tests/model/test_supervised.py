@@ -1,5 +1,6 @@
 """Networks that learn from masks: an answer for every pixel, weights that come back, no mistaking them for others."""
 
+import tracemalloc
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -92,3 +93,35 @@ def test_a_segmenter_is_not_taken_for_a_classifier_nor_the_reverse(tmp_path: Pat
     assert "\n" not in f"{first.value}{second.value}"
     kinds = [load_network(tmp_path / f"{name}.safetensors").metadata.kind for name in ("mask", "slice")]
     assert kinds == ["segmenter", "classifier"]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_has_the_least_parameters_that_it_says(name: str) -> None:
+    options, _ = NETWORKS[name]
+    n_parameters = sum(parameter.numel() for parameter in MaskNetwork(options).parameters())
+    assert 0.02 * n_parameters < options.least_parameters <= n_parameters
+
+
+@pytest.mark.parametrize(
+    "larger",
+    [
+        UNetOptions(channels=(4, 2**20, 2**20)),
+        UNetOptions(in_channels=10**12),
+        SwinUnetrOptions(depths=(2, 2, 2, 10**9)),
+        SwinUnetrOptions(window=10**6),
+    ],
+)
+def test_a_network_larger_than_its_file_is_refused_before_it_is_built(
+    larger: SegmenterArchitecture, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.safetensors"
+    network = MaskNetwork(NETWORKS["unet2d"][0])
+    network.options = larger
+    save_weights(path, network, metadata_of(larger))
+    tracemalloc.start()
+    try:
+        with pytest.raises(WeightsError, match="expected the network of its metadata"):
+            load_segmenter(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()

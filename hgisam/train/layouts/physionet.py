@@ -5,6 +5,7 @@ third axis.
 """
 
 import csv
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,6 +27,7 @@ _SUBTYPE_COLUMNS = {
 _NONE_COLUMN = "No_Hemorrhage"
 _COLUMNS = ("PatientNumber", "SliceNumber", *_SUBTYPE_COLUMNS, _NONE_COLUMN)
 _SLICE_AXIS = 2
+_NUMBER = re.compile("[0-9]{1,9}")
 
 
 def read_physionet(folder: Path, findings: Findings) -> Iterable[LabelledScan]:
@@ -34,7 +36,10 @@ def read_physionet(folder: Path, findings: Findings) -> Iterable[LabelledScan]:
     Raises:
         CohortRefused: where the table lacks a column.
     """
-    table, patients = _read_table(folder / TABLE, findings)
+    try:
+        table, patients = _read_table(folder / TABLE, findings)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise CohortRefused(f"{TABLE}: expected a table in UTF-8; got '{error}'; check the file") from error
     scans = {stem(name): path for name, path in nifti_files(folder / SCANS).items()}
     masks = {stem(name): path for name, path in nifti_files(folder / MASKS).items()}
     read = set()
@@ -73,7 +78,7 @@ def _read_table(path: Path, findings: Findings) -> tuple[LabelTable, set[str]]:
             raise CohortRefused(f"{path.name}: expected the columns {', '.join(_COLUMNS)}; missing {missing}")
         for row in reader:
             numbers = [(row[column] or "").removesuffix(".0") for column in _COLUMNS]
-            if not all(number.isdecimal() for number in numbers[:2]) or not set(numbers[2:]) <= {"0", "1"}:
+            if not all(_NUMBER.fullmatch(number) for number in numbers[:2]) or not set(numbers[2:]) <= {"0", "1"}:
                 findings.add(Trouble.MALFORMED, f"{path.name} line {reader.line_num}")
                 continue
             patient, index = f"{int(numbers[0]):03d}", int(numbers[1])

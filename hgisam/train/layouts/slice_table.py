@@ -1,6 +1,7 @@
 """NIfTI files beside `slice_labels.csv`: the layout of our derived CT-ICH, and what `hgisam phantom` writes."""
 
 import csv
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hgisam.train.layouts.nifti_scan import labelled_nifti, nifti_files, stem
 
 TABLE = "slice_labels.csv"
 TRUTH = "truth"
+_INDEX = re.compile("[0-9]{1,9}")
 PATIENT = "patient"
 """A column of the table that it need not have: whose scan a file is. Without it each file is a patient of its own."""
 
@@ -27,7 +29,10 @@ def read_slice_table(folder: Path, findings: Findings, *, with_truth: bool) -> I
     Raises:
         CohortRefused: where the table lacks a column, or gives a file to two patients.
     """
-    table, patients = _read_table(folder / TABLE, findings)
+    try:
+        table, patients = _read_table(folder / TABLE, findings)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise CohortRefused(f"{TABLE}: expected a table in UTF-8; got '{error}'; check the file") from error
     files = nifti_files(folder)
     truths = nifti_files(folder / TRUTH) if with_truth else {}
     read = set()
@@ -68,7 +73,7 @@ def _read_table(path: Path, findings: Findings) -> tuple[LabelTable, dict[str, s
             )
         for row in reader:
             name, index = row["file"], row["slice_index"]
-            if not name or not (index or "").isdecimal() or not {row[subtype] for subtype in Subtype} <= {"0", "1"}:
+            if not name or not _INDEX.fullmatch(index or "") or not {row[subtype] for subtype in Subtype} <= {"0", "1"}:
                 findings.add(Trouble.MALFORMED, f"{path.name} line {reader.line_num}")
                 continue
             patient = row.get(PATIENT) or stem(name)

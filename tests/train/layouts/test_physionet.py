@@ -76,3 +76,11 @@ def test_a_table_without_a_column_is_refused(tmp_path: Path) -> None:
     write_table(tmp_path, [], HEAD.replace("Subdural,", ""))
     with pytest.raises(CohortRefused, match="missing"):
         read_cohort(tmp_path)
+
+
+@pytest.mark.parametrize("content", [HEAD.encode("utf-16"), b"b" * 140_000, b"\xff"])
+def test_what_is_no_table_is_refused(tmp_path: Path, content: bytes) -> None:
+    write_table(tmp_path, [])
+    (tmp_path / "hemorrhage_diagnosis_raw_ct.csv").write_bytes(content)
+    with pytest.raises(CohortRefused, match="expected a table in UTF-8"):
+        read_cohort(tmp_path)

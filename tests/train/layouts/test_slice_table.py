@@ -176,3 +176,16 @@ def test_the_real_scans(realdata: Path) -> None:
     volume = cohort.scans[0].load()
     assert len(volume.hu) == cohort.scans[0].n_slices
     assert bool((volume.slice_positions_mm.diff() > 0).all())
+
+
+@pytest.mark.parametrize("content", ["file,slice_index\nGröße".encode("utf-16"), b"b" * 140_000, b"\xff"])
+def test_what_is_no_table_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "slice_labels.csv").write_bytes(content)
+    with pytest.raises(CohortRefused, match="expected a table in UTF-8"):
+        read_cohort(tmp_path)
+
+
+def test_an_index_of_thousands_of_digits_is_a_row_that_does_not_fit(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "a.nii.gz", [1])
+    write_table(tmp_path, [f"a.nii.gz,0,{NEGATIVE}", f"a.nii.gz,{'9' * 5000},{NEGATIVE}"])
+    assert troubles(read_cohort(tmp_path)) == {Trouble.MALFORMED: 1}
