@@ -26,8 +26,9 @@ audit: $(VENV)/.audit
 	$(BIN)/bandit --quiet -c pyproject.toml -r hgisam tools
 	$(BIN)/pip-audit --strict --progress-spinner off --disable-pip --no-deps -r constraints.txt
 
+# Without the settings of malloc above: memory that is kept for later would hide what a file takes.
 fuzz: $(VENV)/.fuzz
-	$(BIN)/python tools/fuzz_inputs.py --minutes 30 -o out/fuzz
+	env -u MALLOC_TRIM_THRESHOLD_ -u MALLOC_TOP_PAD_ -u MALLOC_MMAP_THRESHOLD_ $(BIN)/python tools/fuzz_inputs.py --minutes 30 -o out/fuzz
 
 # torch first and pinned: an unpinned one may bring gigabytes of CUDA packages that a CPU machine cannot use.
 $(VENV)/.run: pyproject.toml constraints.txt

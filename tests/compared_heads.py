@@ -32,15 +32,27 @@ def write_heads(folder: Path, n: int = len(HALF_WIDTHS_MM)) -> Path:
     return folder
 
 
+class _Plain(yaml.SafeDumper):
+    """What stands twice in Python is written out twice: settings take no aliases."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def write_yaml(path: Path, content: object) -> None:
+    """Settings as YAML."""
+    path.write_text(yaml.dump(content, Dumper=_Plain), encoding="utf-8")
+
+
 def write_comparison_yaml(path: Path, *more: dict[str, object], **changes: object) -> Path:
     """The comparison as YAML, beside the recipe that its methods share; with more methods and other settings."""
     recipe = {"gate": False, "weak": {"method": "hu_threshold"}, "refine": {"method": "threshold"}}
-    (path.parent / "hu.yaml").write_text(yaml.safe_dump({"source": "a test", "segment": recipe}), encoding="utf-8")
+    write_yaml(path.parent / "hu.yaml", {"source": "a test", "segment": recipe})
     options = {
         "title": "Three thresholds on drawn heads",
         "data": {"kind": "scans"},
         "reference": "HU, refined",
         "methods": [*({"config": "hu.yaml"} | method for method in METHODS), *more],
     }
-    path.write_text(yaml.safe_dump({"source": "a test", "compare": options | changes}), encoding="utf-8")
+    write_yaml(path, {"source": "a test", "compare": options | changes})
     return path

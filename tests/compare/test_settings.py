@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from compared_heads import write_yaml
 
 from hgisam.compare.settings import CompareOptions, GivenMethod, TrainedMethod, learns_from_masks, load_comparison
 from hgisam.config import SettingsError
@@ -21,7 +21,7 @@ PLAIN: dict[str, Any] = {
 
 
 def write(path: Path, **changes: object) -> Path:
-    path.write_text(yaml.safe_dump({"source": "a test", "compare": PLAIN | changes}), encoding="utf-8")
+    write_yaml(path, {"source": "a test", "compare": PLAIN | changes})
     return path
 
 

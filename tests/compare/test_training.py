@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from compared_heads import write_yaml
 from drawn_cohort import write_drawn_cohort
 from tiny_segmenter import write_tiny_segmenter
 from tiny_training import TINY
@@ -86,8 +86,8 @@ def test_a_trained_method_beside_a_given_one(tmp_path: Path) -> None:
     }  # fmt: skip
     train = {key: value for key, value in TINY["train"].items() if key != "split"}  # type: ignore[attr-defined]
     recipe = {"source": "a test", "train": train | {"split": {"tuning_share": 0.5}}}
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    (tmp_path / "a.yaml").write_text(yaml.safe_dump({"source": "a test", "compare": options}), encoding="utf-8")
+    write_yaml(tmp_path / "tiny.yaml", recipe)
+    write_yaml(tmp_path / "a.yaml", {"source": "a test", "compare": options})
     found = compare(tmp_path / "a.yaml", tmp_path / "out", data_folder=data, device="cpu")
     assert [method.failure for method in found.methods] == [None, None, None]
     assert [len(method.cases) for method in found.methods] == [8, 8, 4]
@@ -123,7 +123,7 @@ def test_segmenters_trained_per_fold_beside_one_with_weights(tmp_path: Path) -> 
             given | {"supervised": {"mirrored": False}},
         ],
     }
-    (tmp_path / "a.yaml").write_text(yaml.safe_dump({"source": "a test", "compare": options}), encoding="utf-8")
+    write_yaml(tmp_path / "a.yaml", {"source": "a test", "compare": options})
     found = compare(tmp_path / "a.yaml", tmp_path / "out", data_folder=data, device="cpu")
     assert [method.failure for method in found.methods] == [None, None, None]
     assert [len(method.cases) for method in found.methods] == [8, 4, 8]
