@@ -8,6 +8,8 @@ from pathlib import Path
 MAX_LINE = 1000
 """Characters of one message; what is longer is cut in the middle."""
 
+_BREAKS = dict.fromkeys(map(ord, "\t\n\r"), " ")
+
 
 def read_whole(path: Path, max_bytes: int) -> bytes:
     """A file's bytes.
@@ -47,6 +49,7 @@ def open_regular(path: Path) -> int:
 def one_line(text: str) -> str:
     """Text of anybody's as one line that a terminal prints and does not obey: what is no sign is written out."""
     if not text.isprintable():
+        text = text.translate(_BREAKS)
         text = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
     half = MAX_LINE // 2
     return text if len(text) <= MAX_LINE else f"{text[: half - 3]} ... {text[2 - half :]}"

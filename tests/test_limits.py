@@ -43,7 +43,7 @@ def test_any_text_becomes_one_printable_line(text: str) -> None:
 
 def test_ordinary_text_stays_and_signs_that_move_the_cursor_are_shown() -> None:
     assert one_line("Größe: 5 mm") == "Größe: 5 mm"
-    assert one_line("a\nb\x1b[2J\udcff") == r"a\nb\x1b[2J\udcff"
+    assert one_line("a\nb\x1b[2J\udcff") == r"a b\x1b[2J\udcff"
 
 
 def test_of_a_long_line_both_ends_are_kept() -> None:

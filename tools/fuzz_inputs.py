@@ -351,12 +351,13 @@ def by_hypothesis(kind: "Kind", examine: Callable[[bytes], Found | None], end: f
     lies, n_rounds = kind.lies(), 0
     while time.monotonic() < end:
         n_rounds += 1
+        latest.clear()
         try:
             hypothesis.seed(1000 * seed + n_rounds)(how(given(lies)(one)))()
-        except (Fault, hypothesis.errors.HypothesisException):
-            found, data = latest[0]
-            known.add((found.what, found.where))
-            keep(output, kind.name, found, data, kind.suffix)
+        except (Fault, hypothesis.errors.HypothesisException):  # theirs: what failed once and not again
+            for found, data in latest:
+                known.add((found.what, found.where))
+                keep(output, kind.name, found, data, kind.suffix)
 
 
 def by_atheris(
