@@ -132,6 +132,8 @@ class Examiner:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             warnings.filterwarnings("ignore", category=DeprecationWarning)
+            most = int((_memory_mib("VmSize") + 4 * self._cap_mib) * 2**20)
+            resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))  # for the door, not for hypothesis
             signal.setitimer(signal.ITIMER_PROF, SECONDS)
             signal.setitimer(signal.ITIMER_REAL, WAIT_S)
             try:
@@ -149,6 +151,7 @@ class Examiner:
             finally:
                 signal.setitimer(signal.ITIMER_PROF, 0)
                 signal.setitimer(signal.ITIMER_REAL, 0)
+                resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         taken = _memory_mib("VmHWM") - before
         if found is None and taken > self._cap_mib:
             found = Found("memory", "", f"{taken:.0f} MiB for {len(data):,} bytes; allowed are {self._cap_mib}")
@@ -310,8 +313,6 @@ def work(engine: str, kind_name: str, seconds: float, folder: Path, seed: int, c
         found = examine(data)
         if found is not None:
             keep(output, kind.name, found, data, kind.suffix)
-    most = (_memory_mib("VmSize") + 4 * cap_mib) * 2**20
-    resource.setrlimit(resource.RLIMIT_AS, (int(most), resource.RLIM_INFINITY))
     if engine == "hypothesis":
         by_hypothesis(kind, examine, end, seed, output)
     else:
