@@ -1,11 +1,10 @@
 """Work in other processes: results in order, errors where they belong, and no harm from one that hangs or dies."""
 
-import logging
 import math
 import os
-import signal
 
 import pytest
+from misbehaving import behave
 
 from hgisam.processes import LoneWorker, ProcessGone, TookTooLong, in_order
 
@@ -32,22 +31,6 @@ def test_no_item_is_no_result() -> None:
 def test_no_worker_is_an_error() -> None:
     with pytest.raises(ValueError, match="one worker or more"):
         list(in_order(math.sqrt, [1.0], 0))
-
-
-def behave(how: str) -> tuple[int, str]:
-    """Gives the process's number with the text, unless the text asks for worse."""
-    if how == "hang":
-        os.read(os.pipe()[0], 1)
-    if how == "die":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if how == "fail":
-        raise FileNotFoundError("as asked")
-    if how == "signals":
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGTERM)
-    if how == "log":
-        logging.getLogger("hgisam.test").warning("%s is %d", "seven", 7)
-    return os.getpid(), how
 
 
 def test_a_lone_worker_is_one_process_until_it_hangs_or_dies() -> None:

@@ -54,7 +54,7 @@ def test_every_command_is_in_the_readme() -> None:
 def test_make_targets_exist() -> None:
     named = {line.split()[1] for block in blocks("sh") for line in block.splitlines() if line.startswith("make ")}
     makefile = (ROOT / "Makefile").read_text()
-    assert named == {"segment", "test"}
+    assert named == {"segment", "test", "fuzz", "audit"}
     assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in named)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from fake_model import FakeModel
+from misbehaving import Hanging
 
 from hgisam.cases import Case, Shard, find_cases
 from hgisam.exits import ExitCode
@@ -262,21 +263,6 @@ def test_where_one_window_is_too_many_the_case_fails_or_goes_to_the_cpu(
 
 
 # ---- cases that hang
-
-
-class Hanging(FakeModel):
-    """Waits for ever, in C, for a scan that says so; is killed for memory by another. Goes to another process."""
-
-    def __init__(self) -> None:
-        super().__init__(act)
-
-
-def act(scan: Path) -> None:
-    text = scan.read_text()
-    if text == "hang":
-        os.read(os.pipe()[0], 1)
-    elif text == "die":
-        os.kill(os.getpid(), 9)
 
 
 def test_a_case_that_hangs_or_kills_its_process_is_recorded_and_the_next_one_done(tmp_path: Path, scans: Make) -> None:

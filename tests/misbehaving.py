@@ -1,0 +1,39 @@
+"""What hangs, dies or fails in another process: in a module of its own, which that process can import."""
+
+import logging
+import os
+import signal
+from pathlib import Path
+
+from fake_model import FakeModel
+
+
+class Hanging(FakeModel):
+    """Waits for ever, in C, for a scan that says so; is killed for memory by another. Goes to another process."""
+
+    def __init__(self) -> None:
+        super().__init__(act)
+
+
+def act(scan: Path) -> None:
+    text = scan.read_text()
+    if text == "hang":
+        os.read(os.pipe()[0], 1)
+    elif text == "die":
+        os.kill(os.getpid(), 9)
+
+
+def behave(how: str) -> tuple[int, str]:
+    """Gives the process's number with the text, unless the text asks for worse."""
+    if how == "hang":
+        os.read(os.pipe()[0], 1)
+    if how == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "fail":
+        raise FileNotFoundError("as asked")
+    if how == "signals":
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+    if how == "log":
+        logging.getLogger("hgisam.test").warning("%s is %d", "seven", 7)
+    return os.getpid(), how
