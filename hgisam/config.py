@@ -16,6 +16,7 @@ from hgisam.train.segmenter_recipe import SegmenterTrainOptions
 MAX_YAML_BYTES = 2**16
 """The largest file of settings that is read; the longest in configs/ has 3 kB, and PyYAML takes seconds for 100."""
 
+_MAX_LEVELS = 50
 _MAX_SHOWN = 100
 _MAX_SLIPS = 8
 _MERGE = "tag:yaml.org,2002:merge"
@@ -99,6 +100,11 @@ class _PlainLoader(yaml.SafeLoader):
 
     A few lines of aliases of aliases are a tree of billions of values for whoever walks through it.
     """
+
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:  # noqa: N803 - as PyYAML has it
+        if self.flow_level >= _MAX_LEVELS:  # its time grows with the square of the levels
+            raise RecursionError
+        super().fetch_flow_collection_start(TokenClass)
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):

@@ -48,8 +48,9 @@ class SliceReader:
         if header.file != self._file:
             self._load(header.file)
         stored = self._stored(header)
-        air = _padding(stored, self._dataset)
-        hu = _signed(stored, self._dataset, ~air, header).astype(np.float32)
+        with quiet_pydicom():
+            air = _padding(stored, self._dataset)
+            hu = _signed(stored, self._dataset, ~air, header).astype(np.float32)
         hu *= np.float32(header.slope)
         hu += np.float32(header.intercept + self._hu_offset)
         if header.wrapped and not self._hu_offset:  # an offset says that the numbers are off in another way

@@ -9,7 +9,7 @@ import torch
 from dicom_writer import AXIAL, SHAPE, compressed, ct_slice, enhanced, pattern, save, tilted, write_series
 from numpy.typing import NDArray
 
-from hgisam.io.dicom import read_dicom
+from hgisam.io.dicom import only_series, read_dicom
 from hgisam.io.dicom_pixels import codestream_size
 from hgisam.io.dicom_series import find_series
 from hgisam.io.errors import ScanRefused
@@ -439,3 +439,12 @@ def test_real_single_slices_are_read_whatever_their_sign_padding_and_uids(realda
         share_of_air = float((ct.hu < -700).float().mean())
         assert 0.2 < share_of_air < 1.0, path.name
         assert ct.hu[0, :20, :20].max() < -700, path.name
+
+
+def test_a_number_of_bits_that_is_none_is_refused_without_a_word_of_pydicom(tmp_path: Path) -> None:
+    for path in write_series(tmp_path, [0.0, 5.0, 10.0]):
+        data = path.read_bytes()
+        at = data.index(b"\x28\x00\x02\x01US\x02\x00")
+        path.write_bytes(data[:at] + b"\x28\x00\x02\x01IS\x06\x001e-45 " + data[at + 10 :])
+    with pytest.raises(ScanRefused, match="expected the lowest 1 to 16 bits stored"):
+        read_dicom(only_series(tmp_path))
