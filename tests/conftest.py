@@ -1,6 +1,7 @@
 """What every test shares: shapes and types checked as it runs, one thread per worker, the way to the real scans."""
 
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from jaxtyping import install_import_hook
 install_import_hook("hgisam", "runtime_types.checked")  # before anything imports hgisam
 
 import torch  # noqa: E402
+
+from hgisam.cases import Case, find_cases  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -63,3 +66,17 @@ def realdata() -> Path:
     if not folder.is_dir():
         pytest.skip("real scans are not part of the project: set HGISAM_REALDATA to a folder that holds them")
     return folder
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Callable[..., tuple[Case, ...]]:
+    """Make input files with the given texts: `scans(a="", b="refuse")`."""
+
+    def make(**texts: str) -> tuple[Case, ...]:
+        folder = tmp_path / "in"
+        folder.mkdir(exist_ok=True)
+        for name, text in texts.items():
+            (folder / f"{name}.nii.gz").write_text(text)
+        return find_cases([folder / f"{name}.nii.gz" for name in texts])
+
+    return make

@@ -28,21 +28,6 @@ from hgisam.records import recorded_path, recorded_reason
 from hgisam.run import classify_cases, segment_cases
 from hgisam.volume import MaskVolume
 
-
-@pytest.fixture
-def scans(tmp_path: Path) -> Callable[..., tuple[Case, ...]]:
-    """Make input files with the given texts: `scans(a="", b="refuse")`."""
-
-    def make(**texts: str) -> tuple[Case, ...]:
-        folder = tmp_path / "in"
-        folder.mkdir(exist_ok=True)
-        for name, text in texts.items():
-            (folder / f"{name}.nii.gz").write_text(text)
-        return find_cases([folder / f"{name}.nii.gz" for name in texts])
-
-    return make
-
-
 Scans = Callable[..., tuple[Case, ...]]
 
 

@@ -18,7 +18,7 @@ import torch
 from fake_model import FakeModel
 from misbehaving import Hanging
 
-from hgisam.cases import Case, Shard, find_cases
+from hgisam.cases import Case, Shard
 from hgisam.exits import ExitCode
 from hgisam.io.errors import InputError, OutputError
 from hgisam.outputs import case_claimed, claimed
@@ -27,20 +27,6 @@ from hgisam.run import RunOptions, RunReport, classify_cases, segment_cases
 Make = Callable[..., tuple[Case, ...]]
 
 RESUME = RunOptions(resume=True)
-
-
-@pytest.fixture
-def scans(tmp_path: Path) -> Make:
-    """Make input files with the given texts: `scans(a="", b="refuse")`."""
-
-    def make(**texts: str) -> tuple[Case, ...]:
-        folder = tmp_path / "in"
-        folder.mkdir(exist_ok=True)
-        for name, text in texts.items():
-            (folder / f"{name}.nii.gz").write_text(text)
-        return find_cases([folder / f"{name}.nii.gz" for name in texts])
-
-    return make
 
 
 def asked_again(cases: tuple[Case, ...], out: Path, model: FakeModel | None = None, **rest: Any) -> list[str]:
