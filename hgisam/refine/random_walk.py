@@ -32,8 +32,11 @@ class RandomWalk(Refiner):
     """The components that the map points at are blood, brain around them is brain, and the edge lies between.
 
     The walk decides for the voxels in between: within `reach_mm` of a component and denser than `brain_hu`. Seeds are
-    whole components: from the map's hot spots alone, the walk loses most of a bleed (tools/refinement_ablation.py). A
-    step's weight falls with the difference in HU and with the square of its length in mm.
+    whole components: from the map's hot spots alone, the walk loses most of a bleed. A step's weight falls with the
+    difference in HU and with the square of its length in mm.
+
+    Known limit: on unseen phantoms and painted bleeds it was no better than the components alone, and drew more where
+    there was no blood (tools/refinement_ablation.py).
 
     Source: Grady, Random walks for image segmentation, IEEE TPAMI 28(11), 2006.
     """
