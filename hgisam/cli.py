@@ -33,6 +33,14 @@ SUPERVISED = ("unet", "swin_unetr")
 """Methods that learn from masks."""
 
 
+class RefineName(StrEnum):
+    """What `--refine` takes."""
+
+    COMPONENTS = "components"
+    RANDOM_WALK = "random_walk"
+    THRESHOLD = "threshold"
+
+
 class OomPolicy(StrEnum):
     """What `--oom` takes."""
 
@@ -57,6 +65,15 @@ Method = Annotated[
         metavar="NAME",
         help="unet or swin_unetr: a network that learned from masks, with its --weights. Or a weak-label method: "
         "self_attention, grad_cam, grad_cam_plus_plus, layer_cam, gradient_rollout, hu_threshold.",
+        show_default="the recipe's",
+    ),
+]
+Refine = Annotated[
+    RefineName | None,
+    typer.Option(
+        metavar="NAME",
+        help="How a map becomes a mask. components: dense tissue that the map points at; random_walk: the same, with "
+        "its edge found by a random walk; threshold: the map is cut, HU are not looked at.",
         show_default="the recipe's",
     ),
 ]
@@ -161,9 +178,10 @@ def segment(
     batch_size: BatchSize = None,
     config: Config = None,
     no_gate: Annotated[bool, typer.Option("--no-gate", help="Map every slice that shows brain.")] = False,
+    refine: Refine = None,
     threshold: Annotated[
         float | None,
-        typer.Option(metavar="T", help="Cut the maps at this saliency, above 0 to 1, in place of outlining by HU."),
+        typer.Option(metavar="T", help="Cut the maps at this saliency, above 0 to 1: --refine threshold."),
     ] = None,
     operating_point: OperatingPoint = None,
     hu_offset: HuOffset = None,
@@ -199,7 +217,7 @@ def segment(
         flags = {
             "gate": False if no_gate else None,
             "threshold": threshold,
-            "refine": {"method": None if threshold is None else "threshold"},
+            "refine": {"method": refine or (None if threshold is None else RefineName.THRESHOLD)},
             "operating_point": operating_point,
             "hu_offset": hu_offset,
             "allow_gaps": allow_gaps or None,
@@ -543,6 +561,8 @@ def _load_for_masks(
         return model
     if weights is None:
         raise InputError(f"expected --weights with {supervised}, for which the package has none; train them first")
+    if flags["refine"]["method"] is not None and flags["threshold"] is None:
+        raise InputError(f"expected no --refine with {supervised}, which has no map to refine; leave it out")
     if flags["operating_point"] is not None:
         raise InputError(f"expected no --operating-point with {supervised}, which has no gate; use --threshold")
     shared = {key: flags[key] for key in ("threshold", "hu_offset", "allow_gaps", "max_voxels")}

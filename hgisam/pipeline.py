@@ -32,7 +32,7 @@ from hgisam.model.checkpoint import (
 )
 from hgisam.plausibility import Plausibility
 from hgisam.preprocess import PreprocessOptions, SliceBatch, preprocess
-from hgisam.refine import RefineOptions, refine, remove_small_components
+from hgisam.refine import Components, RefineMethod, Threshold, refine, remove_small_components
 from hgisam.segment import (
     AggregationOptions,
     WindowOptions,
@@ -73,12 +73,12 @@ class SegmentOptions(IntakeOptions):
     """How windows cover slices larger than the network's field of view."""
     aggregation: AggregationOptions = AggregationOptions()
     """How stages, windows and slices become one map."""
-    refine: RefineOptions = RefineOptions()
-    """How the map becomes a mask."""
+    refine: RefineMethod = Components()
+    """How the map becomes a mask; `method` names it."""
 
     @model_validator(mode="after")
     def _threshold_is_used(self) -> Self:
-        if self.threshold is not None and self.refine.method != "threshold":
+        if self.threshold is not None and not isinstance(self.refine, Threshold):
             raise ValueError(
                 f"expected no threshold with refine.method '{self.refine.method}', which cuts no map; got "
                 f"{self.threshold}; set refine.method to 'threshold'"

@@ -21,6 +21,7 @@ from hgisam.cli import app
 from hgisam.io.errors import OutputError
 from hgisam.model.checkpoint import WeightsError
 from hgisam.pipeline import DeviceUnavailable, SegmentOptions
+from hgisam.refine import RandomWalk
 
 
 class Loader:
@@ -184,6 +185,33 @@ def test_flags_reach_the_settings_and_go_before_the_recipe(
     options = loader.options
     assert (options.threshold, options.operating_point, options.gate, options.hu_offset) == (0.4, 0.3, False, -24)
     assert options.refine.method == "threshold"  # or the flag would change nothing
+
+
+def test_refine_names_the_method_and_goes_before_the_recipe(
+    tmp_path: Path, scan: Callable[..., str], loader: Loader
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("source: a test\nsegment: {refine: {method: threshold, min_component_mm3: 20}}\n")
+    done = hgisam("segment", scan("a"), "-o", tmp_path / "out", "--config", recipe, "--refine", "random_walk")
+    assert done.exit_code == 0, done.stderr
+    assert loader.options.refine == RandomWalk(min_component_mm3=20)
+
+
+@pytest.mark.usefixtures("loader")
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--refine", "magic"), "magic"),
+        (("--refine", "components", "--threshold", "0.4"), "expected no threshold with refine.method 'components'"),
+        (("--refine", "components", "--method", "unet", "--weights", "w.safetensors"), "expected no --refine"),
+    ],
+)
+def test_a_refinement_that_nothing_would_use_exits_2(
+    tmp_path: Path, scan: Callable[..., str], flags: tuple[str, ...], said: str
+) -> None:
+    done = hgisam("segment", scan("a"), "-o", tmp_path / "out", *flags)
+    assert done.exit_code == 2
+    assert said in done.stderr
 
 
 def test_without_flags_the_defaults_hold(tmp_path: Path, scan: Callable[..., str], loader: Loader) -> None:

@@ -73,7 +73,7 @@ def test_flags_go_before_the_file_and_none_means_not_given(tmp_path: Path) -> No
     ("text", "said"),
     [
         ("source: a\nsegment: {treshold: 0.2}", "unknown key 'segment.treshold'"),
-        ("source: a\nsegment: {refine: {contrast: 3}}", "unknown key 'segment.refine.contrast'"),
+        ("source: a\nsegment: {refine: {contrast: 3}}", "unknown key 'segment.refine.components.contrast'"),
         ("source: a\nsegment: {weak: {method: magic}}", "'segment.weak': input tag 'magic' .* does not match"),
         ("source: a\nsegment: {weak: {method: grad_cam, stages: [1]}}", "unknown key 'segment.weak.grad_cam.stages'"),
         ("source: a\nsegment: {weak: {method: hu_threshold}}", "expected gate: false"),

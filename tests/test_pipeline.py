@@ -24,7 +24,7 @@ from hgisam.model.swin import SwinOptions
 from hgisam.phantom import Phantom, PhantomOptions, make_phantom
 from hgisam.pipeline import DeviceUnavailable, SegmentOptions, pick_device
 from hgisam.preprocess import PreprocessOptions
-from hgisam.refine import RefineOptions
+from hgisam.refine import Components, Threshold
 from hgisam.weak import GradCam, GradCamPlusPlus, GradientRollout, HuThreshold, LayerCam, WeakLabeler
 
 TINY = SwinOptions(img_size=96, window=3, embed_dim=8, depths=(2, 2, 2, 2), heads=(1, 2, 4, 8), in_channels=2)
@@ -142,7 +142,7 @@ def test_a_gate_that_no_slice_passes_measures_zero_not_null(
 def test_positive_slices_in_which_nothing_could_be_outlined_are_said(
     make_weights: Callable[..., Path], array_and_affine: tuple[NDArray[np.float32], NDArray[np.float64]]
 ) -> None:
-    options = SegmentOptions(operating_point=0.0, refine=RefineOptions(min_component_mm3=1e9))
+    options = SegmentOptions(operating_point=0.0, refine=Components(min_component_mm3=1e9))
     result = Segmenter(make_weights(), options=options).segment(array_and_affine)
     assert not result.mask.any()
     assert result.volume_ml == 0.0
@@ -166,7 +166,7 @@ def test_a_scan_without_brain_has_no_volume_and_says_why(
 def test_windows_of_a_small_field_of_view_cover_the_head(
     make_weights: Callable[..., Path], array_and_affine: tuple[NDArray[np.float32], NDArray[np.float64]]
 ) -> None:
-    options = SegmentOptions(refine=RefineOptions(method="threshold"))
+    options = SegmentOptions(refine=Threshold())
     result = Segmenter(make_weights(spacing_mm=1.0), options=options).segment(array_and_affine)
     seen = result.saliency > 0
     assert seen[6].sum() > 1000
@@ -198,7 +198,7 @@ def test_an_offset_that_was_kept_is_refused_until_it_is_named(
 def test_equal_settings_have_equal_hashes_and_a_changed_one_does_not(
     make_weights: Callable[..., Path], array_and_affine: tuple[NDArray[np.float32], NDArray[np.float64]]
 ) -> None:
-    options = (SegmentOptions(refine=RefineOptions(min_share=share)) for share in (0.3, 0.3, 0.4))
+    options = (SegmentOptions(refine=Components(min_share=share)) for share in (0.3, 0.3, 0.4))
     weights = make_weights()
     first, again, other = (Segmenter(weights, options=o).segment(array_and_affine) for o in options)
     assert first.settings_hash == again.settings_hash != other.settings_hash
@@ -210,7 +210,7 @@ def test_a_device_that_is_not_there_is_named(name: str) -> None:
         pick_device(name)
 
 
-NO_NETWORK = SegmentOptions(gate=False, weak=HuThreshold(contrast_hu=16.0), refine=RefineOptions(method="threshold"))
+NO_NETWORK = SegmentOptions(gate=False, weak=HuThreshold(contrast_hu=16.0), refine=Threshold())
 
 
 def test_a_hu_threshold_needs_no_network(

@@ -20,8 +20,8 @@ from hgisam.evaluate.overlap import Overlap, overlap
 from hgisam.evaluate.statistics import figure_interval, mean_interval
 from hgisam.phantom import Phantom, PhantomOptions, generate_phantoms
 from hgisam.phantom.generate import POSITIVE_SLICE_MM2
-from hgisam.pipeline import SegmentationResult, SegmentOptions
-from hgisam.refine import RefineOptions, refine
+from hgisam.pipeline import SegmentationResult
+from hgisam.refine import Threshold, refine
 
 LARGE_MM2 = 100.0
 """A second figure leaves slices with less blood than this aside, which a reader misses too."""
@@ -86,9 +86,8 @@ def judge(segmenter: Segmenter, phantom: Phantom) -> Judged:
 
 def threshold_only(segmenter: Segmenter, result: SegmentationResult) -> torch.Tensor:
     """The mask of the same map cut at the weights' threshold, without a look at HU."""
-    options = SegmentOptions(refine=RefineOptions(method="threshold")).refine
     region = torch.ones_like(result.mask_volume.voxels)
-    return refine(result.saliency_house, result.ct, region, 0.0, segmenter.threshold, options).voxels
+    return refine(result.saliency_house, result.ct, region, 0.0, segmenter.threshold, Threshold()).voxels
 
 
 def summarise(judged: list[Judged]) -> dict[str, tuple[float, float | None, float | None, int]]:

@@ -32,7 +32,7 @@ from hgisam.evaluate.scored import averaged_slices
 from hgisam.model.checkpoint import WeightsMetadata, load_weights, save_weights
 from hgisam.phantom import Phantom, PhantomOptions, generate_phantoms
 from hgisam.pipeline import SegmentationResult, SegmentOptions
-from hgisam.refine import RefineOptions, refine
+from hgisam.refine import Threshold, refine
 from hgisam.segment import to_log_odds
 from hgisam.train.calibration import fit_scan_head, fit_temperature, pick_operating_point
 from hgisam.train.recipe import read_out_of_fold, train_classifier
@@ -158,7 +158,7 @@ def calibrate(metadata: WeightsMetadata, out_of_fold: Path) -> WeightsMetadata:
 
 def best_threshold(path: Path, jobs: int) -> tuple[float, float]:
     """The saliency threshold of the best mean volume Dice on phantoms that bled, and that Dice."""
-    segmenter = Segmenter(path, options=SegmentOptions(refine=RefineOptions(method="threshold")))
+    segmenter = Segmenter(path, options=SegmentOptions(refine=Threshold()))
     phantoms = generate_phantoms(len(THRESHOLD_SEEDS), THRESHOLD_SEEDS[0], PhantomOptions(), workers=jobs)
     dice: dict[float, list[float]] = {threshold: [] for threshold in THRESHOLDS}
     for phantom in phantoms:

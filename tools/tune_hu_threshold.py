@@ -18,7 +18,7 @@ from hgisam.config import load_settings
 from hgisam.evaluate.overlap import overlap
 from hgisam.phantom import PhantomOptions, generate_phantoms
 from hgisam.pipeline import SegmentationResult
-from hgisam.refine import RefineOptions, refine
+from hgisam.refine import Components, Threshold, refine
 from hgisam.volume import MaskVolume
 from hgisam.weak import AT_CONTRAST, HuThreshold
 
@@ -63,8 +63,8 @@ def outlined(result: SegmentationResult, method: str, contrast_hu: float) -> Mas
         raise SystemExit(f"{result.source}: expected a head with brain; got none; mend the region first")
     method_options = HuThreshold(contrast_hu=contrast_hu)
     saliency = method_options(result.ct.hu, result.region, median_hu, result.ct.spacing_mm[1:])
-    options = RefineOptions.model_validate({"method": method, "contrast_hu": contrast_hu})
-    return refine(saliency, result.ct, result.region, median_hu, AT_CONTRAST, options)
+    outline = Threshold() if method == "threshold" else Components(contrast_hu=contrast_hu)
+    return refine(saliency, result.ct, result.region, median_hu, AT_CONTRAST, outline)
 
 
 if __name__ == "__main__":

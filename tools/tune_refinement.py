@@ -1,4 +1,4 @@
-"""Which outline suits the maps best, by volume Dice on phantoms: the source of the defaults in `refine.RefineOptions`.
+"""Which outline suits the maps best, by volume Dice on phantoms: the source of the defaults in `refine.Components`.
 
     python tools/tune_refinement.py -n 10 --first-seed 400
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from hgisam import Segmenter
 from hgisam.evaluate.overlap import overlap
 from hgisam.phantom import PhantomOptions, generate_phantoms
-from hgisam.refine import RefineOptions, refine
+from hgisam.refine import Components, refine
 
 GRID = {
     "contrast_hu": (10.0, 12.0, 15.0),
@@ -34,9 +34,9 @@ def main() -> None:
     given = parser.parse_args()
     segmenter = Segmenter(given.weights)
     rows = itertools.product(*GRID.values())
-    candidates = [RefineOptions.model_validate(dict(zip(GRID, row, strict=True))) for row in rows]
-    dice: dict[RefineOptions, list[float]] = {options: [] for options in candidates}
-    false_ml: dict[RefineOptions, list[float]] = {options: [] for options in candidates}
+    candidates = [Components.model_validate(dict(zip(GRID, row, strict=True))) for row in rows]
+    dice: dict[Components, list[float]] = {options: [] for options in candidates}
+    false_ml: dict[Components, list[float]] = {options: [] for options in candidates}
     for bleed_probability in (1.0, 0.0):
         kind = PhantomOptions(bleed_probability=bleed_probability)
         for phantom in generate_phantoms(given.n, given.first_seed, kind, workers=given.workers):

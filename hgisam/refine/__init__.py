@@ -1,0 +1,94 @@
+"""From a saliency map to a mask: the map says where the blood is, the Hounsfield units say how far it reaches.
+
+One file per method. A method is its frozen options and a call, behind the interface `Refiner`. To add one: a file, a
+member of `RefineMethod`, a name in cli.py's `RefineName`, and the contract test runs over it by itself.
+"""
+
+from typing import Annotated, Any
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Discriminator, Tag
+from torch import Tensor
+
+from hgisam.refine.components import Components
+from hgisam.refine.pieces import remove_small_components
+from hgisam.refine.random_walk import RandomWalk
+from hgisam.refine.refiner import MappedScan, Refiner
+from hgisam.refine.threshold import Threshold
+from hgisam.volume import CTVolume, MaskVolume
+
+
+def _method(options: Any) -> str:
+    """The method that settings name; components where they name none."""
+    default = "components"
+    return str(options.get("method", default) if isinstance(options, dict) else getattr(options, "method", default))
+
+
+RefineMethod = Annotated[
+    Annotated[Components, Tag("components")]
+    | Annotated[RandomWalk, Tag("random_walk")]
+    | Annotated[Threshold, Tag("threshold")],
+    Discriminator(_method),
+]
+"""The options of any method, told apart by `method`."""
+
+
+def refine(
+    saliency: Float[Tensor, "depth height width"],
+    volume: CTVolume,
+    region: Bool[Tensor, "depth height width"],
+    median_hu: float,
+    threshold: float,
+    method: Refiner,
+) -> MaskVolume:
+    """The hemorrhage mask of a scan from its saliency map. A map of zeros gives an empty mask, and so does one that
+    points at no dense tissue, with methods that look at HU.
+
+    Args:
+        saliency: saliency in [0, 1] on the scan's grid; zero in slices that the gate closed.
+        volume: the scan.
+        region: the intracranial region.
+        median_hu: the scan's brain median.
+        threshold: saliency cut-off in (0, 1] of methods that cut the map.
+        method: how the mask is made.
+    """
+    voxels = torch.zeros_like(region)
+    bounds = _bounding_box(region & (saliency > 0).flatten(1).any(dim=1)[:, None, None])
+    if bounds is not None:
+        part = MappedScan(
+            saliency=saliency[bounds],
+            hu=volume.hu[bounds],
+            region=region[bounds],
+            median_hu=median_hu,
+            threshold=threshold,
+            spacing_mm=volume.spacing_mm[1:],
+            distances_mm=volume.slice_distances_mm[bounds[0]],
+        )
+        voxel_mm3 = 1000.0 * volume.slice_voxel_ml[bounds[0]]
+        voxels[bounds] = remove_small_components(method(part), voxel_mm3, method.min_component_mm3)
+    return MaskVolume(voxels=voxels, affine=volume.affine, source=volume.source, slices=volume.slices)
+
+
+def _bounding_box(mask: Bool[Tensor, "depth height width"]) -> tuple[slice, slice, slice] | None:
+    """The smallest box of whole axes ranges that holds the mask; None where it is empty."""
+    if not mask.any():
+        return None
+    ranges = []
+    for kept in (0, 1, 2):
+        others = tuple(axis for axis in (0, 1, 2) if axis != kept)
+        index = torch.nonzero(mask.any(dim=others[1]).any(dim=others[0])).flatten()
+        ranges.append(slice(int(index[0]), int(index[-1]) + 1))
+    return ranges[0], ranges[1], ranges[2]
+
+
+__all__ = [
+    "Components",
+    "MappedScan",
+    "RandomWalk",
+    "RefineMethod",
+    "Refiner",
+    "Threshold",
+    "refine",
+    "remove_small_components",
+]

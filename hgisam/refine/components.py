@@ -1,0 +1,93 @@
+"""Whole 3D components of dense tissue, chosen by the saliency that they gather."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from pydantic import Field
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor
+
+from hgisam.refine.density import excess_hu
+from hgisam.refine.pieces import chosen_components, split_at_necks
+from hgisam.refine.refiner import MappedScan, Refiner
+
+_BRIGHT = 75
+"""Percentile of a component's excess that stands for its own contrast: most of it is dimmed by its edge."""
+
+
+class Components(Refiner):
+    """Tissue denser than what is normal there falls into components; those that the map points at are kept whole.
+
+    A map that points at no dense tissue gives an empty mask. Source of contrast_hu, rim_mm and min_share: best mean
+    volume Dice of ten tuning phantoms, tools/tune_refinement.py. What the other options are worth:
+    tools/refinement_ablation.py.
+    """
+
+    method: Literal["components"] = "components"
+    """Tells this method from others."""
+    contrast_hu: float = Field(default=12.0, gt=0)
+    """HU over what is normal from which tissue counts as dense."""
+    ceiling_hu: float = 100.0
+    """HU above which a voxel is bone or calcification and says nothing about its surroundings: no clot is denser."""
+    smoothing_mm: float = Field(default=0.8, ge=0)
+    """In-plane standard deviation of the Gaussian that quiets noise before HU are compared; 0 for none."""
+    rim_mm: float = Field(default=8.0, ge=0)
+    """Reach of the skull's partial volume and scatter: up to this depth below the region's outline, normal is the
+    median of the slice at the same depth where that is above the scan's brain median. 0 for the brain median alone."""
+    split_mm: float = Field(default=0.0, ge=0)
+    """Dense tissue is cut where it is thinner than twice this between two thicker parts, such as a bleed and the falx
+    it touches; each part gathers saliency of its own. 0 for no cut."""
+    min_share: float = Field(default=0.1, ge=0, le=1)
+    """A component is kept where its summed saliency is at least this share of the best component's."""
+    min_mean_share: float = Field(default=0.0, ge=0, le=1)
+    """... and its mean saliency at least this share of the best component's, so that size alone does not do."""
+    edge_mm: float = Field(default=0.0, ge=0)
+    """A kept component's edge is moved by up to this much in its slices, and by one slice up and down, to where the
+    excess is `edge_share` of the component's own. 0 leaves the edge at `contrast_hu`."""
+    edge_share: float = Field(default=0.5, ge=0, le=1)
+    """Half is where a blurred edge lies."""
+    edge_hu: float = Field(default=8.0, gt=0)
+    """The edge lies at no less than this: below is brain."""
+
+    def __call__(self, scan: MappedScan) -> Bool[Tensor, "depth height width"]:
+        """See the class."""
+        return torch.from_numpy(self.outlined(scan, self.excess_hu(scan)) > 0)
+
+    def excess_hu(self, scan: MappedScan) -> Float[Tensor, "depth height width"]:
+        """HU over what is normal there; -inf where that is not known or no mask may lie."""
+        return excess_hu(scan, self.smoothing_mm, self.rim_mm, self.ceiling_hu)
+
+    def outlined(self, scan: MappedScan, excess: Float[Tensor, "depth height width"]) -> NDArray[np.int64]:
+        """The number of the kept component that each voxel is of, from 1; 0 elsewhere."""
+        pieces = split_at_necks(excess >= self.contrast_hu, scan.spacing_mm, self.split_mm)
+        kept = chosen_components(pieces, scan.saliency.numpy(), self.min_share, self.min_mean_share)
+        if self.edge_mm == 0 or not kept.any():
+            return kept
+        return self._at_own_edge(kept, (pieces > 0) & (kept == 0), excess.numpy(), scan.spacing_mm)
+
+    def _at_own_edge(
+        self,
+        kept: NDArray[np.int64],
+        others: NDArray[np.bool_],
+        excess: NDArray[np.float32],
+        spacing_mm: tuple[float, float],
+    ) -> NDArray[np.int64]:
+        """Kept components with their edges where their own excess says; other components are not entered."""
+        level_hu = np.full(int(kept.max()) + 1, np.inf)
+        for number in np.unique(kept[kept > 0]).tolist():
+            own_hu = float(np.percentile(excess[kept == number], _BRIGHT))
+            level_hu[number] = max(self.edge_hu, self.edge_share * own_hu)
+        beside = np.zeros_like(kept)
+        beside[1:] = kept[:-1]
+        beside[:-1] = np.where(beside[:-1] > 0, beside[:-1], kept[1:])
+        near = np.where(kept > 0, kept, beside)
+        moved = np.zeros_like(kept)
+        for index in np.flatnonzero(near.any(axis=(1, 2))):
+            away_mm, where = distance_transform_edt(near[index] == 0, sampling=spacing_mm, return_indices=True)
+            number = near[index][tuple(where)]
+            inside = (away_mm <= self.edge_mm) & (excess[index] >= level_hu[number]) & ~others[index]
+            moved[index] = np.where(inside, number, 0)
+        return moved

@@ -1,0 +1,109 @@
+"""The connected pieces of a mask: where to cut them, which the map points at, and which are too small to tell."""
+
+import cc3d
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor
+
+CONNECTIVITY = 18
+"""Voxels that share a face or an edge are one component: a thin oblique crescent stays whole."""
+
+
+def split_at_necks(
+    mask: Bool[Tensor, "depth height width"], spacing_mm: tuple[float, float], neck_mm: float
+) -> NDArray[np.int64]:
+    """The pieces of a mask: its connected components, cut where they are thin between two thicker parts.
+
+    What lies deeper than neck_mm below the outline in its slice falls into cores; a component with several is shared
+    out, each voxel to the nearest core in plane, in slices that hold none to the piece it touches.
+
+    Args:
+        mask: the mask to cut.
+        spacing_mm: in-plane, rows then columns.
+        neck_mm: half the greatest width of a neck; 0 for no cut.
+
+    Returns:
+        Each voxel's piece, from 1; 0 outside the mask.
+    """
+    whole = _labelled(mask)
+    if neck_mm == 0 or not whole.any():
+        return whole
+    depth_mm = np.stack([distance_transform_edt(np.pad(p, 1), sampling=spacing_mm)[1:-1, 1:-1] for p in mask.numpy()])
+    cores = _labelled(torch.from_numpy(depth_mm > neck_mm))
+    owner = np.zeros(int(cores.max()) + 1, dtype=np.int64)
+    owner[cores] = whole
+    shared = np.zeros_like(whole)
+    for index in np.flatnonzero((cores > 0).any(axis=(1, 2))):
+        where = distance_transform_edt(
+            cores[index] == 0, sampling=spacing_mm, return_distances=False, return_indices=True
+        )
+        nearest = cores[index][tuple(where)]
+        shared[index] = np.where((whole[index] > 0) & (owner[nearest] == whole[index]), nearest, 0)
+    rest = _labelled(torch.from_numpy((whole > 0) & (shared == 0)))
+    return np.where(rest > 0, rest + cores.max(), shared)
+
+
+def chosen_components(
+    pieces: NDArray[np.int64], saliency: NDArray[np.float32], min_share: float, min_mean_share: float = 0.0
+) -> NDArray[np.int64]:
+    """The pieces of a mask that gather the most saliency, whole.
+
+    A sum over a piece is sturdier than any threshold on the map, which one hot spot can set.
+
+    Args:
+        pieces: each voxel's piece, from 1; 0 where there is none.
+        saliency: in [0, 1] on the same grid.
+        min_share: a piece is kept where its summed saliency is at least this share of the best one's ...
+        min_mean_share: ... and its mean saliency at least this share of the best one's.
+
+    Returns:
+        Each kept voxel's piece; all 0 where none gathers any saliency.
+    """
+    sums = np.bincount(pieces.ravel(), weights=saliency.ravel().astype(np.float64))
+    sums[0] = 0.0
+    means = sums / np.maximum(np.bincount(pieces.ravel()), 1)
+    kept = (sums > 0) & (sums >= min_share * sums.max()) & (means >= min_mean_share * means[sums.argmax()])
+    return np.where(kept[pieces], pieces, 0)
+
+
+def remove_small_components(
+    mask: Bool[Tensor, "depth height width"], voxel_mm3: Float[Tensor, " depth"], min_component_mm3: float
+) -> Bool[Tensor, "depth height width"]:
+    """The mask without its connected components below a volume in mm3; an empty mask stays empty.
+
+    Args:
+        mask: the mask to clean.
+        voxel_mm3: volume of a voxel of each slice; where it is unknown (NaN), nothing is removed.
+        min_component_mm3: the smallest volume that stays.
+    """
+    if bool(voxel_mm3.isnan().any()):
+        return mask.clone()
+    if bool((voxel_mm3 != voxel_mm3[0]).any()):
+        return _without_small(mask, voxel_mm3, min_component_mm3)
+    min_voxels = int(np.ceil(min_component_mm3 / float(voxel_mm3[0]) - 1e-9))
+    if min_voxels <= 1:
+        return mask.clone()
+    kept = cc3d.dust(mask.numpy(), threshold=min_voxels, connectivity=CONNECTIVITY)  # type: ignore[call-overload]
+    return torch.from_numpy(np.ascontiguousarray(kept, dtype=bool))
+
+
+def _without_small(
+    mask: Bool[Tensor, "depth height width"], voxel_mm3: Float[Tensor, " depth"], min_component_mm3: float
+) -> Bool[Tensor, "depth height width"]:
+    """The same where voxels differ in size from slice to slice."""
+    labels = _labelled(mask)
+    sizes_mm3 = np.zeros(int(labels.max()) + 1)
+    for plane, mm3 in zip(labels, voxel_mm3.tolist(), strict=True):
+        sizes_mm3 += mm3 * np.bincount(plane.ravel(), minlength=len(sizes_mm3))
+    kept = sizes_mm3 >= min_component_mm3 * (1 - 1e-9)
+    kept[0] = False
+    return torch.from_numpy(kept[labels])
+
+
+def _labelled(mask: Bool[Tensor, "depth height width"]) -> NDArray[np.int64]:
+    """The number of each voxel's connected component, from 1; 0 where there is none."""
+    labels: NDArray[np.uint32] = cc3d.connected_components(mask.numpy(), connectivity=CONNECTIVITY)  # type: ignore[call-overload]
+    return labels.astype(np.int64)

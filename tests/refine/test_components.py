@@ -1,0 +1,142 @@
+"""Components of dense tissue: which are kept, and how far they reach."""
+
+import pytest
+import torch
+
+from hgisam.refine import Components, refine
+from hgisam.volume import CTVolume
+
+AFFINE = torch.diag(torch.tensor([5.0, 1.0, 1.0, 1.0], dtype=torch.float64))
+
+
+def head_with_two_clots(contrast_hu: float = 30.0) -> tuple[CTVolume, torch.Tensor, torch.Tensor]:
+    """Brain of 30 HU, a clot that the map points at, and one it does not; each 10 x 10 x 2 voxels of 5 mm3."""
+    hu = torch.full((6, 60, 60), 30.0)
+    hu[2:4, 20:30, 20:30] += contrast_hu
+    hu[2:4, 40:50, 40:50] += contrast_hu
+    region = torch.zeros(6, 60, 60, dtype=torch.bool)
+    region[:, 5:55, 5:55] = True
+    saliency = torch.zeros(6, 60, 60)
+    saliency[2:4, 5:55, 5:55] = 0.01
+    saliency[2:4, 22:26, 18:24] = 1.0
+    return CTVolume(hu=hu, affine=AFFINE, source="two clots"), region, saliency
+
+
+def test_the_whole_clot_under_the_map_is_taken_and_no_other() -> None:
+    ct, region, saliency = head_with_two_clots()
+    options = Components(smoothing_mm=0.0)
+    mask = refine(saliency, ct, region, 30.0, 0.5, options)
+    expected = torch.zeros_like(region)
+    expected[2:4, 20:30, 20:30] = True
+    assert torch.equal(mask.voxels, expected)
+    assert mask.volume_ml == pytest.approx(1.0)
+
+
+def test_smoothing_moves_the_outline_by_less_than_a_voxel_layer() -> None:
+    ct, region, saliency = head_with_two_clots()
+    mask = refine(saliency, ct, region, 30.0, 0.5, Components(smoothing_mm=0.8))
+    assert 0.8 < mask.volume_ml < 1.45
+
+
+def test_where_nothing_is_dense_nothing_is_outlined() -> None:
+    ct, region, saliency = head_with_two_clots(contrast_hu=0.0)
+    assert not refine(saliency, ct, region, 30.0, 0.5, Components()).voxels.any()
+
+
+def head_with_a_bright_rim() -> tuple[CTVolume, torch.Tensor, torch.Tensor]:
+    """Brain of 30 HU that rises to 60 within 3 mm of the skull, and a crescent of 25 HU more over a fifth of it."""
+    rows, columns = torch.meshgrid(torch.arange(120.0), torch.arange(120.0), indexing="ij")
+    from_middle = torch.hypot(rows - 59.5, columns - 59.5)
+    depth_mm = 50.0 - from_middle
+    region = (depth_mm > 0).expand(4, -1, -1).clone()
+    hu = torch.where(depth_mm > 0, 30.0 + 10.0 * (3.0 - depth_mm).clamp(0.0, 3.0), 1000.0).expand(4, -1, -1).clone()
+    crescent = region & (depth_mm < 6.0) & (rows < 30.0)
+    hu[crescent] += 25.0
+    return CTVolume(hu=hu, affine=AFFINE, source="bright rim"), region, crescent
+
+
+def test_the_bright_rim_of_the_skull_is_left_out_and_a_crescent_in_it_is_not() -> None:
+    ct, region, crescent = head_with_a_bright_rim()
+    saliency = torch.where(region, 0.5, 0.0)
+    plain = refine(saliency, ct, region, 30.0, 0.9, Components(smoothing_mm=0.0, rim_mm=0.0)).voxels
+    assert bool(plain[:, 100:].any())
+    mask = refine(saliency, ct, region, 30.0, 0.9, Components(smoothing_mm=0.0)).voxels
+    assert not bool((mask & ~crescent).any())
+    assert float((mask & crescent).sum() / crescent.sum()) > 0.95
+
+
+def test_a_calcification_is_no_blood_and_does_not_leak() -> None:
+    ct, region, _ = head_with_two_clots(contrast_hu=0.0)
+    ct.hu[2:4, 20:30, 20:30] = 300.0
+    saliency = torch.where(region, 0.1, 0.0)
+    mask = refine(saliency, ct, region, 30.0, 0.5, Components(smoothing_mm=1.0))
+    assert not mask.voxels.any()
+
+
+def test_slices_that_the_gate_closed_hold_no_mask() -> None:
+    ct, region, saliency = head_with_two_clots()
+    saliency[3] = 0.0
+    mask = refine(saliency, ct, region, 30.0, 0.5, Components(smoothing_mm=0.0))
+    assert mask.voxels[2].any()
+    assert not mask.voxels[3].any()
+
+
+def two_clots_joined_by_a_bridge() -> tuple[CTVolume, torch.Tensor, torch.Tensor]:
+    """Two squares of 12 x 12 px of 1 mm in one slice, joined by a bridge 2 px wide; the map points at the first."""
+    hu = torch.full((3, 60, 60), 30.0)
+    hu[1, 20:32, 10:22] += 30.0
+    hu[1, 20:32, 34:46] += 30.0
+    hu[1, 25:27, 22:34] += 30.0
+    region = torch.ones(3, 60, 60, dtype=torch.bool)
+    saliency = torch.where(region, 0.01, 0.0)
+    saliency[1, 22:30, 12:20] = 1.0
+    return CTVolume(hu=hu, affine=AFFINE, source="a bridge"), region, saliency
+
+
+def test_dense_tissue_is_cut_at_a_neck_where_that_is_asked_for() -> None:
+    ct, region, saliency = two_clots_joined_by_a_bridge()
+    whole = refine(saliency, ct, region, 30.0, 0.5, Components(smoothing_mm=0, rim_mm=0)).voxels[1]
+    assert torch.equal(whole, ct.hu[1] > 45.0)
+    cut = refine(saliency, ct, region, 30.0, 0.5, Components(smoothing_mm=0, rim_mm=0, split_mm=2.0)).voxels[1]
+    assert bool(cut[20:32, 10:22].all())
+    assert not bool(cut[:, 34:].any())
+
+
+def test_a_neck_is_measured_in_mm() -> None:
+    ct, region, saliency = two_clots_joined_by_a_bridge()
+    wide = CTVolume(ct.hu, torch.diag(torch.tensor([5.0, 3.0, 3.0, 1.0], dtype=torch.float64)), "3 mm pixels")
+    mask = refine(saliency, wide, region, 30.0, 0.5, Components(smoothing_mm=0, rim_mm=0, split_mm=2.0)).voxels[1]
+    assert bool(mask[20:32, 34:46].all())  # the bridge is 6 mm wide: no neck of 4
+
+
+def test_a_large_component_that_the_map_hardly_points_at_is_left_out_by_its_mean() -> None:
+    ct, region, saliency = head_with_two_clots()
+    saliency[2:4, 40:50, 40:50] = 0.2
+    saliency[2:4, 20:30, 20:30] = 1.0
+    by_sum = refine(saliency, ct, region, 30.0, 0.5, Components(smoothing_mm=0)).voxels
+    by_mean = refine(saliency, ct, region, 30.0, 0.5, Components(smoothing_mm=0, min_mean_share=0.3)).voxels
+    assert bool(by_sum[2, 45, 45])
+    assert not bool(by_mean[2, 45, 45])
+    assert bool(by_mean[2, 25, 25])
+
+
+@pytest.mark.parametrize("contrast_hu", [20.0, 60.0])
+def test_the_edge_of_a_blurred_clot_is_found_where_it_is_whatever_its_contrast(contrast_hu: float) -> None:
+    away_mm = torch.arange(80.0) - 40.0
+    profile = torch.special.ndtr((15.2 - away_mm.abs()) / 2.0)  # a slab of 30.4 mm behind a blur of 2 mm
+    hu = (30.0 + contrast_hu * profile).expand(3, 80, 80).clone()
+    region = torch.ones(3, 80, 80, dtype=torch.bool)
+    saliency = torch.where(region, 0.5, 0.0)
+    ct = CTVolume(hu=hu, affine=AFFINE, source="a blurred slab")
+    options = Components(smoothing_mm=0, rim_mm=0, edge_mm=3.0)
+    mask = refine(saliency, ct, region, 30.0, 0.5, options).voxels
+    assert torch.equal(mask, (away_mm.abs() < 15.2).expand(3, 80, 80))
+    plain = refine(saliency, ct, region, 30.0, 0.5, Components(smoothing_mm=0, rim_mm=0)).voxels
+    assert not torch.equal(mask, plain)
+
+
+def test_an_edge_that_moves_does_not_enter_a_component_that_was_left_out() -> None:
+    ct, region, saliency = two_clots_joined_by_a_bridge()
+    options = Components(smoothing_mm=0, rim_mm=0, split_mm=2.0, edge_mm=50.0)
+    mask = refine(saliency, ct, region, 30.0, 0.5, options).voxels[1]
+    assert not bool(mask[20:32, 36:46].any())

@@ -1,0 +1,58 @@
+"""Pieces of a mask: which are chosen, and which are too small."""
+
+import numpy as np
+import torch
+
+from hgisam.refine import remove_small_components
+from hgisam.refine.pieces import chosen_components, split_at_necks
+
+VOXEL_MM3 = torch.full((3,), 5.0, dtype=torch.float64)
+
+
+def test_components_are_ranked_by_what_they_gather_not_by_a_hot_spot() -> None:
+    pieces = np.zeros((1, 10, 20), dtype=np.int64)
+    pieces[0, 2:8, 2:8] = 1
+    pieces[0, 5, 15] = 2
+    saliency = np.where(pieces > 0, 0.2, 0.0).astype(np.float32)
+    saliency[0, 5, 15] = 1.0
+    chosen = chosen_components(pieces, saliency, min_share=0.3)
+    assert set(np.unique(chosen).tolist()) == {0, 1}
+
+
+def test_no_saliency_on_any_candidate_chooses_none() -> None:
+    assert not chosen_components(np.ones((1, 4, 4), dtype=np.int64), np.zeros((1, 4, 4), dtype=np.float32), 0.3).any()
+
+
+def test_cutting_loses_no_voxel_and_what_has_no_thick_part_stays_whole() -> None:
+    mask = torch.zeros(2, 30, 40, dtype=torch.bool)
+    mask[0, 5:15, 5:15] = True
+    mask[0, 9:11, 15:25] = True
+    mask[0, 5:15, 25:35] = True
+    mask[1, 20, 2:38] = True  # a film, one voxel thin
+    pieces = split_at_necks(mask, (1.0, 1.0), 2.0)
+    assert np.array_equal(pieces > 0, mask.numpy())
+    assert pieces[0, 10, 10] != pieces[0, 10, 30]
+    assert len(np.unique(pieces[1, 20, 2:38])) == 1
+    assert len(np.unique(split_at_necks(mask, (1.0, 1.0), 0.0))) == 3  # nothing, the two squares as one, the film
+
+
+def test_the_smallest_component_that_stays_is_measured_in_mm3() -> None:
+    mask = torch.zeros(3, 20, 20, dtype=torch.bool)
+    mask[1, 2:4, 2:7] = True
+    mask[1, 10:13, 10:13] = True
+    kept = remove_small_components(mask, VOXEL_MM3, min_component_mm3=50.0)
+    assert int(kept.sum()) == 10
+    assert kept[1, 2, 2]
+    assert torch.equal(remove_small_components(mask, VOXEL_MM3, 0.0), mask)
+
+
+def test_of_uneven_slices_each_component_is_measured_with_its_own_slices() -> None:
+    mask = torch.zeros(3, 20, 20, dtype=torch.bool)
+    mask[0, 2:4, 2:7] = True  # 10 voxels of 2 mm3
+    mask[2, 2:4, 2:7] = True  # 10 voxels of 7 mm3
+    mask[0:3, 12, 12] = True  # 3 voxels: 2 + 3 + 7 mm3
+    kept = remove_small_components(mask, torch.tensor([2.0, 3.0, 7.0], dtype=torch.float64), min_component_mm3=21.0)
+    assert kept.any(dim=2).any(dim=1).tolist() == [False, False, True]
+    assert int(kept.sum()) == 10
+    unknown = torch.full((3,), float("nan"), dtype=torch.float64)
+    assert torch.equal(remove_small_components(mask, unknown, 1000.0), mask)

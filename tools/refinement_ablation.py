@@ -1,0 +1,461 @@
+"""What each step of the outline is worth: every candidate on the same maps, one row each.
+
+    python tools/refinement_ablation.py --for judging --phantoms 20 --normal 4 --patients 20 \\
+        --data ../shared/realdata/ct_ich --cache CACHE
+
+Two sets with exact truth, and no mask of a patient in either. Phantoms that bled, and others that did not. And real
+scans whose slices are labelled to hold no blood (CT-ICH): one bleed is painted into each, as for training, and grown
+into the slices beside it; and the same scans as they are. `--for choosing` takes phantoms of seeds from 410 and every
+other patient, on which settings may be chosen; `--for judging` seeds from 2,000,000 and the patients between.
+
+The network looks at a head once; every row outlines the same map. What it saw is kept in the cache, so that a table is
+soon made again; a cache is of one edition of weights. A scan that the gate closes counts as Dice 0 in every row.
+Intervals are 95 % bootstrap intervals over heads; a gain is over the row that is named, head by head. Seconds are of
+CPU, per scan.
+"""
+
+import argparse
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from hgisam import Segmenter
+from hgisam.brain import brain_median_hu, intracranial_region, midsagittal_line
+from hgisam.evaluate.overlap import overlap
+from hgisam.evaluate.statistics import MeanInterval, mean_interval
+from hgisam.io.nifti import read_ct
+from hgisam.io.tables import read_slice_labels
+from hgisam.phantom import PhantomOptions, generate_phantoms
+from hgisam.preview import Outline, render_outlines
+from hgisam.refine import Components, MappedScan, RandomWalk, Refiner, Threshold, refine, remove_small_components
+from hgisam.train.painting import COVERED, SKULL_HU, PaintingOptions, paint_slice
+from hgisam.volume import CTVolume
+
+FIRST_SEED = {"choosing": 410, "judging": 2_000_000}
+FIRST_NORMAL_SEED = {"choosing": 420, "judging": 2_000_100}
+PAINTING = PaintingOptions(radius_mm=(12.0, 24.0), contrast_hu=(15.0, 45.0))
+"""Large enough that the gate opens for most of them: what it misses says nothing about an outline."""
+EDGE_MM = 0.8
+"""Blur of a painted bleed in the slices beside its own."""
+DEFAULT = "components"
+OURS = Components()
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """A head as the network saw it.
+
+    Attributes:
+        kind: phantom or painted, which bled; normal or unpainted, which did not.
+    """
+
+    kind: str
+    name: str
+    ct: CTVolume
+    region: torch.Tensor
+    saliency: torch.Tensor
+    median_hu: float
+    reference: torch.Tensor
+
+    @cached_property
+    def scan(self) -> MappedScan:
+        """The whole of it, as methods see it."""
+        return MappedScan(
+            saliency=self.saliency,
+            hu=self.ct.hu,
+            region=self.region,
+            median_hu=self.median_hu,
+            threshold=0.0,
+            spacing_mm=self.ct.spacing_mm[1:],
+            distances_mm=self.ct.slice_distances_mm,
+        )
+
+    @property
+    def excess_hu(self) -> NDArray[np.float32]:
+        """HU over what is normal there; -inf where unknown."""
+        return OURS.excess_hu(self.scan).numpy()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A candidate: the row that it is compared with, and the way from a look and the weights' threshold to a mask."""
+
+    against: str | None
+    outline: Callable[[Look, float], torch.Tensor]
+
+
+def by(method: Refiner) -> Callable[[Look, float], torch.Tensor]:
+    """A method of the package."""
+
+    def outlined(look: Look, threshold: float) -> torch.Tensor:
+        return refine(look.saliency, look.ct, look.region, look.median_hu, threshold, method).voxels
+
+    return outlined
+
+
+def of(candidate: Callable[[Look], Mask]) -> Callable[[Look, float], torch.Tensor]:
+    """A candidate that is no method of the package, without its small components."""
+
+    def outlined(look: Look, threshold: float) -> torch.Tensor:
+        mask = torch.from_numpy(np.ascontiguousarray(candidate(look)))
+        return remove_small_components(mask, 1000.0 * look.ct.slice_voxel_ml, OURS.min_component_mm3)
+
+    return outlined
+
+
+def chosen(look: Look, excess_hu: NDArray[np.float32]) -> Mask:
+    """Components of an excess, ranked as by default."""
+    return OURS.outlined(look.scan, torch.from_numpy(excess_hu)) > 0
+
+
+def dense(look: Look) -> Mask:
+    """All that is dense, whatever the map says within a slice."""
+    return Components(rim_mm=0).excess_hu(look.scan).numpy() >= OURS.contrast_hu
+
+
+def least_variance(look: Look) -> Mask:
+    """The contrast that splits the HU under the map into the two most even classes, at least the default's.
+
+    Source: UM-CAM's rule; Otsu 1979.
+    """
+    excess_hu = look.excess_hu
+    hot = (look.saliency >= 0.3 * look.saliency.max()).numpy() & np.isfinite(excess_hu)
+    values = excess_hu[hot]
+    cuts = [cut for cut in np.arange(OURS.contrast_hu, 40.0, 0.5) if 20 <= (values >= cut).sum() <= len(values) - 20]
+    if not cuts:
+        return chosen(look, excess_hu)
+    within = [sum(len(part) * part.var() for part in (values[values < cut], values[values >= cut])) for cut in cuts]
+    return (
+        Components(contrast_hu=float(cuts[int(np.argmin(within))])).outlined(look.scan, torch.from_numpy(excess_hu)) > 0
+    )
+
+
+def off_midline_mm(look: Look) -> tuple[NDArray[np.float64], float, NDArray[np.float64], NDArray[np.float64]]:
+    """Signed distance of every voxel from the mid-sagittal line, the line's angle, and the picture's mm (y, x)."""
+    line = midsagittal_line(look.ct, look.region)
+    _, height, width = look.ct.hu.shape
+    dy, dx = look.scan.spacing_mm
+    y, x = (np.arange(height) - (height - 1) / 2)[:, None] * dy, (np.arange(width) - (width - 1) / 2)[None] * dx
+    angle = math.radians(line.angle_deg)
+    offsets = [line.offset_at_mm(float(coordinate)) for coordinate in look.ct.slice_coordinates]
+    across = x * math.cos(angle) + y * math.sin(angle)
+    return np.stack([across - offset for offset in offsets]), angle, y, x
+
+
+def mirrored(look: Look) -> Mask:
+    """Half the excess of the other side, blurred by 2 mm, is taken off."""
+    excess_hu = look.excess_hu
+    dy, dx = look.scan.spacing_mm
+    shown = ndimage.gaussian_filter(np.where(np.isfinite(excess_hu), excess_hu.clip(0, 60), 0), (0, 2 / dy, 2 / dx))
+    off_mm, angle, y, x = off_midline_mm(look)
+    other = np.empty_like(shown)
+    for index, plane in enumerate(shown):
+        rows = (y - 2 * off_mm[index] * math.sin(angle)) / dy + (plane.shape[0] - 1) / 2
+        columns = (x - 2 * off_mm[index] * math.cos(angle)) / dx + (plane.shape[1] - 1) / 2
+        other[index] = ndimage.map_coordinates(plane, [rows, columns], order=1)
+    return chosen(look, (excess_hu - 0.5 * other).astype(np.float32))
+
+
+def without_sheets(look: Look) -> Mask:
+    """Within 5 mm of the midline, what is thinner than 5 mm in its slice is falx, sinus or tentorium."""
+    excess_hu = look.excess_hu
+    spacing_mm = look.scan.spacing_mm
+    near = np.abs(off_midline_mm(look)[0]) <= 5.0
+    is_dense = excess_hu >= OURS.contrast_hu
+    for index in np.flatnonzero((is_dense & near).any(axis=(1, 2))):
+        deep = ndimage.distance_transform_edt(np.pad(is_dense[index], 1), sampling=spacing_mm)[1:-1, 1:-1] > 2.5
+        thick = ndimage.distance_transform_edt(~deep, sampling=spacing_mm) <= 2.5 if deep.any() else deep
+        excess_hu[index][is_dense[index] & near[index] & ~thick] = -np.inf
+    return chosen(look, excess_hu)
+
+
+def crescent(look: Look) -> Mask:
+    """Blood along the skull reaches the inner table and is as thick as its neighbours: from the middle of each slice, a
+    ray's blood within 15 mm of the outline is filled out to it, with the thickness smoothed over 9 degrees."""
+    excess_hu = look.excess_hu
+    mask = chosen(look, excess_hu)
+    spacing_mm = look.scan.spacing_mm
+    region = look.region.numpy()
+    for index in np.flatnonzero(mask.any(axis=(1, 2))):
+        depth_mm = ndimage.distance_transform_edt(np.pad(region[index], 1), sampling=spacing_mm)[1:-1, 1:-1]
+        under = mask[index] & (depth_mm <= 15.0)
+        if not (under & (depth_mm <= 4.0)).any():
+            continue
+        middle = np.argwhere(region[index]).mean(axis=0)
+        rows, columns = np.indices(under.shape)
+        ray = np.degrees(np.arctan2(rows - middle[0], columns - middle[1])).astype(int) % 360
+        thickness_mm = np.zeros(360)
+        np.maximum.at(thickness_mm, ray[under], depth_mm[under])
+        touches = np.bincount(ray[under & (depth_mm <= 4.0)], minlength=360) > 0
+        smooth = ndimage.median_filter(np.where(touches, thickness_mm, 0.0), 9, mode="wrap")
+        fills = region[index] & (depth_mm <= smooth[ray]) & (excess_hu[index] >= 0.5 * OURS.contrast_hu)
+        mask[index] |= fills
+    return mask
+
+
+def crf(look: Look) -> Mask:
+    """Dense CRF over voxels within 6 mm of the default's mask, in 3D: mean field on a bilateral grid of place and HU.
+
+    Source: Kraehenbuehl and Koltun 2011; Paris and Durand 2006 for the grid. Deviation: both kernels are normalised.
+    """
+    excess_hu = look.excess_hu
+    mask = chosen(look, excess_hu)
+    if not mask.any():
+        return mask
+    spacing_mm = look.ct.spacing_mm
+    known = np.isfinite(excess_hu)
+    taking_part = known & (ndimage.distance_transform_edt(~mask, sampling=spacing_mm) <= 6.0)
+    belief = np.clip((excess_hu[taking_part] - OURS.contrast_hu) / 4.0, -3.0, 3.0)
+    belief[(excess_hu >= OURS.contrast_hu)[taking_part] & ~mask[taking_part]] = -3.0
+    unary = torch.from_numpy(belief.astype(np.float32))
+    places = np.argwhere(taking_part) * spacing_mm / 6.0
+    hu = excess_hu[taking_part].clip(-20, 60)[:, None] / 8.0
+    where = torch.from_numpy(np.concatenate([places, hu], axis=1).astype(np.float32))
+    where = where - where.amin(dim=0) + 1.0
+    below = where.floor().long()
+    share = where - below
+    size = [int(n) + 3 for n in below.amax(dim=0)]
+    corners = []
+    for corner in np.ndindex(2, 2, 2, 2):
+        weight = torch.stack([share[:, i] if up else 1 - share[:, i] for i, up in enumerate(corner)]).prod(dim=0)
+        index = torch.from_numpy(np.ravel_multi_index((below.numpy() + corner).T, size))
+        corners.append((index, weight))
+
+    def bilateral(values: torch.Tensor) -> torch.Tensor:
+        grid = torch.zeros(math.prod(size))
+        for index, weight in corners:
+            grid.index_add_(0, index, weight * values)
+        blurred = ndimage.gaussian_filter(grid.reshape(size).numpy(), 0.9, mode="constant", truncate=3.0)
+        flat = torch.from_numpy(blurred).flatten()
+        return torch.stack([weight * flat[index] for index, weight in corners]).sum(dim=0)
+
+    def smooth(values: torch.Tensor) -> torch.Tensor:
+        volume = np.zeros(mask.shape, dtype=np.float32)
+        volume[taking_part] = values.numpy()
+        blurred = ndimage.gaussian_filter(volume, [1.5 / mm for mm in spacing_mm], mode="constant")
+        return torch.from_numpy(blurred[taking_part])
+
+    ones = torch.ones(len(unary))
+    by_hu, by_place = bilateral(ones), smooth(ones)
+    blood = unary.sigmoid()
+    for _ in range(5):
+        sign = 2 * blood - 1
+        blood = (unary + bilateral(sign) / by_hu + smooth(sign) / by_place).sigmoid()
+    found = np.zeros_like(mask)
+    found[taking_part] = (blood > 0.5).numpy()
+    return found
+
+
+ROWS = {
+    "threshold": Row(None, by(Threshold())),
+    "dense tissue, no map": Row("threshold", of(dense)),
+    "ranked by the map": Row("dense tissue, no map", by(Components(rim_mm=0))),
+    DEFAULT: Row("ranked by the map", by(OURS)),
+    "hysteresis 16 -> 10 HU": Row(DEFAULT, by(Components(contrast_hu=16, edge_mm=3, edge_share=0, edge_hu=10))),
+    "contrast by least variance": Row(DEFAULT, of(least_variance)),
+    "edge at half contrast": Row(DEFAULT, by(Components(edge_mm=2))),
+    "cut at necks": Row(DEFAULT, by(Components(split_mm=2))),
+    "cut at necks, mean saliency": Row(DEFAULT, by(Components(split_mm=2, min_mean_share=0.3))),
+    "cut, mean, half contrast": Row(DEFAULT, by(Components(split_mm=2, min_mean_share=0.3, edge_mm=2))),
+    "left minus right": Row(DEFAULT, of(mirrored)),
+    "midline sheets left out": Row(DEFAULT, of(without_sheets)),
+    "crescent filled": Row(DEFAULT, of(crescent)),
+    "random walk": Row(DEFAULT, by(RandomWalk())),
+    "random walk, hot seeds": Row(DEFAULT, by(RandomWalk(seed_share=0.5))),
+    "random walk, cut, mean": Row(DEFAULT, by(RandomWalk(start=Components(split_mm=2, min_mean_share=0.3)))),
+    "dense CRF": Row(DEFAULT, of(crf)),
+}
+
+
+def main() -> None:
+    """Print a table for each of the two sets."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--for", dest="purpose", choices=tuple(FIRST_SEED), default="judging")
+    parser.add_argument("--phantoms", type=int, default=20, help="how many that bled")
+    parser.add_argument("--normal", type=int, default=4, help="how many that did not")
+    parser.add_argument("--patients", type=int, default=20, help="at most so many real scans")
+    parser.add_argument("--data", type=Path, help="real scans with slice_labels.csv")
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--pictures", type=Path, help="a folder for the default's outlines beside a row's")
+    parser.add_argument("--row", default="cut, mean, half contrast", choices=tuple(ROWS), help="that row")
+    given = parser.parse_args()
+    given.cache.mkdir(parents=True, exist_ok=True)
+    segmenter = Segmenter(given.weights)
+    dice: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    ml: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    bled_ml: dict[str, list[float]] = defaultdict(list)
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for look in looks(segmenter, given.purpose, given.phantoms, given.normal, given.patients, given.data, given.cache):
+        bled = bool(look.reference.any())
+        if bled:
+            bled_ml[look.kind].append(float(look.reference.sum()) * look.ct.slice_voxel_ml[0].item())
+        masks: dict[str, torch.Tensor] = {}
+        for name, row in ROWS.items():
+            started = time.process_time()
+            mask = masks[name] = row.outline(look, segmenter.threshold)
+            seconds[name].append(time.process_time() - started)
+            found = overlap(mask, look.reference, look.ct.slice_voxel_ml[0].item())
+            if bled:
+                dice[look.kind][name].append(found.dice or 0.0)
+            else:
+                ml[look.kind][name].append(found.prediction_ml)
+        if given.pictures:
+            draw(look, masks, given.row, given.pictures)
+    for bled_kind, other in (("phantom", "normal"), ("painted", "unpainted")):
+        if bled_ml[bled_kind]:
+            print_table(bled_kind, dice[bled_kind], bled_ml[bled_kind], other, ml[other], seconds)
+
+
+def draw(look: Look, masks: dict[str, torch.Tensor], row: str, folder: Path) -> None:
+    """The slice with the most blood, or else with the most mask: the truth, the default's outline and a row's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shown_masks = {"truth": look.reference, DEFAULT: masks[DEFAULT], row: masks[row]}
+    areas = next((m for m in shown_masks.values() if m.any()), look.region).sum(dim=(1, 2))
+    index = int(areas.argmax())
+    outlines = [Outline(name, mask[index]) for name, mask in shown_masks.items()]
+    picture = render_outlines(look.ct, index, outlines, title=f"{look.kind} {look.name}, slice {index}")
+    (folder / f"{look.kind}_{look.name}.png").write_bytes(picture)
+
+
+def print_table(
+    kind: str,
+    dice: dict[str, list[float]],
+    bled_ml: list[float],
+    other: str,
+    ml: dict[str, list[float]],
+    seconds: dict[str, list[float]],
+) -> None:
+    """One set: a line for each row."""
+    large = [volume >= 1.0 for volume in bled_ml]
+    n_other = len(next(iter(ml.values()), []))
+    print(f"{kind}: {len(bled_ml)} heads that bled, {sum(large)} of them 1 ml or more; {other}: {n_other} that did not")
+    print(f"{'':28s} {'Dice':>21s} {'1 ml+':>6s} {'false ml':>8s} {'gain':>24s}  {'over':22s} {'s':>5s}")
+    for name, row in ROWS.items():
+        values = dice[name]
+        over = [] if row.against is None else [a - b for a, b in zip(values, dice[row.against], strict=True)]
+        false_ml = f"{np.mean(ml[name]):8.2f}" if n_other else f"{'-':>8s}"
+        of_large = np.mean([value for value, is_large in zip(values, large, strict=True) if is_large])
+        gain = shown(mean_interval(over), "+") if over else ""
+        spent = f"{np.mean(seconds[name]):5.2f}"
+        print(f"{name:28s} {shown(mean_interval(values)):>21s} {of_large:6.3f} {false_ml} {gain:>24s}  "
+              f"{row.against or '':22s} {spent}")  # fmt: skip
+    print()
+
+
+def shown(mean: MeanInterval, sign: str = "") -> str:
+    """A mean with its interval."""
+    if mean.mean is None or mean.low is None or mean.high is None:
+        return "-" if mean.mean is None else f"{mean.mean:{sign}.3f}"
+    return f"{mean.mean:{sign}.3f} [{mean.low:{sign}.3f}, {mean.high:{sign}.3f}]"
+
+
+def looks(
+    segmenter: Segmenter, purpose: str, n_phantoms: int, n_normal: int, n_patients: int, data: Path | None, cache: Path
+) -> Iterator[Look]:
+    """All heads of a purpose, from the cache where they are in it."""
+    for kind, n, first in (
+        ("phantom", n_phantoms, FIRST_SEED[purpose]),
+        ("normal", n_normal, FIRST_NORMAL_SEED[purpose]),
+    ):
+        for seed in range(first, first + n):
+            yield kept(cache, kind, str(seed), lambda kind=kind, seed=seed: look_at_phantom(segmenter, kind, seed))
+    if data is None:
+        return
+    bled: dict[str, bool] = defaultdict(bool)
+    for label in read_slice_labels(data / "slice_labels.csv"):
+        bled[label.file] |= label.positive
+    files = sorted(file for file, positive in bled.items() if not positive)
+    for file in files[purpose == "judging" :: 2][:n_patients]:
+        for kind in ("painted", "unpainted"):
+            name = file.split(".")[0]
+            yield kept(cache, kind, name, lambda kind=kind, file=file: look_at_real(segmenter, kind, data / file))
+
+
+def kept(cache: Path, kind: str, name: str, look_at: Callable[[], Look]) -> Look:
+    """A look from the cache, put there where it is not."""
+    path = cache / f"{kind}_{name}.npz"
+    if not path.exists():
+        look = look_at()
+        fields = {key: getattr(look, key).numpy() for key in ("region", "saliency", "reference")}
+        np.savez_compressed(path, hu=look.ct.hu.numpy(), affine=look.ct.affine.numpy(), median=look.median_hu, **fields)
+    found = np.load(path, allow_pickle=False)
+    arrays = {key: torch.from_numpy(found[key]) for key in ("hu", "affine", "region", "saliency", "reference")}
+    ct = CTVolume(arrays["hu"], arrays["affine"], f"{kind} {name}")
+    return Look(kind, name, ct, arrays["region"], arrays["saliency"], float(found["median"]), arrays["reference"])
+
+
+def look_at(segmenter: Segmenter, kind: str, name: str, ct: CTVolume, reference: torch.Tensor) -> Look:
+    """The network's map of one head."""
+    result = segmenter.segment((ct.hu.numpy(), ct.affine.numpy()))
+    if result.brain_median_hu is None:
+        raise SystemExit(f"{ct.source}: expected a head with brain; got none; mend the region first")
+    return Look(kind, name, result.ct, result.region, result.saliency_house, result.brain_median_hu, reference)
+
+
+def look_at_phantom(segmenter: Segmenter, kind: str, seed: int) -> Look:
+    """A phantom that bled, or one that did not."""
+    options = PhantomOptions(bleed_probability=1.0 if kind == "phantom" else 0.0)
+    (phantom,) = generate_phantoms(1, seed, options, workers=1)
+    return look_at(segmenter, kind, str(seed), phantom.ct, phantom.labels > 0)
+
+
+def look_at_real(segmenter: Segmenter, kind: str, path: Path) -> Look:
+    """A real scan without blood, or with one painted bleed."""
+    ct, _ = read_ct(path)
+    blood = torch.zeros(ct.hu.shape, dtype=torch.bool)
+    if kind == "painted":
+        ct, blood = painted(ct, int(path.name.split(".")[0]))
+    return look_at(segmenter, kind, path.name, ct, blood)
+
+
+def painted(ct: CTVolume, seed: int) -> tuple[CTVolume, torch.Tensor]:
+    """A scan with one bleed painted in, and where it is.
+
+    In the slices beside its own, the bleed is drawn in towards them as an ellipsoid is.
+
+    Raises:
+        SystemExit: where no slice has room.
+    """
+    region = intracranial_region(ct)
+    median_hu = brain_median_hu(ct, region)
+    chance = np.random.default_rng(seed)
+    step_mm, pixel_mm, _ = ct.spacing_mm
+    for depth in chance.permutation(torch.nonzero(region.any(dim=2).any(dim=1)).flatten().tolist()).tolist():
+        found = paint_slice(ct.hu[depth] - median_hu, region[depth], pixel_mm, 1.0, PAINTING, chance)
+        if found is None:
+            continue
+        hu, blood = ct.hu.clone(), torch.zeros_like(region)
+        hu[depth], blood[depth] = found.relative_hu + median_hu, found.blood
+        inner_mm = ndimage.distance_transform_edt(found.blood.numpy(), sampling=pixel_mm)
+        level_hu = float(found.relative_hu[found.blood].median())
+        reach_mm = math.sqrt(float(found.blood.sum()) * pixel_mm**2 / math.pi)
+        for index in range(len(hu)):
+            away = abs(index - depth) * step_mm / reach_mm
+            if index == depth or away >= 1.0:
+                continue
+            inside = region[index].numpy()
+            shape = (inner_mm > inner_mm.max() * (1 - math.sqrt(1 - away**2))) & inside
+            share = ndimage.gaussian_filter(shape.astype(np.float32), EDGE_MM / pixel_mm)
+            relative = (ct.hu[index] - median_hu).numpy()
+            tissue = inside & (relative < SKULL_HU)
+            weight = ndimage.gaussian_filter(tissue.astype(np.float32), 2.5 / pixel_mm).clip(0.05)
+            under = ndimage.gaussian_filter(relative * tissue, 2.5 / pixel_mm) / weight
+            hu[index] += torch.from_numpy((share * tissue * (level_hu - under).clip(0)).astype(np.float32))
+            blood[index] = torch.from_numpy((share >= COVERED) & inside)
+        return CTVolume(hu, ct.affine, ct.source), blood
+    raise SystemExit(f"{ct.source}: expected room for a bleed; got none; leave the scan out")
+
+
+if __name__ == "__main__":
+    main()
