@@ -29,6 +29,18 @@ figure { margin: 18px 0 26px; }
 figure img { max-width: 100%; height: auto; display: block; border: 1px solid #e3e6ea; }
 figcaption, .caption { color: #565c66; font-size: 14px; margin: 6px 0 0; }
 pre { background: #f4f5f7; padding: 12px 16px; overflow-x: auto; font-size: 13px; }
+@media print {
+  @page { size: A4 landscape; margin: 12mm; }
+  body, main { background: none; max-width: none; padding: 0; font-size: 11px; }
+  table { font-size: 8px; }
+  th, td { padding: 3px 5px 3px 0; }
+  .scroll { overflow: visible; }
+  figcaption, .caption { font-size: 9px; }
+  figure img { max-height: 165mm; }
+  pre { white-space: pre-wrap; font-size: 7px; line-height: 1.3; columns: 4; }
+  h2 { margin-top: 20px; break-after: avoid; }
+  tr, figure { break-inside: avoid; }
+}
 """
 
 
