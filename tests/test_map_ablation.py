@@ -52,8 +52,11 @@ def tool(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleTy
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize("gradient_of", [None, "scores", "weights"])
-def test_the_tools_maps_are_the_packages(tool: ModuleType, gradient_of: str | None) -> None:
+@pytest.mark.parametrize(
+    ("weighting", "gradient_of"),
+    [("none", None), ("scores", "scores"), ("weights", "weights"), ("attended", "positive_weights")],
+)
+def test_the_tools_maps_are_the_packages(tool: ModuleType, weighting: str, gradient_of: str | None) -> None:
     from map_looks import block_maps
 
     model, images = small_network().eval(), torch.rand(2, 3, 64, 64)
@@ -62,7 +65,7 @@ def test_the_tools_maps_are_the_packages(tool: ModuleType, gradient_of: str | No
     log_odds, maps = block_maps(model, images)
     torch.testing.assert_close(log_odds, expected_log_odds)
     for stage, raw in enumerate(expected, start=1):
-        blocks = [found for grid, found in maps[gradient_of or "none"] if grid.stage == stage]
+        blocks = [found for grid, found in maps[weighting] if grid.stage == stage]
         torch.testing.assert_close(pair_product(blocks), raw, rtol=1e-4, atol=1e-6 * float(raw.max()))
 
 

@@ -95,9 +95,9 @@ def product(weighting: str, *stages: int) -> Mapped:
 default = product("scores", 1, 2, 3)
 
 
-def relative(seen: Seen, weighting: str) -> torch.Tensor:
+def relative(seen: Seen, stages: torch.Tensor) -> torch.Tensor:
     """Each stage's share of its highest value over the scan's region."""
-    visible = seen.canvas(weighting) * seen.batch.region[seen.slices][:, None]
+    visible = stages * seen.batch.region[seen.slices][:, None]
     return visible / visible.amax(dim=(0, 2, 3), keepdim=True).clamp_min(TINY)
 
 
@@ -119,17 +119,26 @@ def rolled_last(seen: Seen, _: Learned) -> torch.Tensor:
 
 def mean_of_stages(weighting: str) -> Mapped:
     """Of the roots of stages 1 to 3, which have the product's scale."""
-    return lambda seen, _: relative(seen, weighting)[:, :3].sqrt().mean(dim=1)
+    return lambda seen, _: relative(seen, seen.canvas(weighting))[:, :3].sqrt().mean(dim=1)
 
 
 def maximum_of_stages(seen: Seen, _: Learned) -> torch.Tensor:
     """Of the roots."""
-    return relative(seen, "scores")[:, :3].sqrt().amax(dim=1)
+    return relative(seen, seen.canvas())[:, :3].sqrt().amax(dim=1)
 
 
 def learned(weighting: str) -> Mapped:
     """A geometric mean with weights that were fitted on phantoms."""
-    return lambda seen, weights: geometric(relative(seen, weighting), weights[weighting])
+    return lambda seen, weights: geometric(relative(seen, seen.canvas(weighting)), weights[weighting])
+
+
+def learned_over(*poses: str, weighting: str, against: str) -> Row:
+    """The same of the mean over poses."""
+    return Row(
+        against,
+        lambda seen, weights: geometric(relative(seen, posed_mean(seen, poses, weighting)), weights[weighting]),
+        lambda seen: seen.n_passes * (1 + len(poses)),
+    )
 
 
 def geometric(stages: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
@@ -198,16 +207,16 @@ def averaged_over(*poses: str, weighting: str = "scores", against: str = DEFAULT
     """The mean over poses, as it is among them: each in multiples of its own mean, the log-odds' mean for all."""
     return Row(
         against,
-        lambda seen, _: combined(posed_mean(seen, poses, weighting), seen),
+        lambda seen, _: combined(posed_mean(seen, poses, weighting)[:, :3], seen),
         lambda seen: seen.n_passes * (1 + len(poses)),
     )
 
 
 def posed_mean(seen: Seen, poses: Sequence[str], weighting: str) -> torch.Tensor:
-    """Of stages 1 to 3, on the canvas. Slices that were not posed are as they are."""
+    """Of all stages, on the canvas. Slices that were not posed are as they are."""
     n, side = len(seen.windows), seen.swin.img_size
     rows = [seen.slices.index(i) * n + window for i in seen.posed_slices for window in range(n)]
-    log_odds, stages = seen.log_odds.clone(), [fine(maps, side) for maps in seen.stages(weighting)[:3]]
+    log_odds, stages = seen.log_odds.clone(), [fine(maps, side) for maps in seen.stages(weighting)]
     log_odds[rows] = torch.stack([log_odds[rows], *(seen.pose_log_odds[pose] for pose in poses)]).mean(dim=0)
     for stage, maps in enumerate(stages, start=1):
         back = [
@@ -266,6 +275,7 @@ ROWS = {
     "it times neighbours": Row(ATTENDED, neighbours(product("attended", 1, 2, 3), times=True)),
     "its half a window": averaged_over("half a window", weighting="attended", against=ATTENDED),
     "all its poses": averaged_over(*POSES, weighting="attended", against=ATTENDED),
+    "it learned, all poses": learned_over(*POSES, weighting="attended", against="all its poses"),
     "it erased once": Row(ATTENDED, product("attended", 1, 2, 3), rounds=1),
 }
 """`it` is the positive part x attention."""
@@ -343,7 +353,7 @@ def sampled(seen: Seen, weighting: str) -> tuple[np.ndarray, np.ndarray]:
     """Voxels of slices that hold blood, on the canvas."""
     blood = seen.batch.to_canvas(seen.reference.float())[seen.slices] >= 0.5
     inside = seen.batch.region[seen.slices] & blood.flatten(1).any(dim=1)[:, None, None]
-    logs = relative(seen, weighting).clamp_min(FLOOR).log().movedim(1, -1)
+    logs = relative(seen, seen.canvas(weighting)).clamp_min(FLOOR).log().movedim(1, -1)
     chance = np.random.default_rng(0)
     parts = []
     for where, n in ((inside & blood, SAMPLED), (inside & ~blood, 2 * SAMPLED)):
@@ -459,7 +469,7 @@ def print_table(
     n_other = len(next(iter(of_other.ml.values()), []))
     print(f"{kind}: {len(measured.dice[rows[0]])} heads that bled; {other}: {n_other} that did not")
     print(f"{'':27s} {'AP':>21s} {'Dice':>6s} {'cut':>6s} {'at':>5s} {'false ml':>8s} "
-          f"{'gain of AP':>24s} {'gain of Dice':>24s}  {'over':13s} {'s':>5s}")  # fmt: skip
+          f"{'gain of AP':>24s} {'gain of Dice':>24s}  {'over':25s} {'s':>5s}")  # fmt: skip
     for name in rows:
         against = ROWS[name].against
         gains = []
@@ -470,7 +480,7 @@ def print_table(
         cut = f"{np.mean([dice[at] for dice in measured.cut[name]]):6.3f} {CUTS[at]:5.3f}" if at is not None else ""
         false_ml = f"{np.mean(of_other.ml[name]):8.2f}" if n_other else f"{'-':>8s}"
         print(f"{name:27s} {shown(mean_interval(measured.precision[name])):>21s} {np.mean(measured.dice[name]):6.3f} "
-              f"{cut:12s} {false_ml} {gains[0]:>24s} {gains[1]:>24s}  {against or '':13s} "
+              f"{cut:12s} {false_ml} {gains[0]:>24s} {gains[1]:>24s}  {against or '':25s} "
               f"{np.mean(seconds[name]):5.1f}")  # fmt: skip
     print()
 
