@@ -19,7 +19,9 @@ from hgisam.model.checkpoint import WeightsMetadata, save_weights
 from hgisam.model.classifier import ClassifierOptions, HemorrhageClassifier
 from hgisam.model.swin import SwinOptions
 from hgisam.phantom import PhantomOptions, make_phantom
+from hgisam.pipeline import SegmentOptions
 from hgisam.preprocess import PreprocessOptions
+from hgisam.segment import PoseOptions
 from hgisam.weak import SelfAttention
 
 SMALL = PhantomOptions(
@@ -175,6 +177,12 @@ def test_rows_work_on_what_was_kept_and_the_default_is_the_packages(tool: Module
     result = segmenter.segment((phantom.ct.hu.numpy(), phantom.ct.affine.numpy()))
     learned = dict.fromkeys(("scores", "attended"), (0.2, 0.0, 0.2, 0.1))
     found = {name: tool.saliency_of(again, row, learned) for name, row in tool.ROWS.items()}
+    poses = SegmentOptions(
+        poses=PoseOptions(mirrored=True, shifts_px=(2, 6)), weak=SelfAttention(gradient_of="positive_weights")
+    )
+    posed = Segmenter(tmp_path / "tiny.safetensors", options=poses).segment((result.ct.hu.numpy(), result.affine))
+    expected = posed.saliency_house / posed.saliency_house.max()
+    torch.testing.assert_close(found["all its poses"], expected * again.gated[:, None, None], rtol=1e-3, atol=1e-4)
     expected = result.saliency_house / result.saliency_house.max()
     torch.testing.assert_close(found["default"], expected * again.gated[:, None, None], rtol=1e-3, atol=1e-5)
     assert torch.equal(tool.outline(again, found["default"]), result.mask_volume.voxels)
