@@ -35,8 +35,10 @@ from hgisam.preprocess import PreprocessOptions, SliceBatch, preprocess
 from hgisam.refine import Components, RefineMethod, Threshold, refine, remove_small_components
 from hgisam.segment import (
     AggregationOptions,
+    PoseOptions,
     WindowOptions,
     aggregate,
+    averaged_over_poses,
     in_scan_context,
     plan_windows,
     score_windows,
@@ -71,6 +73,8 @@ class SegmentOptions(IntakeOptions):
     """The method that makes the maps; `method` names it. hu_threshold asks no network, and so knows no gate."""
     windows: WindowOptions = WindowOptions()
     """How windows cover slices larger than the network's field of view."""
+    poses: PoseOptions = PoseOptions()
+    """In which poses each window is mapped; hu_threshold knows none."""
     aggregation: AggregationOptions = AggregationOptions()
     """How stages, windows and slices become one map."""
     refine: RefineMethod = Components()
@@ -91,6 +95,15 @@ class SegmentOptions(IntakeOptions):
             raise ValueError(
                 "expected gate: false and no operating_point with weak.method 'hu_threshold', which asks no network; "
                 f"got gate: {str(self.gate).lower()}, operating_point: {self.operating_point}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _poses_have_a_network(self) -> Self:
+        if isinstance(self.weak, HuThreshold) and self.poses != PoseOptions():
+            raise ValueError(
+                "expected no poses with weak.method 'hu_threshold', which maps HU as they are; got "
+                f"{self.poses.model_dump()}; leave them out"
             )
         return self
 
@@ -478,7 +491,7 @@ class Segmenter(_Loaded):
         chosen = torch.nonzero(gated).flatten().tolist()
         with look.timings.of("map"):
             stages = stitch_stage_maps(
-                stage_maps,
+                averaged_over_poses(stage_maps, self.options.poses),
                 look.batch.images,
                 chosen,
                 self._windows(look.batch),

@@ -6,7 +6,7 @@ on the batch and never on the scan.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -39,6 +39,21 @@ class WindowOptions(BaseModel):
     """Share of a window that its neighbour covers too."""
     sigma_scale: float = Field(default=0.125, gt=0)
     """Standard deviation of the Gaussian blending weights, as a share of the field of view."""
+
+
+class PoseOptions(BaseModel):
+    """In which poses, besides as it is, each window is mapped; the mean of the maps is less of tokens and borders.
+
+    Each pose takes as much time as the map without any.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    mirrored: bool = False
+    """Also with left and right exchanged."""
+    shifts_px: tuple[Annotated[int, Field(gt=0)], ...] = ()
+    """Also moved down and to the left by so many pixels: half a patch puts tokens elsewhere, half an attention window
+    the windows' borders. What leaves on one side comes in on the other."""
 
 
 class AggregationOptions(BaseModel):
@@ -118,6 +133,32 @@ def score_windows(
     return torch.cat(found).reshape(len(slices), len(windows), outputs) if found else torch.zeros(0, len(windows), 1)
 
 
+def averaged_over_poses(stage_maps: StageMaps, options: PoseOptions) -> StageMaps:
+    """Stage maps as the mean over poses of maps in multiples of their own mean, and of log-odds.
+
+    Without any pose they are left as they are.
+
+    Args:
+        stage_maps: images -> hemorrhage logits and raw saliency of each stage.
+        options: the poses.
+    """
+    if not options.mirrored and not options.shifts_px:
+        return stage_maps
+
+    def averaged(images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        found = [_in_multiples(*stage_maps(images), images)]
+        if options.mirrored:
+            logits, fine = _in_multiples(*stage_maps(images.flip(-1)), images)
+            found.append((logits, fine.flip(-1)))
+        for px in options.shifts_px:
+            logits, fine = _in_multiples(*stage_maps(images.roll((px, -px), dims=(-2, -1))), images)
+            found.append((logits, fine.roll((-px, px), dims=(-2, -1))))
+        logits = torch.stack([logits for logits, _ in found]).mean(dim=0)
+        return logits, list(torch.stack([fine for _, fine in found]).mean(dim=0).unbind(dim=1))
+
+    return averaged
+
+
 def stitch_stage_maps(
     stage_maps: StageMaps,
     images: Float[Tensor, "depth channels height width"],
@@ -157,12 +198,9 @@ def stitch_stage_maps(
     canvas: Tensor | None = None
     for batch in _batches(slices, windows, batch_size):
         logits, stages = stage_maps(_cut(images, batch, fov_px).to(device))
-        fine = torch.stack(
-            [interpolate(s[:, None].float(), size=(fov_px, fov_px), mode="bilinear")[:, 0] for s in stages], dim=1
-        )
+        fine = _fine(stages, fov_px)
         if comparable:
-            mean = fine.mean(dim=(2, 3), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-            fine = fine / mean * logits.sigmoid()[:, None, None, None]
+            fine = _over_own_mean(fine) * logits.sigmoid()[:, None, None, None]
         fine = fine.cpu() * weights
         if canvas is None:
             canvas = torch.zeros(len(slices), len(stages), height, width)
@@ -234,6 +272,19 @@ def in_scan_context(log_odds: Float[Tensor, " slices"], weight: float) -> Float[
         return log_odds.clone()
     scan = log_odds.topk(min(SCAN_SLICES, len(log_odds))).values.mean()
     return (log_odds + weight * scan) / (1.0 + weight)
+
+
+def _fine(stages: Sequence[Tensor], side_px: int) -> Float[Tensor, "batch stages side side"]:
+    size = (side_px, side_px)
+    return torch.stack([interpolate(s[:, None].float(), size=size, mode="bilinear")[:, 0] for s in stages], dim=1)
+
+
+def _over_own_mean(fine: Float[Tensor, "batch stages side side"]) -> Float[Tensor, "batch stages side side"]:
+    return fine / fine.mean(dim=(2, 3), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _in_multiples(logits: Tensor, stages: Sequence[Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
+    return logits, _over_own_mean(_fine(stages, images.shape[-1]))
 
 
 def _batches(slices: Sequence[int], windows: Sequence[Window], batch_size: int) -> Iterator[list[tuple[int, Window]]]:

@@ -77,6 +77,10 @@ def test_flags_go_before_the_file_and_none_means_not_given(tmp_path: Path) -> No
         ("source: a\nsegment: {weak: {method: magic}}", "'segment.weak': input tag 'magic' .* does not match"),
         ("source: a\nsegment: {weak: {method: grad_cam, stages: [1]}}", "unknown key 'segment.weak.grad_cam.stages'"),
         ("source: a\nsegment: {weak: {method: hu_threshold}}", "expected gate: false"),
+        (
+            "source: a\nsegment: {gate: false, poses: {mirrored: true}, weak: {method: hu_threshold}}",
+            "expected no poses",
+        ),
         ("source: a\nsegmentation: {}", "unknown key 'segmentation'"),
         ("source: a\nsegment: {threshold: 7}", "'segment.threshold': .* less than or equal to 1; got 7"),
         ("source: a\nsegment: 3", "'segment'"),

@@ -5,12 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, interpolate
 
 from hgisam.segment import (
     AggregationOptions,
+    PoseOptions,
     WindowOptions,
     aggregate,
+    averaged_over_poses,
     in_scan_context,
     plan_windows,
     score_windows,
@@ -53,6 +55,45 @@ def test_scores_belong_to_their_slice_and_window_whatever_the_batch(batch_size: 
     windows = [(0, 0), (0, 32)]
     scores = score_windows(lambda x: x.amin(dim=(2, 3)), images, [4, 1], windows, 64, batch_size, CPU)
     torch.testing.assert_close(scores[..., 0], torch.tensor([[4.0, 4.032], [1.0, 1.032]]))
+
+
+@pytest.mark.parametrize(
+    "options", [PoseOptions(mirrored=True), PoseOptions(shifts_px=(4, 24), mirrored=True)], ids=str
+)
+def test_maps_that_follow_the_image_are_the_same_in_every_pose(options: PoseOptions) -> None:
+    """A shift by whole tokens, or a flip, moves the stand-in's map with the image; back in place, all poses agree."""
+    images = torch.zeros(2, 3, 64, 64)
+    images[:, :, 28:36, 28:36] = torch.rand(2, 3, 8, 8)
+    (plain,) = pooled_image(images)[1]
+    fine = interpolate(plain[:, None], size=(64, 64), mode="bilinear")[:, 0]
+    log_odds, (found,) = averaged_over_poses(pooled_image, options)(images)
+    torch.testing.assert_close(found, fine / fine.mean(dim=(1, 2), keepdim=True))
+    assert log_odds.tolist() == [50.0, 50.0]
+
+
+def test_what_does_not_follow_the_image_is_thinned_out_by_poses() -> None:
+    """A network that always sees something at its left border: with the mirrored pose it is half as strong there."""
+
+    def biased(images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        stage = torch.ones(len(images), 64, 64)
+        stage[:, :, 0] = 5.0
+        return images.mean(dim=(1, 2, 3)), [stage]
+
+    images = torch.rand(1, 1, 64, 64)
+    log_odds, (found,) = averaged_over_poses(biased, PoseOptions(mirrored=True))(images)
+    mean = 68 / 64
+    torch.testing.assert_close(found[0, 7, [0, 30, 63]], torch.tensor([3.0, 1.0, 3.0]) / mean)
+    torch.testing.assert_close(log_odds, images.mean(dim=(1, 2, 3)))
+    assert averaged_over_poses(biased, PoseOptions()) is biased
+
+
+def test_the_log_odds_are_the_mean_over_poses() -> None:
+    def first_column(images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return images[:, 0, 0, 0], [images[:, 0]]
+
+    images = torch.arange(16.0).reshape(1, 1, 4, 4) + 1
+    log_odds, _ = averaged_over_poses(first_column, PoseOptions(mirrored=True, shifts_px=(1,)))(images)
+    assert log_odds.tolist() == pytest.approx([(1 + 4 + 14) / 3])  # as it is, mirrored, moved down and left
 
 
 def test_no_slices_give_no_scores_and_no_maps() -> None:

@@ -25,27 +25,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from ablation_heads import Head, add_arguments, heads, shown
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from hgisam import Segmenter
-from hgisam.brain import brain_median_hu, intracranial_region, midsagittal_line
+from hgisam.brain import midsagittal_line
 from hgisam.evaluate.overlap import overlap
-from hgisam.evaluate.statistics import MeanInterval, mean_interval
-from hgisam.io.nifti import read_ct
-from hgisam.io.tables import read_slice_labels
-from hgisam.phantom import PhantomOptions, generate_phantoms
+from hgisam.evaluate.statistics import mean_interval
 from hgisam.preview import Outline, render_outlines
 from hgisam.refine import Components, MappedScan, RandomWalk, Refiner, Threshold, refine, remove_small_components
-from hgisam.train.painting import COVERED, SKULL_HU, PaintingOptions, paint_slice
 from hgisam.volume import CTVolume
 
-FIRST_SEED = {"choosing": 410, "judging": 2_000_000}
-FIRST_NORMAL_SEED = {"choosing": 420, "judging": 2_000_100}
-PAINTING = PaintingOptions(radius_mm=(12.0, 24.0), contrast_hu=(15.0, 45.0))
-"""Large enough that the gate opens for most of them: what it misses says nothing about an outline."""
-EDGE_MM = 0.8
-"""Blur of a painted bleed in the slices beside its own."""
 DEFAULT = "components"
 OURS = Components()
 Mask = NDArray[np.bool_]
@@ -280,12 +271,7 @@ ROWS = {
 def main() -> None:
     """Print a table for each of the two sets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--for", dest="purpose", choices=tuple(FIRST_SEED), default="judging")
-    parser.add_argument("--phantoms", type=int, default=20, help="how many that bled")
-    parser.add_argument("--normal", type=int, default=4, help="how many that did not")
-    parser.add_argument("--patients", type=int, default=20, help="at most so many real scans")
-    parser.add_argument("--data", type=Path, help="real scans with slice_labels.csv")
-    parser.add_argument("--cache", type=Path, required=True)
+    add_arguments(parser)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--pictures", type=Path, help="a folder for the default's outlines beside a row's")
     parser.add_argument("--row", default="cut, mean, half contrast", choices=tuple(ROWS), help="that row")
@@ -353,40 +339,20 @@ def print_table(
     print()
 
 
-def shown(mean: MeanInterval, sign: str = "") -> str:
-    """A mean with its interval."""
-    if mean.mean is None or mean.low is None or mean.high is None:
-        return "-" if mean.mean is None else f"{mean.mean:{sign}.3f}"
-    return f"{mean.mean:{sign}.3f} [{mean.low:{sign}.3f}, {mean.high:{sign}.3f}]"
-
-
 def looks(
     segmenter: Segmenter, purpose: str, n_phantoms: int, n_normal: int, n_patients: int, data: Path | None, cache: Path
 ) -> Iterator[Look]:
     """All heads of a purpose, from the cache where they are in it."""
-    for kind, n, first in (
-        ("phantom", n_phantoms, FIRST_SEED[purpose]),
-        ("normal", n_normal, FIRST_NORMAL_SEED[purpose]),
-    ):
-        for seed in range(first, first + n):
-            yield kept(cache, kind, str(seed), lambda kind=kind, seed=seed: look_at_phantom(segmenter, kind, seed))
-    if data is None:
-        return
-    bled: dict[str, bool] = defaultdict(bool)
-    for label in read_slice_labels(data / "slice_labels.csv"):
-        bled[label.file] |= label.positive
-    files = sorted(file for file, positive in bled.items() if not positive)
-    for file in files[purpose == "judging" :: 2][:n_patients]:
-        for kind in ("painted", "unpainted"):
-            name = file.split(".")[0]
-            yield kept(cache, kind, name, lambda kind=kind, file=file: look_at_real(segmenter, kind, data / file))
+    for head in heads(purpose, n_phantoms, n_normal, n_patients, data):
+        yield kept(cache, head, segmenter)
 
 
-def kept(cache: Path, kind: str, name: str, look_at: Callable[[], Look]) -> Look:
+def kept(cache: Path, head: Head, segmenter: Segmenter) -> Look:
     """A look from the cache, put there where it is not."""
+    kind, name = head.kind, head.name
     path = cache / f"{kind}_{name}.npz"
     if not path.exists():
-        look = look_at()
+        look = look_at(segmenter, head)
         fields = {key: getattr(look, key).numpy() for key in ("region", "saliency", "reference")}
         np.savez_compressed(path, hu=look.ct.hu.numpy(), affine=look.ct.affine.numpy(), median=look.median_hu, **fields)
     found = np.load(path, allow_pickle=False)
@@ -395,66 +361,14 @@ def kept(cache: Path, kind: str, name: str, look_at: Callable[[], Look]) -> Look
     return Look(kind, name, ct, arrays["region"], arrays["saliency"], float(found["median"]), arrays["reference"])
 
 
-def look_at(segmenter: Segmenter, kind: str, name: str, ct: CTVolume, reference: torch.Tensor) -> Look:
+def look_at(segmenter: Segmenter, head: Head) -> Look:
     """The network's map of one head."""
+    ct, reference = head.make()
     result = segmenter.segment((ct.hu.numpy(), ct.affine.numpy()))
     if result.brain_median_hu is None:
         raise SystemExit(f"{ct.source}: expected a head with brain; got none; mend the region first")
-    return Look(kind, name, result.ct, result.region, result.saliency_house, result.brain_median_hu, reference)
-
-
-def look_at_phantom(segmenter: Segmenter, kind: str, seed: int) -> Look:
-    """A phantom that bled, or one that did not."""
-    options = PhantomOptions(bleed_probability=1.0 if kind == "phantom" else 0.0)
-    (phantom,) = generate_phantoms(1, seed, options, workers=1)
-    return look_at(segmenter, kind, str(seed), phantom.ct, phantom.labels > 0)
-
-
-def look_at_real(segmenter: Segmenter, kind: str, path: Path) -> Look:
-    """A real scan without blood, or with one painted bleed."""
-    ct, _ = read_ct(path)
-    blood = torch.zeros(ct.hu.shape, dtype=torch.bool)
-    if kind == "painted":
-        ct, blood = painted(ct, int(path.name.split(".")[0]))
-    return look_at(segmenter, kind, path.name, ct, blood)
-
-
-def painted(ct: CTVolume, seed: int) -> tuple[CTVolume, torch.Tensor]:
-    """A scan with one bleed painted in, and where it is.
-
-    In the slices beside its own, the bleed is drawn in towards them as an ellipsoid is.
-
-    Raises:
-        SystemExit: where no slice has room.
-    """
-    region = intracranial_region(ct)
-    median_hu = brain_median_hu(ct, region)
-    chance = np.random.default_rng(seed)
-    step_mm, pixel_mm, _ = ct.spacing_mm
-    for depth in chance.permutation(torch.nonzero(region.any(dim=2).any(dim=1)).flatten().tolist()).tolist():
-        found = paint_slice(ct.hu[depth] - median_hu, region[depth], pixel_mm, 1.0, PAINTING, chance)
-        if found is None:
-            continue
-        hu, blood = ct.hu.clone(), torch.zeros_like(region)
-        hu[depth], blood[depth] = found.relative_hu + median_hu, found.blood
-        inner_mm = ndimage.distance_transform_edt(found.blood.numpy(), sampling=pixel_mm)
-        level_hu = float(found.relative_hu[found.blood].median())
-        reach_mm = math.sqrt(float(found.blood.sum()) * pixel_mm**2 / math.pi)
-        for index in range(len(hu)):
-            away = abs(index - depth) * step_mm / reach_mm
-            if index == depth or away >= 1.0:
-                continue
-            inside = region[index].numpy()
-            shape = (inner_mm > inner_mm.max() * (1 - math.sqrt(1 - away**2))) & inside
-            share = ndimage.gaussian_filter(shape.astype(np.float32), EDGE_MM / pixel_mm)
-            relative = (ct.hu[index] - median_hu).numpy()
-            tissue = inside & (relative < SKULL_HU)
-            weight = ndimage.gaussian_filter(tissue.astype(np.float32), 2.5 / pixel_mm).clip(0.05)
-            under = ndimage.gaussian_filter(relative * tissue, 2.5 / pixel_mm) / weight
-            hu[index] += torch.from_numpy((share * tissue * (level_hu - under).clip(0)).astype(np.float32))
-            blood[index] = torch.from_numpy((share >= COVERED) & inside)
-        return CTVolume(hu, ct.affine, ct.source), blood
-    raise SystemExit(f"{ct.source}: expected room for a bleed; got none; leave the scan out")
+    saliency = result.saliency_house
+    return Look(head.kind, head.name, result.ct, result.region, saliency, result.brain_median_hu, reference)
 
 
 if __name__ == "__main__":

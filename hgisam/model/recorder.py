@@ -1,8 +1,9 @@
 """An attention that remembers what saliency needs, and no more: mean weights per key, and gradient norms per head.
 
 The attention weights A and the gradient dY/dS of a window and head have tokens^2 entries each; of A only the mean over
-queries is needed, of dY/dS only the Frobenius norm. Both are taken while A and dY/dS pass by. Gradients and scores are
-never stored; weights only until the backward pass, and only as long as memory for them is cheap.
+queries is needed, of dY/dS only the Frobenius norm; or of both together, the mean over queries of the positive part of
+A x dY/dA. They are taken while A and its gradient pass by. Gradients and scores are never stored; weights only until
+the backward pass, and only as long as memory for them is cheap.
 """
 
 import math
@@ -18,8 +19,9 @@ from hgisam.model.swin import BlockGrid, fused_attention
 KEPT_WEIGHTS_BYTES = 256 * 2**20
 """Up to this much, a pass keeps attention weights from forward to backward; beyond it they are computed twice."""
 
-GradientOf = Literal["scores", "weights"]
-"""With respect to what the logit is differentiated: attention before or after softmax."""
+GradientOf = Literal["scores", "weights", "positive_weights"]
+"""With respect to what the logit is differentiated: attention before or after softmax. Of the first two a norm is taken
+by head; of the positive weights only what raises the logit counts, for each pair of query and key by itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +31,16 @@ class BlockAttention:
     Attributes:
         grid: stage, block, window and shift, from the block that ran.
         key_means: mean over queries of the attention weights, float32; sums to 1 over the tokens of a window.
-        gradient_norms: Frobenius norm of the logit's gradient, float32; None before `AttentionRecorder.differentiate`.
+        gradient_norms: Frobenius norm of the logit's gradient, float32; None before `AttentionRecorder.differentiate`,
+            and for positive weights.
+        relevance: for positive weights, the mean over heads and queries of the positive part of weights times their
+            gradient, float32; else None, and before `AttentionRecorder.differentiate`.
     """
 
     grid: BlockGrid
     key_means: Float[Tensor, "batch windows heads tokens"]
     gradient_norms: Float[Tensor, "batch windows heads"] | None
+    relevance: Float[Tensor, "batch windows tokens"] | None
 
 
 class AttentionRecorder:
@@ -45,7 +51,7 @@ class AttentionRecorder:
 
     Args:
         stages: which stages (1-based) to record; the others run fused.
-        gradient_of: what the gradient norms are of; None to record no gradients, and have no backward pass at all.
+        gradient_of: what the gradients are of; None to record no gradients, and have no backward pass at all.
     """
 
     def __init__(self, stages: tuple[int, ...], gradient_of: GradientOf | None) -> None:
@@ -55,6 +61,7 @@ class AttentionRecorder:
         self._grids: list[BlockGrid] = []
         self._key_means: list[Tensor] = []
         self._gradient_norms: dict[int, Tensor] = {}
+        self._relevance: dict[int, Tensor] = {}
         self._kept_bytes = 0
 
     def __call__(
@@ -79,7 +86,7 @@ class AttentionRecorder:
         return out
 
     def differentiate(self, logits: Float[Tensor, " batch"]) -> None:
-        """Run the backward pass that fills in the gradient norms. No parameter gets a gradient; the graph is freed.
+        """Run the backward pass that fills in the records. No parameter gets a gradient; the graph is freed.
 
         Args:
             logits: one per image, of the forward pass that this recorder attended.
@@ -88,16 +95,14 @@ class AttentionRecorder:
             ValueError: where the recorder was made to record no gradients.
         """
         if self.gradient_of is None:
-            raise ValueError(
-                "expected a recorder of gradients; got gradient_of=None; make it with 'scores' or 'weights'"
-            )
+            raise ValueError("expected a recorder of gradients; got gradient_of=None; make it with 'scores'")
         torch.autograd.grad(logits.sum(), self._root)
 
     @property
     def blocks(self) -> list[BlockAttention]:
         """One entry per recorded block, in the order they ran."""
         return [
-            BlockAttention(grid, means, self._gradient_norms.get(index))
+            BlockAttention(grid, means, self._gradient_norms.get(index), self._relevance.get(index))
             for index, (grid, means) in enumerate(zip(self._grids, self._key_means, strict=True))
         ]
 
@@ -142,6 +147,9 @@ class _RecordedAttention(torch.autograd.Function):
             gradient = grad_out @ value.transpose(-2, -1)
             if recorder.gradient_of == "weights":
                 recorder._gradient_norms[ctx.index] = _frobenius_norm(gradient, bias.dtype)
+            elif recorder.gradient_of == "positive_weights":
+                raising = gradient.clamp_min(0).mul_(weights)
+                recorder._relevance[ctx.index] = raising.mean(dim=(2, 3), dtype=bias.dtype)
             gradient.sub_((grad_out * out).sum(dim=-1, keepdim=True)).mul_(weights)
             if recorder.gradient_of == "scores":
                 recorder._gradient_norms[ctx.index] = _frobenius_norm(gradient, bias.dtype)

@@ -33,7 +33,8 @@ class SelfAttention(WeakLabeler):
     """Tells this method from others."""
     gradient_of: GradientOf | None = "scores"
     """What the logit is differentiated by to weigh heads: attention before softmax (the authors' code) or after (their
-    figure); none weighs all heads alike (Swin-SAM)."""
+    figure), each head by the norm; none weighs all heads alike (Swin-SAM). `positive_weights` weighs no heads: only
+    attention that raises the logit counts, by so much (Chefer et al., arXiv 2103.15679, equation 5)."""
     stages: tuple[int, ...] = Field(default=(1, 2, 3), min_length=1)
     """Stages (1-based) whose maps are combined. HGI-SAM leaves out the last, Swin-SAM takes all."""
     roll_unshifted: bool = False
@@ -61,7 +62,7 @@ class SelfAttention(WeakLabeler):
         """Log-odds of each image, and each stage's raw map on its own token grid, in the order of `stages`.
 
         Raw maps are at least 0 and comparable between images: nothing is stretched. They grow with the square of the
-        gradients' norms.
+        gradients.
 
         Args:
             model: left as it is found.
@@ -85,6 +86,8 @@ class SelfAttention(WeakLabeler):
         return model.log_odds(logits.detach(), target), maps
 
     def _block_map(self, block: BlockAttention) -> Float[Tensor, "batch rows cols"]:
+        if block.relevance is not None:
+            return lay_on_grid(block.relevance, self._grid(block.grid))
         norms = block.gradient_norms
         weights = torch.ones_like(block.key_means[..., 0]) if norms is None else norms
         return lay_on_grid(token_map(block.key_means, weights), self._grid(block.grid))

@@ -52,6 +52,21 @@ def test_records_are_reductions_of_plain_autograd(gradient_of: str) -> None:
     assert block.grid == GRID
 
 
+@pytest.mark.usefixtures("memory")
+def test_positive_weights_are_recorded_as_plain_autograd_has_them() -> None:
+    query, key, value, bias = random_inputs()
+    pull = torch.randn_like(value)
+    recorder = AttentionRecorder((1,), "positive_weights")
+    recorder.differentiate((recorder(query, key, value, bias, GRID) * pull).sum(dim=(1, 2, 3, 4)))
+    (block,) = recorder.blocks
+
+    weights = (query @ key.mT / 5**0.5 + bias).softmax(dim=-1).requires_grad_()
+    (gradient,) = torch.autograd.grad(((weights @ value) * pull).sum(), weights)
+    expected = torch.einsum("bwhqk,bwhqk->bwk", gradient.relu(), weights.detach()) / (3 * 4)
+    torch.testing.assert_close(block.relevance, expected)
+    assert block.gradient_norms is None
+
+
 def test_only_the_stages_asked_for_are_recorded() -> None:
     model = small_network().eval().requires_grad_(False)
     recorder = AttentionRecorder((2, 3), "scores")

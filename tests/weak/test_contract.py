@@ -30,6 +30,7 @@ Make = Callable[..., SliceClassifier]
 METHODS: dict[str, tuple[WeakLabeler, Make]] = {
     "hgi_sam": (HGI_SAM, small_network),
     "hgi_sam_weights": (SelfAttention(gradient_of="weights"), small_network),
+    "positive_weights": (SelfAttention(gradient_of="positive_weights"), small_network),
     "swin_sam": (SWIN_SAM, small_network),
     "swin_sam_as_published": (SWIN_SAM_AS_PUBLISHED, small_network),
     "gradient_rollout": (GradientRollout(), small_network),

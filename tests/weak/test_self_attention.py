@@ -40,6 +40,18 @@ def test_the_two_gradients_give_different_maps() -> None:
     assert np.abs(by_scores / by_scores.max() - by_weights / by_weights.max()).max() > 0.1
 
 
+def test_what_speaks_against_blood_is_no_part_of_positive_weights() -> None:
+    """Where the logit is turned over, what raised it lowers it: the two maps share no pair, the norms' are the same."""
+    model, images = small_network(), torch.rand(2, 3, 64, 64)
+    turned = small_network()
+    turned.head.weight.data.neg_()
+    turned.head.bias.data.neg_()
+    for gradient_of, alike in (("weights", True), ("positive_weights", False)):
+        method = SelfAttention(gradient_of=gradient_of)
+        one, other = (method.stage_maps(network, images)[1][0] for network in (model, turned))
+        assert torch.allclose(one, other, rtol=1e-3) is alike
+
+
 @pytest.mark.parametrize("stages", [(3,), (2, 3), (1,), (1, 2, 3, 4)])
 def test_a_stage_map_does_not_depend_on_which_others_are_asked_for(stages: tuple[int, ...]) -> None:
     model = small_network()
