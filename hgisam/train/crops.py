@@ -161,9 +161,9 @@ class CropBatches(Dataset[MaskBatch]):
     def _seen(self, crop: _Crop, median_hu: float, seed: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """The image of a crop, changed, its blood and where that is certain: without a depth for a 2D network."""
         relative_hu, region, blood = self._change(crop.relative_hu, crop.region, crop.blood, seed)
-        certain = None
-        if crop.certain is not None:  # one seed changes both alike
-            certain = self._change(crop.relative_hu, crop.region, crop.certain, seed)[2]
+        certain = crop.certain
+        if certain is not None and not certain.all():  # one seed changes both alike
+            certain = self._change(crop.relative_hu, crop.region, certain, seed)[2]
         images = network_images(relative_hu + median_hu, region, median_hu, self._preprocessing)
         if self._stack is None:
             return images[0], blood[0], None if certain is None else certain[0]
