@@ -215,7 +215,7 @@ def _open(scan: Scan, options: IntakeOptions) -> tuple[CTVolume, NiftiGrid]:
     if isinstance(scan, str | Path):
         return read_ct(Path(scan), limit, offset)
     if isinstance(scan, CTVolume):
-        return replace(scan, hu=scan.hu + offset), new_grid_for(scan)
+        return replace(scan, hu=scan.hu + offset), new_grid_for(scan, "SPL")
     if isinstance(scan, tuple) and len(scan) == 2 and not isinstance(scan[0], np.ma.MaskedArray):
         return ct_from_array(np.asarray(scan[0]), np.asarray(scan[1], dtype=np.float64), "array", offset)
     if isinstance(scan, nib.spatialimages.SpatialImage):

@@ -78,6 +78,8 @@ def pixel_loss(
 
     Source: Zhang and Sabuncu 2018, arXiv 1805.07836, equation 6.
     """
+    if certain is None and not power:
+        return binary_cross_entropy_with_logits(logits, blood.float())
     if power:
         costs = -torch.expm1(power * logsigmoid(torch.where(blood, logits, -logits))) / power
     else:
