@@ -437,7 +437,10 @@ def classifier(
 def segmenter(
     config: Annotated[Path, typer.Option(metavar="YAML", help="A recipe such as configs/unet2d.yaml.")],
     data: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Scans with masks: phantoms of hgisam, PhysioNet, BHSD.")
+        Path,
+        typer.Option(
+            metavar="FOLDER", help="Scans with masks: phantoms of hgisam, PhysioNet, BHSD; labels do for own_masks."
+        ),
     ],
     output: Output,
     resume: ResumeTraining = False,

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
@@ -25,14 +25,15 @@ from hgisam.io.dicom import only_series, read_dicom
 from hgisam.io.dicom_files import kind_of_file
 from hgisam.io.dicom_series import DicomSeries, kernel_kind
 from hgisam.io.errors import ScanRefused
-from hgisam.io.nifti import NiftiGrid, ct_from_array, ct_from_image, read_ct
+from hgisam.io.nifti import NiftiGrid, ct_from_array, ct_from_image, new_grid_for, read_ct
 from hgisam.io.nifti_header import MAX_VOXELS
 from hgisam.plausibility import Plausibility, check_hu
 from hgisam.volume import CTVolume
 
-Scan = str | Path | DicomSeries | nib.spatialimages.SpatialImage | tuple[ArrayLike, ArrayLike]
+Scan = str | Path | DicomSeries | CTVolume | nib.spatialimages.SpatialImage | tuple[ArrayLike, ArrayLike]
 """What can be taken in: a NIfTI file; a DICOM file, folder or zip archive with one series; one series of
-`hgisam.io.dicom_series.find_series`; a nibabel image; an array of HU with its affine (voxel index -> RAS+ mm)."""
+`hgisam.io.dicom_series.find_series`; a volume that was read already; a nibabel image; an array of HU with its affine
+(voxel index -> RAS+ mm)."""
 
 USUAL_THICKNESS_MM = (1.0, 10.0)
 """Thinner slices are noise for the most part; in thicker ones a thin bleed is averaged away."""
@@ -213,12 +214,14 @@ def _open(scan: Scan, options: IntakeOptions) -> tuple[CTVolume, NiftiGrid]:
         return read_dicom(scan, allow_gaps=options.allow_gaps, max_voxels=limit, hu_offset=offset)
     if isinstance(scan, str | Path):
         return read_ct(Path(scan), limit, offset)
+    if isinstance(scan, CTVolume):
+        return replace(scan, hu=scan.hu + offset), new_grid_for(scan, "SPL")
     if isinstance(scan, tuple) and len(scan) == 2 and not isinstance(scan[0], np.ma.MaskedArray):
         return ct_from_array(np.asarray(scan[0]), np.asarray(scan[1], dtype=np.float64), "array", offset)
     if isinstance(scan, nib.spatialimages.SpatialImage):
         return ct_from_image(scan, "image", limit, offset)
     got = "a masked array" if isinstance(scan, tuple) and len(scan) == 2 else type(scan).__name__
-    raise TypeError(f"expected a path, a DICOM series, a nibabel image, or (array of HU, affine); got {got}")
+    raise TypeError(f"expected a path, a DICOM series, a volume, a nibabel image, or (array of HU, affine); got {got}")
 
 
 def _image_doubts(ct: CTVolume, series: DicomSeries | None) -> Iterator[Doubt]:

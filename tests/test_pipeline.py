@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 from hgisam import Segmenter, __version__, intake, pipeline
 from hgisam.io.dicom_series import find_series
 from hgisam.io.errors import ScanRefused
+from hgisam.io.nifti import read_ct
 from hgisam.labels import Subtype
 from hgisam.model.architecture import Architecture, build_classifier
 from hgisam.model.checkpoint import WeightsError, WeightsMetadata, save_weights
@@ -70,7 +71,7 @@ def array_and_affine(phantom: Phantom) -> tuple[NDArray[np.float32], NDArray[np.
     return phantom.ct.hu.numpy(), phantom.ct.affine.numpy()
 
 
-def test_a_file_an_image_and_an_array_give_one_result(
+def test_a_file_an_image_a_volume_and_an_array_give_one_result(
     make_weights: Callable[..., Path],
     array_and_affine: tuple[NDArray[np.float32], NDArray[np.float64]],
     tmp_path: Path,
@@ -80,7 +81,9 @@ def test_a_file_an_image_and_an_array_give_one_result(
     nib.save(image, tmp_path / "scan.nii.gz")
     segmenter = Segmenter(make_weights())
     from_array = segmenter.segment((array, affine))
-    for other in (segmenter.segment(image), segmenter.segment(tmp_path / "scan.nii.gz")):
+    volume = read_ct(tmp_path / "scan.nii.gz")[0]
+    for scan in (image, tmp_path / "scan.nii.gz", volume):
+        other = segmenter.segment(scan)
         assert np.array_equal(other.mask, from_array.mask)
         np.testing.assert_allclose(other.saliency, from_array.saliency, atol=1e-4)
         assert other.volume_ml == from_array.volume_ml

@@ -127,7 +127,8 @@ class GivenMethod(Method):
 class TrainedMethod(Method):
     """A network trained for each fold by a recipe, on patients of other folds, and judged on the fold's own.
 
-    A recipe with `train_segmenter` trains a segmenter on masks, any other a classifier on slice labels.
+    A recipe with `train_segmenter` trains a segmenter on masks (on references, or with `own_masks` on those that weak
+    methods make of slice labels), any other a classifier on slice labels.
     """
 
     kind: Literal["trained"]

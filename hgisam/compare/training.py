@@ -5,13 +5,16 @@ Classifiers and segmenters, each by the function that `hgisam train` calls.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
 
 from hgisam.cases import own_record
 from hgisam.outputs import RUN_RECORD
 from hgisam.pipeline import pick_device
 from hgisam.train.layouts import read_cohort
 from hgisam.train.recipe import TrainOptions, recorded_settings, train_classifier
-from hgisam.train.segmenter_recipe import SegmenterTrainOptions, train_segmenter
+from hgisam.train.segmenter_recipe import SegmenterTrainOptions, recorded_segmenter_settings, train_segmenter
 from hgisam.train.splits import Role, load_splits
 from hgisam.train.training import BEST, SPLITS
 
@@ -44,12 +47,14 @@ def trained_weights(
         ValueError: where the training's own division would have taught it a patient that it is to be judged on.
     """
     train: Callable[..., object] = train_classifier
+    before = own_record(run / RUN_RECORD)
+    recorded = before.get("settings")
     if isinstance(options, SegmenterTrainOptions):
-        train, settings = train_segmenter, options.model_dump(mode="json")
+        train, settings = train_segmenter, recorded_segmenter_settings(options)
+        recorded = _as_now(recorded)
     else:
         settings = recorded_settings(options)
-    before = own_record(run / RUN_RECORD)
-    done = before.get("state") == "finished" and before.get("settings") == settings
+    done = before.get("state") == "finished" and recorded == settings
     if not (done and (run / BEST).is_file()):
         train(
             options,
@@ -68,3 +73,11 @@ def trained_weights(
             f"{run.name}: expected {len(tested)} patients kept for judging; the training kept {len(judged)} others"
         )
     return run / BEST
+
+
+def _as_now(recorded: Any) -> Any:
+    """A segmenter's settings on record, with the default of each that did not exist then: defaults change nothing."""
+    try:
+        return recorded_segmenter_settings(SegmenterTrainOptions.model_validate(recorded))
+    except ValidationError:
+        return recorded

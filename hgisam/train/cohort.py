@@ -3,23 +3,26 @@
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from hgisam.io.dicom import read_slices
 from hgisam.io.errors import ScanRefused
-from hgisam.io.nifti import read_ct, read_mask
+from hgisam.io.nifti import read_ct, read_labels, read_mask
 from hgisam.labels import ANY_COLUMN, Subtype
 from hgisam.volume import CTVolume, MaskVolume
 
 N_EXAMPLES = 5
 """So many examples of each trouble are kept."""
+
+UNKNOWN = 2
+"""In a mask of our own: whether there is blood, nobody can say."""
 
 
 class CohortRefused(ScanRefused):
@@ -140,6 +143,7 @@ class LabelledScan:
         labels: which of `hgisam.labels.Subtype` each slice shows; False where unknown.
         known: of which that is known.
         reference: a NIfTI file with the blood marked on the scan's grid, any value above 0; None where there is none.
+        own_mask: likewise what weak methods of ours say of it: 0 no blood, 1 blood, UNKNOWN where nothing is said.
     """
 
     name: str
@@ -148,6 +152,7 @@ class LabelledScan:
     labels: Bool[Tensor, "slices 6"]
     known: Bool[Tensor, "slices 6"]
     reference: Path | None = None
+    own_mask: Path | None = None
 
     @property
     def n_slices(self) -> int:
@@ -185,6 +190,14 @@ class LabelledScan:
             ScanRefused: where it cannot be read.
         """
         return None if self.reference is None else read_mask(self.reference)[0]
+
+    def load_own_mask(self) -> UInt8[Tensor, "slices height width"] | None:
+        """Decode our own mask; None where there is none.
+
+        Raises:
+            ScanRefused: where it cannot be read.
+        """
+        return None if self.own_mask is None else read_labels(self.own_mask)[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,6 +254,11 @@ class Cohort:
         if strangers:
             raise ValueError(f"expected patients of this cohort; got {len(strangers)} others, {min(strangers)} first")
         return tuple(scan for scan in self.scans if scan.patient in wanted)
+
+    def without_references(self) -> "Cohort":
+        """The same scans and labels, and no reference mask: for what must not learn from one."""
+        blind = tuple(replace(scan, reference=None) for scan in self.scans)
+        return Cohort(self.layout, blind, self.findings)
 
     def summary(self) -> str:
         """Scans, patients, slices and subtypes in numbers, then one line for each kind of trouble."""

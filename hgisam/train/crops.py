@@ -18,6 +18,9 @@ from hgisam.train.augment import AugmentOptions, SliceChanger
 from hgisam.train.deck import Deck
 from hgisam.train.prepared import HU_STEP, PreparedScan, PreparedScans
 
+_LITTLE = 1e-3
+"""A slice that counts less than this in a slice of a stack does not count."""
+
 
 class CropSampling(BaseModel):
     """What a step learns from: so many slices (2D) or stacks of slices (3D), over all processes together."""
@@ -39,26 +42,28 @@ class MaskBatch:
     Attributes:
         images: what the network sees.
         blood: what it should say.
+        certain: where it should say that; None for everywhere.
     """
 
     images: Float[Tensor, "batch channels *sides"]
     blood: Bool[Tensor, "batch ..."]
+    certain: Bool[Tensor, "batch ..."] | None = None
 
     def to(self, device: torch.device) -> "MaskBatch":
         """The same on a device."""
-        return MaskBatch(self.images.to(device, non_blocking=True), self.blood.to(device, non_blocking=True))
+        return MaskBatch(*(field.to(device, non_blocking=True) for field in self._fields()))
 
     def split(self, parts: int) -> list["MaskBatch"]:
         """At most so many smaller batches that together are this one."""
         size = math.ceil(len(self.images) / parts)
-        return [
-            MaskBatch(*cut)
-            for cut in zip(*(torch.split(field, size) for field in (self.images, self.blood)), strict=True)
-        ]
+        return [MaskBatch(*cut) for cut in zip(*(torch.split(field, size) for field in self._fields()), strict=True)]
+
+    def _fields(self) -> list[Tensor]:
+        return [self.images, self.blood, *([] if self.certain is None else [self.certain])]
 
 
 class MaskedSlices:
-    """Slices of a cohort's training patients with reference masks, found without a look at their pixels."""
+    """Slices of a cohort's training patients of which a mask speaks, found without a look at their pixels."""
 
     def __init__(self, prepared: PreparedScans, patients: Collection[str], sampling: CropSampling) -> None:
         """Sort the slices.
@@ -95,6 +100,7 @@ class _Crop:
     relative_hu: Float[Tensor, "depth height width"]
     region: Bool[Tensor, "depth height width"]
     blood: Bool[Tensor, "depth height width"]
+    certain: Bool[Tensor, "depth height width"] | None
     empty: tuple[int, int] = (0, 0)
     """Slices that are added before and after, where the scan is shorter than the stack."""
 
@@ -138,7 +144,7 @@ class CropBatches(Dataset[MaskBatch]):
 
     def __getitem__(self, step: int) -> MaskBatch:
         """What this process learns from in a step."""
-        images, blood = [], []
+        images, blood, certain = [], [], []
         for number, (kind, place, count) in enumerate(self._units):
             if number % self._n_processes != self._rank:
                 continue
@@ -146,24 +152,30 @@ class CropBatches(Dataset[MaskBatch]):
             entries = self._slices.bleeding if kind == "bleeding" else self._slices.anywhere
             scan, row = self._slices.at(int(entries[self._decks[kind][step * count + place]]))
             crop = _slice(scan, row) if self._stack is None else _stack(scan, row, self._stack, random)
-            image, mask = self._seen(crop, scan.median_hu, int(random.integers(2**32)))
+            image, mask, known = self._seen(crop, scan.median_hu, int(random.integers(2**32)))
             images.append(image)
             blood.append(mask)
-        return MaskBatch(torch.stack(images), torch.stack(blood))
+            certain += [] if known is None else [known]
+        return MaskBatch(torch.stack(images), torch.stack(blood), torch.stack(certain) if certain else None)
 
-    def _seen(self, crop: _Crop, median_hu: float, seed: int) -> tuple[Tensor, Tensor]:
-        """The image of a crop, changed, and its blood: without a depth for a 2D network."""
+    def _seen(self, crop: _Crop, median_hu: float, seed: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The image of a crop, changed, its blood and where that is certain: without a depth for a 2D network."""
         relative_hu, region, blood = self._change(crop.relative_hu, crop.region, crop.blood, seed)
+        certain = crop.certain
+        if certain is not None and not certain.all():  # one seed changes both alike
+            certain = self._change(crop.relative_hu, crop.region, certain, seed)[2]
         images = network_images(relative_hu + median_hu, region, median_hu, self._preprocessing)
         if self._stack is None:
-            return images[0], blood[0]
-        filled = pad(images.transpose(0, 1), (0, 0, 0, 0, *crop.empty))
-        return filled, pad(blood, (0, 0, 0, 0, *crop.empty))
+            return images[0], blood[0], None if certain is None else certain[0]
+        beyond = (0, 0, 0, 0, *crop.empty)
+        filled = pad(images.transpose(0, 1), beyond)
+        return filled, pad(blood, beyond), None if certain is None else pad(certain, beyond, value=True)
 
 
 def _slice(scan: PreparedScan, row: int) -> _Crop:
     rows = slice(row, row + 1)
-    return _Crop(scan.relative_hu[rows].float() * HU_STEP, scan.region[rows], scan.blood[rows])
+    certain = None if scan.certain is None else scan.certain[rows]
+    return _Crop(scan.relative_hu[rows].float() * HU_STEP, scan.region[rows], scan.blood[rows], certain)
 
 
 def _stack(scan: PreparedScan, row: int, options: StackOptions, random: np.random.Generator) -> _Crop:
@@ -184,4 +196,7 @@ def _stack(scan: PreparedScan, row: int, options: StackOptions, random: np.rando
     hu, region, blood = (
         resample_slices(weights, planes.float()) for planes in (scan.relative_hu, scan.region, scan.blood)
     )
-    return _Crop(hu * HU_STEP, region >= 0.5, blood >= 0.5, empty)
+    certain = None
+    if scan.certain is not None:  # only where no slice that counts is in doubt
+        certain = resample_slices(weights, (~scan.certain).float()) < _LITTLE
+    return _Crop(hu * HU_STEP, region >= 0.5, blood >= 0.5, certain, empty)

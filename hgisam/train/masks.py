@@ -10,7 +10,7 @@ import torch.distributed as dist
 from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 from hgisam.evaluate.overlap import Overlap, overlap
 from hgisam.io.tables import write_csv
@@ -29,7 +29,7 @@ _COLUMNS = ("patient", "scan", "n_reference", "n_prediction", "n_both", "dice", 
 
 
 class MaskLossOptions(BaseModel):
-    """What a segmenter's training makes small: Dice and cross-entropy, from logits."""
+    """What a segmenter's training makes small: Dice and cross-entropy, from logits, where the mask is certain."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -37,10 +37,18 @@ class MaskLossOptions(BaseModel):
     """Of 1 - soft Dice over all pixels that pass the network together."""
     cross_entropy_weight: float = Field(default=1.0, gt=0)
     """Of the mean binary cross-entropy of a pixel."""
+    cross_entropy_power: float = Field(default=0.0, ge=0, le=1)
+    """The q of the generalised cross-entropy, which trusts a wrong label the less the surer the network is of it: 0 is
+    cross-entropy itself, 1 the mean absolute error. For masks that are known to be wrong in places; keep dice_weight
+    above 0 then, since rare blood looks like wrong labels too."""
 
 
-def soft_dice_loss(logits: Float[Tensor, "batch ..."], blood: Bool[Tensor, "batch ..."]) -> Float[Tensor, ""]:
-    """1 - Dice of probabilities with the reference, over all pixels of the batch together.
+def soft_dice_loss(
+    logits: Float[Tensor, "batch ..."],
+    blood: Bool[Tensor, "batch ..."],
+    certain: Bool[Tensor, "batch ..."] | None = None,
+) -> Float[Tensor, ""]:
+    """1 - Dice of probabilities with the mask, over all pixels of the batch together, or over those that are certain.
 
     Images without blood count too, by what is said to be blood in them. A batch without any blood costs near 1.
 
@@ -48,8 +56,37 @@ def soft_dice_loss(logits: Float[Tensor, "batch ..."], blood: Bool[Tensor, "batc
     """
     from monai.losses.dice import DiceLoss  # slow to import
 
+    if certain is not None:  # a probability of 0 where there is no blood adds to no sum
+        logits, blood = logits.masked_fill(~certain, -torch.inf), blood & certain
     loss: Tensor = DiceLoss(sigmoid=True, batch=True)(logits[:, None], blood[:, None].float())
     return loss
+
+
+def pixel_loss(
+    logits: Float[Tensor, "batch ..."],
+    blood: Bool[Tensor, "batch ..."],
+    certain: Bool[Tensor, "batch ..."] | None = None,
+    power: float = 0.0,
+) -> Float[Tensor, ""]:
+    """Mean generalised cross-entropy (1 - p^q) / q of pixels, or of those that are certain; 0 where none is.
+
+    Args:
+        logits: of blood.
+        blood: the mask; p is the probability that the network gives to what it says.
+        certain: where it counts; None for everywhere.
+        power: q in [0, 1]; 0 stands for the limit, -log p.
+
+    Source: Zhang and Sabuncu 2018, arXiv 1805.07836, equation 6.
+    """
+    if certain is None and not power:
+        return binary_cross_entropy_with_logits(logits, blood.float())
+    if power:
+        costs = -torch.expm1(power * logsigmoid(torch.where(blood, logits, -logits))) / power
+    else:
+        costs = binary_cross_entropy_with_logits(logits, blood.float(), reduction="none")
+    if certain is None:
+        return costs.mean()
+    return (costs * certain).sum() / certain.sum().clamp_min(1)
 
 
 class SegmenterObjective(Objective[MaskNetwork, MaskBatch]):
@@ -75,9 +112,9 @@ class SegmenterObjective(Objective[MaskNetwork, MaskBatch]):
         def costs(ask: Callable[..., Any], part: MaskBatch) -> Costs:
             logits = ask(part.images).float()
             share = len(part.images) / n_images
-            entropy = binary_cross_entropy_with_logits(logits, part.blood.float())
+            entropy = pixel_loss(logits, part.blood, part.certain, options.cross_entropy_power)
             return {
-                "dice_loss": options.dice_weight * share * soft_dice_loss(logits, part.blood),
+                "dice_loss": options.dice_weight * share * soft_dice_loss(logits, part.blood, part.certain),
                 "cross_entropy": options.cross_entropy_weight * share * entropy,
             }
 

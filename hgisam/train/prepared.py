@@ -32,7 +32,7 @@ from hgisam.phantom import PhantomOptions, make_phantom, slice_labels
 from hgisam.plausibility import check_hu
 from hgisam.preprocess import PreprocessOptions, preprocess
 from hgisam.processes import in_order, one_thread
-from hgisam.train.cohort import Cohort, DicomFiles, LabelledScan, NiftiFile
+from hgisam.train.cohort import UNKNOWN, Cohort, DicomFiles, LabelledScan, NiftiFile
 from hgisam.volume import CTVolume
 
 log = logging.getLogger(__name__)
@@ -55,12 +55,13 @@ class PreparedScan:
         relative_hu: HU minus the scan's brain median, in steps of HU_STEP.
         median_hu: the scan's brain median.
         region: the intracranial region.
-        blood: where there is blood, exact for phantoms; nowhere where the scan has no reference mask.
+        blood: where there is blood, exact for phantoms; nowhere where the scan has no mask.
         slices: index of each slice in the scan.
         positions_mm: how far each slice lies from the scan's first.
         labels: which of `hgisam.labels.Subtype` each slice shows; None where only `blood` tells.
         known: of which labels that is known; None likewise.
-        has_reference: whether `blood` is what the scan shows, rather than nothing at all.
+        has_reference: whether `blood` is what a reference mask shows.
+        certain: where a mask of our own, which `blood` then is, says anything; None of all other scans.
     """
 
     name: str
@@ -73,6 +74,7 @@ class PreparedScan:
     labels: Bool[Tensor, "slices 6"] | None = None
     known: Bool[Tensor, "slices 6"] | None = None
     has_reference: bool = True
+    certain: Bool[Tensor, "slices height width"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +87,7 @@ class SliceIndex:
         labels: which subtypes it shows, in the order of `hgisam.labels.Subtype`.
         known: of which that is known.
         brain_mm2: area of the intracranial region.
-        blood_mm2: area of blood in the reference mask; NaN where the scan has none.
+        blood_mm2: area of blood in the mask; NaN where the scan has none, and where our own says nothing of the slice.
     """
 
     scan: Int64[Tensor, " n"]
@@ -211,10 +213,10 @@ def prepare_cohort(
     Raises:
         OutputError: where the cache cannot be written.
     """
-    folder = _cache_folder(cache, ("brain/*.py", "io/*.py", "preprocess.py"), (brain, preprocessing))
-    keys = [_key(scan) for scan in cohort.scans]
+    folder = cache_folder(cache, ("brain/*.py", "io/*.py", "preprocess.py"), _dumped(brain, preprocessing))
+    keys = [key_of_files(scan) for scan in cohort.scans]
     jobs = [
-        (folder, key, scan.name, scan.voxels, scan.reference, scan.n_slices, brain, preprocessing)
+        (folder, key, scan.name, scan.voxels, scan.reference, scan.own_mask, scan.n_slices, brain, preprocessing)
         for key, scan in zip(keys, cohort.scans, strict=True)
         if not _record_path(folder, key).is_file()
     ]
@@ -236,7 +238,8 @@ def prepare_phantoms(
     workers: int,
 ) -> list[PreparedScan]:
     """Many phantoms, each made and prepared once and kept in a cache folder. Arguments as for `prepare_cohort`."""
-    folder = _cache_folder(cache, ("phantom/*.py", "brain/*.py", "preprocess.py"), (phantom, brain, preprocessing))
+    code = ("phantom/*.py", "brain/*.py", "preprocess.py")
+    folder = cache_folder(cache, code, _dumped(phantom, brain, preprocessing))
     jobs = [
         (folder, str(seed), seed, phantom, brain, preprocessing)
         for seed in seeds
@@ -268,6 +271,7 @@ def prepare_scan(
     blood: Bool[Tensor, "depth height width"] | None,
     brain: BrainOptions,
     preprocessing: PreprocessOptions,
+    certain: Bool[Tensor, "depth height width"] | None = None,
 ) -> PreparedScan:
     """A scan and its known blood on the network's canvas; slices without brain are left out.
 
@@ -279,6 +283,7 @@ def prepare_scan(
         blood: its reference mask; None where there is none.
         brain: how the intracranial region is found.
         preprocessing: the canvas.
+        certain: where the mask, being our own, says anything; None of a reference mask.
 
     Raises:
         ValueError: where no brain is found.
@@ -293,8 +298,12 @@ def prepare_scan(
     if blood is None:
         nowhere = _nowhere(region.shape)
         return PreparedScan(name, relative, median_hu, region, nowhere, slices, positions, has_reference=False)
-    on_canvas = _centre(batch.to_canvas(blood.float())[slices], preprocessing.fov_px)
-    return PreparedScan(name, relative, median_hu, region, on_canvas >= 0.5, slices, positions)
+
+    def on_canvas(mask: Tensor) -> Tensor:
+        return _centre(batch.to_canvas(mask.float())[slices], preprocessing.fov_px) >= 0.5
+
+    scan = PreparedScan(name, relative, median_hu, region, on_canvas(blood), slices, positions)
+    return scan if certain is None else replace(scan, has_reference=False, certain=on_canvas(certain))
 
 
 def _centre(planes: Tensor, fov_px: int) -> Tensor:
@@ -308,24 +317,37 @@ def _nowhere(shape: tuple[int, ...]) -> Bool[Tensor, "slices height width"]:
     return torch.zeros(1, 1, 1, dtype=torch.bool).expand(shape)
 
 
-def _cache_folder(cache: Path, code: Iterable[str], options: Iterable[BaseModel]) -> Path:
-    """Made, and named after settings and code: whatever could make a prepared scan look different."""
+def _dumped(*options: BaseModel) -> list[dict[str, Any]]:
+    return [option.model_dump(mode="json") for option in options]
+
+
+def cache_folder(cache: Path, code: Iterable[str], settings: Iterable[dict[str, Any]]) -> Path:
+    """A folder in a cache, made, and named after whatever could make what is kept there look different.
+
+    Args:
+        cache: the cache.
+        code: the modules that make it, as patterns within the package.
+        settings: that they are given, as values for JSON.
+
+    Raises:
+        OutputError: where it cannot be made.
+    """
     package = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
     for path in sorted(path for pattern in code for path in package.glob(pattern)):
         digest.update(path.read_bytes())
-    settings = [_FORMAT, HU_STEP, digest.hexdigest(), *(option.model_dump(mode="json") for option in options)]
-    name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    everything = [_FORMAT, HU_STEP, digest.hexdigest(), *settings]
+    name = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:16]
     return make_output_folder(cache / name)
 
 
-def _key(scan: LabelledScan) -> str:
+def key_of_files(scan: LabelledScan) -> str:
     """Names what is kept of a scan, after its name and its files as they are: their names, sizes and times of change.
 
     Labels are no part of it: they are joined when a scan is asked for, so that mended labels cost nothing.
     """
     digest = hashlib.sha256(scan.name.encode())
-    for path in (*scan.voxels.files, *([] if scan.reference is None else [scan.reference])):
+    for path in (*scan.voxels.files, *(mask for mask in (scan.reference, scan.own_mask) if mask is not None)):
         stat = path.stat()
         digest.update(f"\0{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}".encode())
     return digest.hexdigest()[:32]
@@ -365,25 +387,35 @@ def _prepare_scan_into(
     name: str,
     voxels: NiftiFile | DicomFiles,
     reference: Path | None,
+    own_mask: Path | None,
     n_slices: int,
     brain: BrainOptions,
     preprocessing: PreprocessOptions,
 ) -> None:
     unlabelled = torch.zeros(n_slices, len(Subtype), dtype=torch.bool)
-    scan = LabelledScan(name, "", voxels, unlabelled, unlabelled, reference)
+    scan = LabelledScan(name, "", voxels, unlabelled, unlabelled, reference, own_mask)
     try:
         ct = scan.load()
         _check_plausible(ct)
-        mask = scan.load_reference()
-        if mask is not None and mask.voxels.shape != ct.hu.shape:
-            shapes = f"{tuple(ct.hu.shape)}; got {tuple(mask.voxels.shape)}"
+        blood, certain = _mask_of(scan)
+        if blood is not None and blood.shape != ct.hu.shape:
+            shapes = f"{tuple(ct.hu.shape)}; got {tuple(blood.shape)}"
             raise ScanRefused(f"{name}: expected a reference mask of {shapes}; it is of another scan")
         with one_thread():
-            prepared = prepare_scan(name, ct, None if mask is None else mask.voxels, brain, preprocessing)
+            prepared = prepare_scan(name, ct, blood, brain, preprocessing, certain)
     except ValueError as error:
         write_json(_record_path(folder, key), {"name": name, "refused": " ".join(str(error).split())})
     else:
         _keep(folder, key, prepared)
+
+
+def _mask_of(scan: LabelledScan) -> tuple[Tensor | None, Tensor | None]:
+    """Where there is blood, and where that is certain; neither where nothing is known, and all where there is one."""
+    own = scan.load_own_mask()
+    if own is not None:
+        return own == 1, own != UNKNOWN
+    mask = scan.load_reference()
+    return None if mask is None else mask.voxels, None
 
 
 def _check_plausible(ct: CTVolume) -> None:
@@ -395,15 +427,20 @@ def _check_plausible(ct: CTVolume) -> None:
 def _keep(folder: Path, key: str, scan: PreparedScan) -> None:
     """Write a prepared scan: its records, then what they are."""
     fields = {"relative_hu": scan.relative_hu, "region": scan.region}
-    if scan.has_reference:
+    if scan.has_reference or scan.certain is not None:
         fields["blood"] = scan.blood
+    if scan.certain is not None:
+        fields["certain"] = scan.certain
     dtype = np.dtype([(name, planes.numpy().dtype, planes.shape[1:]) for name, planes in fields.items()], align=True)
     records = np.zeros(len(scan.slices), dtype=dtype)
     for name, planes in fields.items():
         records[name] = planes.numpy()
     with atomic_write(folder / f"{key}.npy") as file:
         np.lib.format.write_array(file, records, allow_pickle=False)
-    blood_px = scan.blood.sum(dim=(1, 2)).tolist() if scan.has_reference else [None] * len(scan.slices)
+    said = torch.full([len(scan.slices)], scan.has_reference)
+    if scan.certain is not None:
+        said = scan.certain.flatten(1).any(dim=1)
+    blood_px = [px if known else None for px, known in zip(scan.blood.sum(dim=(1, 2)).tolist(), said, strict=True)]
     write_json(
         _record_path(folder, key),
         {
@@ -436,8 +473,10 @@ def _mapped_scan(
 ) -> PreparedScan:
     records = _mapped(folder / f"{key}.npy")
     relative_hu, region = torch.from_numpy(records["relative_hu"]), torch.from_numpy(records["region"])
-    has_reference = "blood" in (records.dtype.names or ())
-    blood = torch.from_numpy(records["blood"]) if has_reference else _nowhere(tuple(region.shape))
+    kept = records.dtype.names or ()
+    blood = torch.from_numpy(records["blood"]) if "blood" in kept else _nowhere(tuple(region.shape))
+    certain = torch.from_numpy(records["certain"]) if "certain" in kept else None
+    has_reference = "blood" in kept and certain is None
     median_hu = float(record["median_hu"])
     where = (record["slices"], record["positions_mm"])
-    return PreparedScan(name, relative_hu, median_hu, region, blood, *where, labels, known, has_reference)
+    return PreparedScan(name, relative_hu, median_hu, region, blood, *where, labels, known, has_reference, certain)

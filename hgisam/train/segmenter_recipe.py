@@ -1,11 +1,11 @@
-"""A segmenter's training in one set of options: scans with reference masks in, weights that outline out."""
+"""A segmenter's training in one set of options: scans with masks in, reference masks or our own, weights out."""
 
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -34,12 +34,15 @@ from hgisam.train.masks import (
     mean_dice,
     write_masks_judgement,
 )
+from hgisam.train.own_masks import OwnMaskOptions, OwnMasks, outline_by_ourselves
 from hgisam.train.prepared import prepare_cohort
 from hgisam.train.processes import first_process_first, n_processes, rank
 from hgisam.train.splits import Role
 from hgisam.train.training import BEST, Kept, SplitOptions, Training, carried_out, fold_of, taught_by
 
 log = logging.getLogger(__name__)
+
+OWN_MASKS = "own_masks.csv"
 
 
 class SegmenterTrainOptions(BaseModel):
@@ -57,6 +60,8 @@ class SegmenterTrainOptions(BaseModel):
     """The network."""
     layout: LayoutName | Literal["auto"] = "auto"
     """How the data are laid out."""
+    own_masks: OwnMaskOptions | None = None
+    """How the masks are made that it learns from where it may see no reference mask; None: it learns from those."""
     split: SplitOptions = SplitOptions()
     """Who is learned from."""
     sampling: CropSampling = CropSampling()
@@ -87,6 +92,11 @@ class SegmenterTrainOptions(BaseModel):
             )
         if self.loop.layer_decay != 1 or self.loop.freeze_steps:
             raise ValueError("expected loop.layer_decay 1 and loop.freeze_steps 0: a segmenter's layers learn as one")
+        if self.own_masks is not None and self.split.tuning_share:
+            raise ValueError(
+                "expected split.tuning_share 0 with own_masks, since no reference may choose; got "
+                f"{self.split.tuning_share}; the network of the last step is kept"
+            )
         if self.augmentation.thickness:
             raise ValueError("expected augmentation.thickness 0: where slices are mixed, their masks are not known")
         return self
@@ -102,6 +112,7 @@ class MaskSources:
         slices: of those patients.
         tuning: scans that choose; empty where nobody does.
         test: scans that judge; likewise.
+        own: our own masks, where they are what is learned from.
     """
 
     cohort: Cohort
@@ -109,6 +120,7 @@ class MaskSources:
     slices: MaskedSlices
     tuning: list[MaskJudge]
     test: list[MaskJudge]
+    own: OwnMasks | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +156,7 @@ def train_segmenter(
 
     Args:
         options: the recipe.
-        data: a folder that `read_cohort` knows, with reference masks.
+        data: a folder that `read_cohort` knows; with reference masks, where the recipe learns from them.
         output: the run's folder.
         resume: go on from the latest checkpoint there, if there is one.
         cache: where prepared scans are kept; None for a folder in `output`.
@@ -160,17 +172,18 @@ def train_segmenter(
         InputError: where the folder holds another run, or the data are not what the recipe needs.
         CohortRefused: where the data cannot be trusted.
         OutputError: where something cannot be written.
+        WeightsError: where the weights of a method that outlines for it cannot be used.
     """
     device = device or torch.device("cpu")
 
     def begin() -> _SegmenterTraining:
-        sources = gather_masks(options, data, output, cache or output / "cache", workers)
+        sources = gather_masks(options, data, output, cache or output / "cache", workers, device)
         return _SegmenterTraining(options, sources, output, device, command)
 
     return carried_out(
         begin,
         options.loop,
-        options.model_dump(mode="json"),
+        recorded_segmenter_settings(options),
         output,
         device,
         resume=resume,
@@ -179,8 +192,17 @@ def train_segmenter(
     )
 
 
-def gather_masks(options: SegmenterTrainOptions, data: Path, output: Path, cache: Path, workers: int) -> MaskSources:
+def gather_masks(
+    options: SegmenterTrainOptions,
+    data: Path,
+    output: Path,
+    cache: Path,
+    workers: int,
+    device: torch.device | None = None,
+) -> MaskSources:
     """Read, split and prepare what a segmenter learns from. Where processes share it, the first of them goes ahead.
+
+    With masks of our own, only scans that judge keep their references: no other is read.
 
     Args:
         options: the recipe.
@@ -189,22 +211,37 @@ def gather_masks(options: SegmenterTrainOptions, data: Path, output: Path, cache
         output: the run's folder; splits that lie there are used again.
         cache: where prepared scans are kept.
         workers: processes that prepare.
+        device: where own masks are made; None for the CPU.
 
     Raises:
         InputError: where no scan has a mask, or nobody to learn from or to choose bled.
         CohortRefused: where the data cannot be trusted.
+        WeightsError: where the weights of a method that outlines cannot be used.
     """
     with first_process_first():
         make_output_folder(cache)
         everything = read_cohort(data, options.layout, workers=workers, index=cache / "headers.csv")
         for line in everything.summary().splitlines():
             log.info("%s", line)
-        cohort = _with_masks(everything, data)
-        fold = fold_of(options.split, everything, output)
-        prepared = prepare_cohort(cohort, options.brain, options.preprocess, cache, workers)
-        learned = taught_by(fold, options.split, cohort)
-        slices = MaskedSlices(prepared, learned, options.sampling)
-        tuning, test = (mask_judges(prepared, fold.patients(role)) for role in (Role.TUNING, Role.TEST))
+        own = None
+        if options.own_masks is None:
+            cohort = _with_masks(everything, data)
+            fold = fold_of(options.split, everything, output)
+            prepared = prepare_cohort(cohort, options.brain, options.preprocess, cache, workers)
+            learned = taught_by(fold, options.split, cohort)
+            slices = MaskedSlices(prepared, learned, options.sampling)
+            tuning, test = (mask_judges(prepared, fold.patients(role)) for role in (Role.TUNING, Role.TEST))
+        else:
+            fold = fold_of(options.split, everything, output)
+            learned = taught_by(fold, options.split, everything)
+            taught = Cohort(everything.layout, everything.of(learned)).without_references()
+            own = outline_by_ourselves(taught, options.own_masks, cache, workers, device or torch.device("cpu"))
+            log.info("%s", own.summary())
+            prepared = prepare_cohort(own.cohort, options.brain, options.preprocess, cache, workers)
+            slices = MaskedSlices(prepared, learned, options.sampling)
+            tuning, test = [], _judges_alone(everything, fold.patients(Role.TEST), options, cache, workers)
+        if own is not None and not rank():
+            own.write(output / OWN_MASKS)
     log.info("%d slices, %d of them with blood", len(slices.anywhere), len(slices.bleeding))
     if not len(slices.bleeding):
         raise InputError(
@@ -216,7 +253,16 @@ def gather_masks(options: SegmenterTrainOptions, data: Path, output: Path, cache
             f"expected a mask with blood in the tuning set; got {len(tuning)} scans without; raise split.tuning_share, "
             "or change split.seed"
         )
-    return MaskSources(everything, len(learned), slices, tuning, test)
+    return MaskSources(everything, len(learned), slices, tuning, test, own)
+
+
+def _judges_alone(
+    cohort: Cohort, patients: frozenset[str], options: SegmenterTrainOptions, cache: Path, workers: int
+) -> list[MaskJudge]:
+    """The scans of some patients that have reference masks, apart from whatever is learned from."""
+    judging = tuple(scan for scan in cohort.of(patients) if scan.reference is not None)
+    prepared = prepare_cohort(Cohort(cohort.layout, judging), options.brain, options.preprocess, cache, workers)
+    return mask_judges(prepared, patients)
 
 
 def _with_masks(cohort: Cohort, data: Path) -> Cohort:
@@ -229,13 +275,22 @@ def _with_masks(cohort: Cohort, data: Path) -> Cohort:
     if not masked:
         raise InputError(
             f"{data}: expected scans with reference masks, since a segmenter learns from masks; got "
-            f"{len(cohort.scans)} scans with slice labels alone ({cohort.layout}); train a classifier on them, or name "
-            "other data"
+            f"{len(cohort.scans)} scans with slice labels alone ({cohort.layout}); train a classifier on them, take a "
+            "recipe with own_masks, or name other data"
         )
     n_without = len(cohort.scans) - len(masked)
     if n_without:
         log.warning("%d of %d scans have no reference mask: left out", n_without, len(cohort.scans))
     return Cohort(cohort.layout, masked, cohort.findings)
+
+
+def recorded_segmenter_settings(options: SegmenterTrainOptions) -> dict[str, Any]:
+    """Settings as records state them: weights of methods that outline by the name of their file."""
+    settings = options.model_dump(mode="json")
+    for opinion in (settings["own_masks"] or {}).values():
+        if isinstance(opinion, dict) and opinion["weights"]:
+            opinion["weights"] = Path(opinion["weights"]).name
+    return settings
 
 
 class _SegmenterTraining(Training[MaskNetwork, MaskBatch, TrainedSegmenter]):
@@ -250,8 +305,13 @@ class _SegmenterTraining(Training[MaskNetwork, MaskBatch, TrainedSegmenter]):
         self._options, self._sources = options, sources
         torch.manual_seed(options.loop.seed)
         trainer = Trainer(MaskNetwork(options.network), options.loop, SegmenterObjective(options.loss), device)
-        settings = options.model_dump(mode="json")
+        settings = recorded_segmenter_settings(options)
         super().__init__(trainer, options.loop, settings, sources.cohort, output, command, device)
+
+    def record(self, state: str, **more: object) -> None:
+        """The record of the run, with what became of own masks."""
+        own = {} if self._sources.own is None else {"own_masks": self._sources.own.figures}
+        super().record(state, **own, **more)
 
     def batches(self) -> CropBatches:
         """Slices or stacks of slices, with their blood."""
@@ -299,13 +359,14 @@ class _SegmenterTraining(Training[MaskNetwork, MaskBatch, TrainedSegmenter]):
         """What is stored with the weights. No name of a patient, file or folder."""
         options, sources = self._options, self._sources
         cohort = sources.cohort
+        whose = "masks" if sources.own is None else "our own masks"
         return SegmenterMetadata(
             architecture=options.network,
             brain=options.brain.model_dump(mode="json"),
             preprocess=options.preprocess.model_dump(mode="json"),
             stack=options.stack.model_dump(mode="json"),
             threshold=THRESHOLD,
-            data=f"masks of {sources.n_patients} patients ({cohort.layout}, cohort {cohort.sha256[:12]})",
+            data=f"{whose} of {sources.n_patients} patients ({cohort.layout}, cohort {cohort.sha256[:12]})",
             command=self._command,
             seed=options.loop.seed,
             created=datetime.now(UTC).replace(microsecond=0),

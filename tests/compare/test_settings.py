@@ -54,6 +54,20 @@ def test_the_comparison_on_phantoms_has_every_supervised_baseline() -> None:
         assert trained[name].folds == (None if network.spatial_dims == 2 else (0, 1))
 
 
+def test_what_trains_itself_differs_from_its_baseline_only_in_where_the_masks_come_from() -> None:
+    """The same network, canvas and steps; and nobody chooses, since choosing would take a reference mask."""
+    methods = {method.name: method for method in load_comparison(CONFIGS / "compare_phantoms.yaml").compare.methods}
+    own, baseline = (
+        methods[name].settings(CONFIGS).train_segmenter for name in ("Self-trained U-Net 2D (ours)", "U-Net 2D")
+    )
+    assert own.own_masks is not None and baseline.own_masks is None
+    assert own.split.tuning_share == 0 and own.loop.patience is None
+    mine, theirs = own.model_dump(), baseline.model_dump()
+    for stage in ("brain", "preprocess", "stack", "network", "sampling", "augmentation"):
+        assert mine[stage] == theirs[stage]
+    assert {key for key in mine["loop"] if mine["loop"][key] != theirs["loop"][key]} == {"patience", "evaluate_every"}
+
+
 def test_masked_scans_grow_to_all_and_none_of_them_chooses() -> None:
     methods = load_comparison(CONFIGS / "compare_masked_scans.yaml").compare.methods
     trained = [method.settings(CONFIGS).train_segmenter for method in methods if isinstance(method, TrainedMethod)]

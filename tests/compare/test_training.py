@@ -5,18 +5,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from compared_heads import write_yaml
 from drawn_cohort import write_drawn_cohort
+from safetensors.torch import load_file
+from tiny_segmenter import TINY as TINY_SEGMENTER
 from tiny_segmenter import write_tiny_segmenter
 from tiny_training import TINY
 
 from hgisam import __version__
 from hgisam.compare.comparison import compare
 from hgisam.compare.training import trained_weights
-from hgisam.io.nifti import read_ct, write_mask
+from hgisam.io.nifti import read_ct, read_labels, write_labels, write_mask
 from hgisam.model.checkpoint import load_segmenter
 from hgisam.train.layouts import read_cohort
+from hgisam.train.masks import MaskLossOptions
 from hgisam.train.recipe import TrainOptions, recorded_settings
+from hgisam.train.segmenter_recipe import SegmenterTrainOptions
 from hgisam.train.splits import Role, make_splits
 
 OPTIONS = TrainOptions.model_validate(TINY["train"])
@@ -60,6 +65,72 @@ def test_a_training_that_saw_patients_of_its_fold_is_not_used(tmp_path: Path, mo
     monkeypatch.setattr("hgisam.compare.training.train_classifier", Trainer(other))
     with pytest.raises(ValueError, match="expected 3 patients kept for judging"):
         trained_weights(OPTIONS, data, tmp_path / "run", of_seed[1], cache=tmp_path / "cache", device="cpu", workers=1)
+
+
+def test_a_segmenter_trained_before_a_setting_existed_is_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_drawn_cohort(tmp_path / "heads", 4)
+    tested = make_splits(read_cohort(data), 2, seed=1).folds[0].patients(Role.TEST)
+    options = SegmenterTrainOptions.model_validate(TINY_SEGMENTER)
+    calls: list[object] = []
+
+    def learn(options: SegmenterTrainOptions, data: Path, run: Path, **_: Any) -> None:
+        calls.append(options)
+        run.mkdir(exist_ok=True)
+        make_splits(read_cohort(data), options.split.folds, 0.34, 1).save(run / "splits.csv")
+        (run / "best.safetensors").write_text("weights")
+        settings = options.model_dump(mode="json")
+        del settings["own_masks"], settings["loss"]["cross_entropy_power"]
+        record = {"versions": {"hgisam": __version__}, "state": "finished", "settings": settings}
+        (run / "run.json").write_text(json.dumps(record))
+
+    monkeypatch.setattr("hgisam.compare.training.train_segmenter", learn)
+    where = {"cache": tmp_path / "cache", "device": "cpu", "workers": 1}
+    for _ in range(2):
+        trained_weights(options, data, tmp_path / "run", tested, **where)  # type: ignore[arg-type]
+    assert len(calls) == 1
+    other = options.model_copy(update={"loss": MaskLossOptions(cross_entropy_power=0.5)})
+    trained_weights(other, data, tmp_path / "run", tested, **where)  # type: ignore[arg-type]
+    assert len(calls) == 2
+
+
+def test_a_comparison_hands_no_reference_to_what_trains_itself(tmp_path: Path) -> None:
+    """Wrong references change every score and no weight, to the bit."""
+    first, second = (
+        {"segment": {"gate": False, "weak": {"method": "hu_threshold", "contrast_hu": hu}, "refine": {"method": how}}}
+        for hu, how in ((24, "threshold"), (28, "components"))
+    )
+    write_tiny_segmenter(
+        tmp_path / "own.yaml", {"split": {"tuning_share": 0}, "own_masks": {"first": first, "second": second}}, steps=4
+    )
+    write_yaml(tmp_path / "hu.yaml", {"source": "a test", **first})
+    found, weights = [], []
+    for how in ("right", "wrong"):
+        data = write_drawn_cohort(tmp_path / how, 4, masks=True)
+        for path in (data / "truth").iterdir() if how == "wrong" else ():
+            labels, grid = read_labels(path)
+            write_labels(path, (labels == 0).to(torch.uint8), grid)
+        options = {
+            "title": "A segmenter that trains itself",
+            "data": {"kind": "scans"},
+            "folds": 2,
+            "seed": 1,
+            "reference": "own",
+            "methods": [
+                {"name": "HU", "learned_from": "nothing", "config": "hu.yaml"},
+                {"name": "own", "learned_from": "our own masks", "kind": "trained", "config": "own.yaml"},
+            ],
+        }
+        write_yaml(tmp_path / "a.yaml", {"source": "a test", "compare": options})
+        hu, own = compare(tmp_path / "a.yaml", tmp_path / f"out_{how}", data_folder=data, device="cpu").methods
+        assert (own.failure, len(own.cases)) == (None, 4)
+        found.append([one.score.overlap.dice or 0.0 for one in hu.cases])
+        folder = tmp_path / f"out_{how}" / "methods" / "own"
+        weights.append([load_file(folder / f"fold_{fold}" / "best.safetensors") for fold in range(2)])
+    assert max(found[1]) < 0.1 < 0.5 < max(found[0])
+    for left, right in zip(*weights, strict=True):
+        assert all(torch.equal(left[name], right[name]) for name in left)
 
 
 def test_a_trained_method_beside_a_given_one(tmp_path: Path) -> None:

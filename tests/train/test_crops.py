@@ -20,15 +20,18 @@ SAMPLING = CropSampling(bleeding=3, anywhere=2)
 class Heads(PreparedScans):
     """Two patients with a bright square in some slices, which lie 5 mm apart; not all have masks."""
 
-    def __init__(self, bled: tuple[int, ...] = (3, 4), masked: tuple[bool, bool] = (True, False)) -> None:
+    def __init__(
+        self, bled: tuple[int, ...] = (3, 4), masked: tuple[bool, bool] = (True, False), *, own: bool = False
+    ) -> None:
         relative = torch.zeros(9, 64, 64)
         relative[list(bled), 20:32, 24:40] = 60.0
         region = torch.zeros(9, 64, 64, dtype=torch.bool)
         region[:, 4:60, 4:60] = True
         rows, positions, labels = list(range(9)), [5.0 * row for row in range(9)], torch.zeros(9, 6, dtype=torch.bool)
         hu = (relative / HU_STEP).to(torch.int16)
+        certain = (relative == 0) if own else None  # the very square is in doubt, so that pictures show where
         self._prepared = [
-            PreparedScan(name, hu, 30.0, region, relative > 0, rows, positions, has_reference=has)
+            PreparedScan(name, hu, 30.0, region, relative > 0, rows, positions, has_reference=has, certain=certain)
             for name, has in zip("ab", masked, strict=True)
         ]
         self.scans = tuple(LabelledScan(name, name, NiftiFile(Path(name)), labels, labels) for name in "ab")
@@ -75,6 +78,32 @@ def test_blood_lies_where_the_picture_shows_it_whatever_is_changed(stack: StackO
         assert bool(batch.blood[:3].flatten(1).any(dim=1).all())
         agreement = 2 * (bright & batch.blood).sum() / (bright.sum() + batch.blood.sum())
         assert float(agreement) > 0.9
+
+
+@pytest.mark.parametrize("stack", [None, StackOptions(slice_mm=5.0, window_slices=4)])
+def test_doubt_lies_where_the_picture_shows_it_whatever_is_changed(stack: StackOptions | None) -> None:
+    moved = {"rotation_deg": 20.0, "scale": 0.1, "shift_mm": (5.0, 5.0), "flip_probability": 0.5}
+    for step in range(3):
+        batch = batches(stack, STILL.model_copy(update=moved), Heads(own=True))[step]
+        bright, known = batch.images[:, 0] > 0.58, batch.certain
+        assert known is not None and known.shape == bright.shape
+        assert float((bright & ~known).sum() / bright.sum()) > 0.95
+        a_little = batch.images[:, 0] > 0.34  # of a slice of a stack, what a slice in doubt has a small part in
+        assert float((a_little & ~known).sum() / (~known).sum()) > 0.9
+        parts = batch.split(2)
+        assert [None if part.certain is None else len(part.certain) for part in parts] == [3, 2]
+    assert batches(stack)[0].certain is None
+
+
+def test_a_slice_of_a_stack_is_certain_only_where_all_slices_that_make_it_are() -> None:
+    """Slices 5 mm apart as a stack of 2.5 mm: halfway between a slice in doubt and a sure one there is doubt too."""
+    batch = batches(StackOptions(slice_mm=2.5, window_slices=20), heads=Heads(own=True))[0]
+    known = batch.certain
+    assert known is not None
+    doubtful = (~known).flatten(2).any(dim=2)
+    for image, found in zip(batch.images, doubtful, strict=True):
+        assert image[0].amax(dim=(1, 2)).nonzero().flatten().tolist() == list(range(1, 18))
+        assert found.nonzero().flatten().tolist() == [6, 7, 8, 9, 10]  # slices 3 and 4 are the stack's 1 + 6 and 1 + 8
 
 
 def test_a_2d_network_sees_single_slices_and_a_3d_network_stacks() -> None:

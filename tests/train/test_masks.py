@@ -1,6 +1,7 @@
 """What an outline costs, by hand and by MONAI, and how masks are judged where some scans did not bleed."""
 
 import csv
+import math
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from hgisam.train.masks import (
     MaskLossOptions,
     SegmenterObjective,
     mean_dice,
+    pixel_loss,
     soft_dice_loss,
     write_masks_judgement,
 )
@@ -57,6 +59,46 @@ def test_what_is_made_small_is_monai_s_dice_ce_over_the_batch() -> None:
     costs = SegmenterObjective(MaskLossOptions()).costs_of(batch, trainer().model)(lambda _: logits, batch)
     expected = DiceCELoss(sigmoid=True, batch=True)(logits[:, None], batch.blood[:, None].float())
     assert float(sum(costs.values())) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_pixel_in_doubt_costs_nothing_and_teaches_nothing() -> None:
+    """Of four pixels two are certain, p = 1/2 in both and one is blood: Dice 2 * 1/2 / (1 + 1), cross-entropy log 2."""
+    logits = torch.tensor([[[0.0, 0.0], [50.0, -50.0]]], requires_grad=True)
+    blood, certain = torch.tensor([[[True, False], [False, True]]]), torch.tensor([[[True, True], [False, False]]])
+    batch = MaskBatch(torch.zeros(1, 1, 2, 2), blood, certain)
+    costs = SegmenterObjective(MaskLossOptions()).costs_of(batch, trainer().model)(lambda _: logits, batch)
+    assert costs["dice_loss"].item() == pytest.approx(1 - 1 / 2, abs=1e-4)
+    assert costs["cross_entropy"].item() == pytest.approx(math.log(2), abs=1e-4)
+    (gradient,) = torch.autograd.grad(costs["dice_loss"] + costs["cross_entropy"], logits)
+    assert gradient[0, 1].tolist() == [0.0, 0.0]
+    assert bool((gradient[0, 0] != 0).all() and gradient.isfinite().all())
+    everywhere = torch.ones_like(certain)
+    for found, plain in (
+        (soft_dice_loss(logits, blood, everywhere), soft_dice_loss(logits, blood)),
+        (pixel_loss(logits, blood, everywhere), pixel_loss(logits, blood)),
+    ):
+        assert found.item() == pytest.approx(plain.item(), rel=1e-6)
+    assert pixel_loss(logits, blood, ~everywhere, 0.7).item() == 0.0
+
+
+def test_the_generalised_cross_entropy_is_what_one_works_out_by_hand() -> None:
+    """(1 - p^q) / q, where p = 3/4 is given to a pixel of blood, and then to one without."""
+    for logit, is_blood in ((math.log(3), True), (-math.log(3), False)):
+        logits, blood = torch.tensor([[logit]]), torch.tensor([[is_blood]])
+        assert float(pixel_loss(logits, blood, power=0.5)) == pytest.approx(2 - math.sqrt(3), rel=1e-5)
+        assert float(pixel_loss(logits, blood, power=1.0)) == pytest.approx(1 / 4, rel=1e-5)
+        assert float(pixel_loss(logits, blood)) == pytest.approx(math.log(4 / 3), rel=1e-5)
+        assert float(pixel_loss(logits, blood, power=1e-3)) == pytest.approx(math.log(4 / 3), rel=1e-3)
+
+
+def test_a_wrong_label_moves_a_sure_network_little_where_the_loss_is_robust() -> None:
+    """The gradient is that of the cross-entropy times p^q: with p = 1/1001 and q = 1/2 a 32nd of it."""
+    gradients = []
+    for power in (0.0, 0.5):
+        logits = torch.tensor([[-math.log(1000.0)]], requires_grad=True)
+        loss = pixel_loss(logits, torch.tensor([[True]]), power=power)
+        gradients.append(float(torch.autograd.grad(loss, logits)[0]))
+    assert gradients[1] / gradients[0] == pytest.approx(1001**-0.5, rel=1e-4)
 
 
 def test_it_learns_goes_on_where_it_stopped_and_takes_a_step_in_parts() -> None:

@@ -1,5 +1,6 @@
 """Prepared scans: made once, mapped from disk, never changed, and each refusal remembered with its reason."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,11 @@ import torch
 from analytic_head import AIR, SKULL_SEMI_AXES_MM, draw_head
 
 from hgisam.brain import BrainOptions
-from hgisam.io.nifti import new_grid_for, write_ct, write_mask
+from hgisam.io.nifti import new_grid_for, write_ct, write_labels, write_mask
 from hgisam.labels import Subtype
 from hgisam.phantom import PhantomOptions
 from hgisam.preprocess import PreprocessOptions
-from hgisam.train.cohort import Cohort, LabelledScan, NiftiFile
+from hgisam.train.cohort import UNKNOWN, Cohort, LabelledScan, NiftiFile
 from hgisam.train.prepared import HU_STEP, PreparedScans, prepare_cohort, prepare_phantoms, prepare_scan
 
 BRAIN = BrainOptions()
@@ -69,6 +70,26 @@ def test_what_comes_from_the_cache_is_what_was_prepared(heads: Cohort, prepared:
     assert cached.blood.equal(direct.blood)
     assert (cached.name, cached.median_hu, cached.slices) == ("a", direct.median_hu, direct.slices)
     assert cached.relative_hu.shape[1:] == (96, 96)
+
+
+def test_a_mask_of_our_own_is_no_reference_and_what_it_does_not_say_is_kept(heads: Cohort, tmp_path: Path) -> None:
+    scan = heads.scans[1]
+    ct = scan.load()
+    own = torch.zeros(ct.hu.shape, dtype=torch.uint8)
+    own[BLED, 40:60, 40:60], own[BLED, 60:70, 40:60], own[BLED - 1] = 1, UNKNOWN, UNKNOWN
+    write_labels(tmp_path / "own.nii.gz", own, new_grid_for(ct))
+    cohort = Cohort("drawn", (replace(scan, own_mask=tmp_path / "own.nii.gz"),))
+    found = prepare_cohort(cohort, BRAIN, CANVAS, tmp_path / "cache", workers=1)
+    row = found[0].slices.index(BLED)
+    certain = found[0].certain
+    assert certain is not None and not found[0].has_reference
+    assert found[0].blood.flatten(1).any(dim=1).nonzero().flatten().tolist() == [row]
+    assert 4.0 * float(found[0].blood.sum()) == pytest.approx(4.0 * 400, rel=0.05)  # the canvas has 2 mm too
+    in_doubt = (~certain[row]) & found[0].region[row]
+    assert 4.0 * float(in_doubt.sum()) == pytest.approx(4.0 * 200, rel=0.1)
+    told = ~found.slice_index.blood_mm2.isnan()
+    assert (~told).nonzero().flatten().tolist() == [row - 1]
+    assert float(found.slice_index.blood_mm2[row]) == 4.0 * float(found[0].blood.sum())
 
 
 def test_hu_blood_and_labels_are_of_one_slice(heads: Cohort, prepared: PreparedScans) -> None:
