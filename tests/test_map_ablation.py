@@ -159,7 +159,12 @@ def test_average_precision_is_scikit_learns_with_ties(tool: ModuleType) -> None:
 
 
 def test_compared_rows_come_along_in_order(tool: ModuleType) -> None:
-    assert tool.with_compared(["erased twice"]) == ["default", "erased once", "erased twice"]
+    assert tool.with_compared(["it erased twice"]) == [
+        "norm of scores",
+        "positive part x attention",
+        "it erased once",
+        "it erased twice",
+    ]
     assert all(row.against is None or row.against in tool.ROWS for row in tool.ROWS.values())
 
 
@@ -177,20 +182,24 @@ def test_rows_work_on_what_was_kept_and_the_default_is_the_packages(tool: Module
     result = segmenter.segment((phantom.ct.hu.numpy(), phantom.ct.affine.numpy()))
     learned = dict.fromkeys(("scores", "attended"), (0.2, 0.0, 0.2, 0.1))
     found = {name: tool.saliency_of(again, row, learned) for name, row in tool.ROWS.items()}
-    poses = SegmentOptions(
-        poses=PoseOptions(mirrored=True, shifts_px=(2, 6)), weak=SelfAttention(gradient_of="positive_weights")
-    )
+    poses = SegmentOptions(poses=PoseOptions(mirrored=True, shifts_px=(2, 6)))
     posed = Segmenter(tmp_path / "tiny.safetensors", options=poses).segment((result.ct.hu.numpy(), result.affine))
     expected = posed.saliency_house / posed.saliency_house.max()
     torch.testing.assert_close(found["all its poses"], expected * again.gated[:, None, None], rtol=1e-3, atol=1e-4)
     expected = result.saliency_house / result.saliency_house.max()
-    torch.testing.assert_close(found["default"], expected * again.gated[:, None, None], rtol=1e-3, atol=1e-5)
-    assert torch.equal(tool.outline(again, found["default"]), result.mask_volume.voxels)
+    torch.testing.assert_close(
+        found["positive part x attention"], expected * again.gated[:, None, None], rtol=1e-3, atol=1e-5
+    )
+    assert torch.equal(tool.outline(again, found["positive part x attention"]), result.mask_volume.voxels)
     assert torch.equal(tool.saliency_of(first, tool.ROWS["all its poses"], learned), found["all its poses"])
     for name, saliency in found.items():
         assert 0 <= saliency.min() <= saliency.max() <= 1 + 1e-5, name
         assert not saliency[~again.region].any(), name
-        assert name == "default" or not torch.equal(saliency, found["default"]) or tool.ROWS[name].rounds, name
+        assert (
+            name == "positive part x attention"
+            or not torch.equal(saliency, found["positive part x attention"])
+            or tool.ROWS[name].rounds
+        ), name
     saliency = torch.where(again.reference & again.region, 0.9, 0.3) * again.region
     at = int(np.searchsorted(tool.CUTS, 0.5))
     kept_blood, blood = int((again.reference & again.region).sum()), int(again.reference.sum())

@@ -44,7 +44,8 @@ from hgisam.evaluate.statistics import mean_interval
 from hgisam.refine import remove_small_components
 from hgisam.segment import AggregationOptions, aggregate
 
-DEFAULT = "default"
+PUBLISHED = "norm of scores"
+"""HGI-SAM's gradient in the package's aggregation, against which others are held."""
 VOLUME = AggregationOptions()
 SLICE = AggregationOptions(normalisation="slice")
 TINY = torch.finfo(torch.float32).tiny
@@ -92,7 +93,7 @@ def product(weighting: str, *stages: int) -> Mapped:
     return lambda seen, _: combined(seen.canvas(weighting)[:, [stage - 1 for stage in stages]], seen)
 
 
-default = product("scores", 1, 2, 3)
+by_scores = product("scores", 1, 2, 3)
 
 
 def relative(seen: Seen, stages: torch.Tensor) -> torch.Tensor:
@@ -187,7 +188,7 @@ def against_negatives(*, divided: bool) -> Row:
     def passes(seen: Seen) -> float:
         return seen.n_passes + len(negative_rows(seen)) * len(seen.windows)
 
-    return Row(DEFAULT, mapped, passes)
+    return Row(PUBLISHED, mapped, passes)
 
 
 def neighbours(mapped: Mapped, *, times: bool) -> Mapped:
@@ -203,7 +204,7 @@ def neighbours(mapped: Mapped, *, times: bool) -> Mapped:
     return smoothed
 
 
-def averaged_over(*poses: str, weighting: str = "scores", against: str = DEFAULT) -> Row:
+def averaged_over(*poses: str, weighting: str = "scores", against: str = PUBLISHED) -> Row:
     """The mean over poses, as it is among them: each in multiples of its own mean, the log-odds' mean for all."""
     return Row(
         against,
@@ -233,40 +234,39 @@ def fine(maps: torch.Tensor, side: int) -> torch.Tensor:
 
 
 ATTENDED = "positive part x attention"
+"""The package's default."""
 ROWS = {
-    DEFAULT: Row(None, default),
-    "no gradient": Row(DEFAULT, product("none", 1, 2, 3)),
-    "gradient of weights": Row(DEFAULT, product("weights", 1, 2, 3)),
-    "positive part, scores": Row(DEFAULT, product("positive scores", 1, 2, 3)),
-    "positive part, weights": Row(DEFAULT, product("positive weights", 1, 2, 3)),
-    "positive scores, by token": Row(DEFAULT, product("raising", 1, 2, 3)),
-    "positive sum, by token": Row(DEFAULT, product("net raising", 1, 2, 3)),
-    "mean of pairs": Row(DEFAULT, pairs_mean),
-    "stage 1": Row(DEFAULT, product("scores", 1)),
-    "stage 2": Row(DEFAULT, product("scores", 2)),
-    "stage 3": Row(DEFAULT, product("scores", 3)),
-    "stage 4": Row(DEFAULT, product("scores", 4)),
-    "stages 1, 2": Row(DEFAULT, product("scores", 1, 2)),
-    "stages 2, 3": Row(DEFAULT, product("scores", 2, 3)),
-    "stages 1 to 4": Row(DEFAULT, product("scores", 1, 2, 3, 4)),
+    PUBLISHED: Row(None, by_scores),
+    "no gradient": Row(PUBLISHED, product("none", 1, 2, 3)),
+    "gradient of weights": Row(PUBLISHED, product("weights", 1, 2, 3)),
+    "positive part, scores": Row(PUBLISHED, product("positive scores", 1, 2, 3)),
+    "positive part, weights": Row(PUBLISHED, product("positive weights", 1, 2, 3)),
+    "positive scores, by token": Row(PUBLISHED, product("raising", 1, 2, 3)),
+    "positive sum, by token": Row(PUBLISHED, product("net raising", 1, 2, 3)),
+    "mean of pairs": Row(PUBLISHED, pairs_mean),
+    "stage 1": Row(PUBLISHED, product("scores", 1)),
+    "stage 2": Row(PUBLISHED, product("scores", 2)),
+    "stage 3": Row(PUBLISHED, product("scores", 3)),
+    "stage 4": Row(PUBLISHED, product("scores", 4)),
+    "stages 1, 2": Row(PUBLISHED, product("scores", 1, 2)),
+    "stages 2, 3": Row(PUBLISHED, product("scores", 2, 3)),
+    "stages 1 to 4": Row(PUBLISHED, product("scores", 1, 2, 3, 4)),
     "stages 1 to 4, last rolled": Row("stages 1 to 4", rolled_last),
-    "mean of stages": Row(DEFAULT, mean_of_stages("scores")),
-    "maximum of stages": Row(DEFAULT, maximum_of_stages),
-    "learned on phantoms": Row(DEFAULT, learned("scores")),
-    "each slice by itself": Row(DEFAULT, by_slice),
-    "volume, raw": Row(DEFAULT, raw),
-    "without probability": Row(DEFAULT, lambda seen, _: combined(multiples(seen), seen)),
+    "mean of stages": Row(PUBLISHED, mean_of_stages("scores")),
+    "maximum of stages": Row(PUBLISHED, maximum_of_stages),
+    "learned on phantoms": Row(PUBLISHED, learned("scores")),
+    "each slice by itself": Row(PUBLISHED, by_slice),
+    "volume, raw": Row(PUBLISHED, raw),
+    "without probability": Row(PUBLISHED, lambda seen, _: combined(multiples(seen), seen)),
     "over negative slices": against_negatives(divided=True),
     "less negative slices": against_negatives(divided=False),
-    "mean with neighbours": Row(DEFAULT, neighbours(default, times=False)),
-    "times neighbours": Row(DEFAULT, neighbours(default, times=True)),
+    "mean with neighbours": Row(PUBLISHED, neighbours(by_scores, times=False)),
+    "times neighbours": Row(PUBLISHED, neighbours(by_scores, times=True)),
     "mirrored": averaged_over("mirrored"),
     "half a patch": averaged_over("half a patch"),
     "half a window": averaged_over("half a window"),
     "all poses": averaged_over(*POSES),
-    "erased once": Row(DEFAULT, default, rounds=1),
-    "erased twice": Row("erased once", default, rounds=2),
-    ATTENDED: Row(DEFAULT, product("attended", 1, 2, 3)),
+    ATTENDED: Row(PUBLISHED, product("attended", 1, 2, 3)),
     "its stages 1 to 4": Row(ATTENDED, product("attended", 1, 2, 3, 4)),
     "its stages 2, 3": Row(ATTENDED, product("attended", 2, 3)),
     "its stage 3": Row(ATTENDED, product("attended", 3)),
@@ -277,6 +277,7 @@ ROWS = {
     "all its poses": averaged_over(*POSES, weighting="attended", against=ATTENDED),
     "it learned, all poses": learned_over(*POSES, weighting="attended", against="all its poses"),
     "it erased once": Row(ATTENDED, product("attended", 1, 2, 3), rounds=1),
+    "it erased twice": Row("it erased once", product("attended", 1, 2, 3), rounds=2),
 }
 """`it` is the positive part x attention."""
 

@@ -26,7 +26,7 @@ from hgisam.preprocess import PreprocessOptions, SliceBatch, preprocess
 from hgisam.refine import Components, MappedScan
 from hgisam.segment import Window, WindowOptions, plan_windows, stitch_stage_maps
 from hgisam.volume import CTVolume
-from hgisam.weak import SelfAttention, frozen
+from hgisam.weak import HGI_SAM, frozen
 
 OURS = Components()
 WINDOWS = WindowOptions()
@@ -325,7 +325,7 @@ def seconds_per_pass(model: HemorrhageClassifier, images: torch.Tensor) -> float
     """CPU seconds that HGI-SAM takes for a window's maps."""
     started = time.process_time()
     for part in images.split(BATCH):
-        SelfAttention().stage_maps(model, part)
+        HGI_SAM.stage_maps(model, part)
     return (time.process_time() - started) / max(1, len(images))
 
 

@@ -67,7 +67,7 @@ def main() -> None:
     with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
         files = list(pool.map(train_seed, SEEDS, *zip(*[(start, given.data, given.output)] * len(SEEDS), strict=True)))
     path = given.output / NAME
-    metadata = average(files, path)
+    metadata = average(files, path, COMMAND if given.start is None else f"{COMMAND} --start {given.start.name}")
     metadata = calibrate(metadata, given.out_of_fold)
     save_weights(path, load_weights(path).model, metadata, half=True)
     threshold, dice = best_threshold(path, given.jobs)
@@ -101,7 +101,7 @@ def train_seed(seed: int, start: Path, data: Path, output: Path) -> Path:
     return trained.weights
 
 
-def average(files: list[Path], path: Path) -> WeightsMetadata:
+def average(files: list[Path], path: Path, command: str) -> WeightsMetadata:
     """Part 2, the end: the mean of all parameters. They began alike, so that their mean is a network of their kind.
 
     Source: Wortsman et al. 2022, arXiv 2203.05482 (model soups).
@@ -116,7 +116,7 @@ def average(files: list[Path], path: Path) -> WeightsMetadata:
     first = loaded[0].metadata
     metadata = first.model_copy(
         update={
-            "command": COMMAND,
+            "command": command,
             "data": f"{first.data}; mean of {len(files)} seeds",
             "created": datetime.now(UTC).replace(microsecond=0),
         }

@@ -31,7 +31,7 @@ from hgisam.model.supervised import MaskNetwork, SegmenterArchitecture
 METADATA_KEY = "hgisam"
 """Where in a safetensors header the metadata stand, as one JSON string."""
 
-DEFAULT_WEIGHTS = "hgisam-phantoms.safetensors"
+DEFAULT_WEIGHTS = "hgisam-head-ct.safetensors"
 """The package's weights that are used where no others are named."""
 
 PHANTOM_WEIGHTS = "hgisam-phantoms.safetensors"

@@ -17,7 +17,7 @@ from hgisam.segment import AggregationOptions, aggregate
 from hgisam.train.painting import PaintedSlice, PaintingOptions, paint_slice
 from hgisam.train.prepared import HU_STEP
 from hgisam.train.scoring import Judge
-from hgisam.weak import SelfAttention
+from hgisam.weak import HGI_SAM
 
 THRESHOLDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 PUBLISHED_THRESHOLD = 0.05
@@ -100,7 +100,7 @@ def _stage_maps(
     """Raw maps of one painted slice, each stage at full size."""
     region, median_hu = judge.scan.region[row : row + 1], judge.scan.median_hu
     images = network_images(painted.relative_hu[None] + median_hu, region, median_hu, preprocessing)
-    _, stages = SelfAttention().stage_maps(model, images.to(next(model.parameters()).device))
+    _, stages = HGI_SAM.stage_maps(model, images.to(next(model.parameters()).device))
     size = region.shape[1:]
     fine = [interpolate(stage[:, None].float().cpu(), size=size, mode="bilinear")[:, 0] for stage in stages]
     return torch.stack(fine, dim=1)

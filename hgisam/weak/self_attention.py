@@ -21,17 +21,19 @@ from hgisam.weak.labeler import WeakLabeler, frozen
 class SelfAttention(WeakLabeler):
     """Hierarchical combination of windowed self-attention; each head weighs as much as the logit depends on it.
 
-    The defaults are HGI-SAM: one forward pass, and one backward pass that records norms only. Without `gradient_of` and
-    with all four stages it is Swin-SAM, which needs no backward pass.
+    One forward pass, and one backward pass that records a few numbers per token. The defaults go beyond HGI-SAM in that
+    they count only attention that raises the logit, pair by pair; `gradient_of` scores is HGI-SAM as published. Without
+    `gradient_of` and with all four stages it is Swin-SAM, which needs no backward pass.
 
-    Source: Rasoulian, Salari, Xiao: HGI-SAM, MELBA 2023:012, arXiv 2304.04902; Swin-SAM is its predecessor.
+    Source: Rasoulian, Salari, Xiao: HGI-SAM, MELBA 2023:012, arXiv 2304.04902; Swin-SAM is its predecessor. What the
+    default is worth: tools/map_ablation.py.
     """
 
     combination: ClassVar[Combination] = "product"
 
     method: Literal["self_attention"] = "self_attention"
     """Tells this method from others."""
-    gradient_of: GradientOf | None = "scores"
+    gradient_of: GradientOf | None = "positive_weights"
     """What the logit is differentiated by to weigh heads: attention before softmax (the authors' code) or after (their
     figure), each head by the norm; none weighs all heads alike (Swin-SAM). `positive_weights` weighs no heads: only
     attention that raises the logit counts, by so much (Chefer et al., arXiv 2103.15679, equation 5)."""
@@ -98,7 +100,7 @@ class SelfAttention(WeakLabeler):
         return grid
 
 
-HGI_SAM = SelfAttention()
+HGI_SAM = SelfAttention(gradient_of="scores")
 """Head-wise gradient-infused self-attention maps (2023)."""
 
 SWIN_SAM = SelfAttention(gradient_of=None, stages=(1, 2, 3, 4))
