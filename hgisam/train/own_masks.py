@@ -111,16 +111,20 @@ class OwnMasks:
     facts: dict[str, Any]
 
     @property
+    def sums(self) -> dict[str, int]:
+        """Each count of the rows, over all scans."""
+        return {name: sum(getattr(row, name) for row in self.rows) for name in _COUNTS}
+
+    @property
     def figures(self) -> dict[str, object]:
         """Over all scans, for the record."""
-        sums = {name: sum(getattr(row, name) for row in self.rows) for name in _COUNTS}
         told = [row.dice for row in self.rows if row.dice is not None]
         mean = sum(told) / len(told) if told else None
-        return {"n_scans": len(self.rows), **sums, "mean_dice_of_the_two": mean, **self.facts}
+        return {"n_scans": len(self.rows), **self.sums, "mean_dice_of_the_two": mean, **self.facts}
 
     def summary(self) -> str:
         """What is learned from, in one line."""
-        sums = {name: sum(getattr(row, name) for row in self.rows) for name in _COUNTS}
+        sums = self.sums
         return (
             f"own masks of {len(self.rows)} scans: {sums['n_free']:,} slices free of blood, {sums['n_outlined']:,} "
             f"outlined, {sums['n_left_out']:,} left out; {sums['n_blood']:,} voxels of blood, {sums['n_unsure']:,} "

@@ -240,8 +240,8 @@ def gather_masks(
             prepared = prepare_cohort(own.cohort, options.brain, options.preprocess, cache, workers)
             slices = MaskedSlices(prepared, learned, options.sampling)
             tuning, test = [], _judges_alone(everything, fold.patients(Role.TEST), options, cache, workers)
-        if own is not None and not rank():
-            own.write(output / OWN_MASKS)
+            if not rank():
+                own.write(output / OWN_MASKS)
     log.info("%d slices, %d of them with blood", len(slices.anywhere), len(slices.bleeding))
     if not len(slices.bleeding):
         raise InputError(
