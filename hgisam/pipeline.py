@@ -38,6 +38,7 @@ from hgisam.segment import (
     PoseOptions,
     WindowOptions,
     aggregate,
+    agreed_over_slices,
     averaged_over_poses,
     in_scan_context,
     plan_windows,
@@ -502,7 +503,11 @@ class Segmenter(_Loaded):
                 comparable=self.options.aggregation.normalisation == "volume",
             )
             canvas = torch.zeros(look.batch.region.shape)
-            canvas[chosen] = aggregate(stages, look.batch.region[chosen], self.options.aggregation, weak.combination)
+            together = self.options.aggregation
+            canvas[chosen] = aggregate(stages, look.batch.region[chosen], together, weak.combination)
+            if together.normalisation == "volume":
+                at_mm = look.ct.slice_distances_mm[look.slices]
+                canvas[look.slices] = agreed_over_slices(canvas[look.slices], at_mm, together.neighbours_mm)
         with look.timings.of("restore"):
             saliency = look.batch.to_native(canvas).clamp_(0.0, 1.0).mul_(look.region)
         return gated, saliency

@@ -65,6 +65,9 @@ class AggregationOptions(BaseModel):
     """`volume`: one scale for all windows and slices of the scan, each window in multiples of its own mean and weighted
     with its probability, and the geometric mean over stages; `slice`: each slice's stages min-maxed and multiplied, as
     published."""
+    neighbours_mm: float = Field(default=5.0, ge=0)
+    """Standard deviation of the Gaussian over slices that says what a slice's neighbours show, 0 for none; `slice` has
+    none either. What it is worth: tools/map_ablation.py."""
 
 
 def plan_windows(canvas_px: tuple[int, int], fov_px: int, options: WindowOptions) -> list[Window]:
@@ -241,6 +244,27 @@ def aggregate(
     else:
         combined = relative.log().sum(dim=1).div(2 * stages.shape[1]).exp()
     return combined / combined.amax().clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def agreed_over_slices(
+    saliency: Float[Tensor, "slices height width"], distances_mm: Float[Tensor, " slices"], sigma_mm: float
+) -> Float[Tensor, "slices height width"]:
+    """Each slice's map as the geometric mean of its own and its neighbourhood's; the highest value stays as it is.
+
+    Blood goes on in the next slice, what a map makes of noise seldom does. A lone slice comes back as it is.
+
+    Args:
+        saliency: of all slices of a scan that show brain; zeros where a slice was not mapped.
+        distances_mm: where the slices lie along their normal.
+        sigma_mm: standard deviation of the neighbourhood's Gaussian; 0 for none.
+    """
+    if sigma_mm == 0 or not saliency.any():
+        return saliency
+    away = (distances_mm[:, None] - distances_mm[None, :]) / sigma_mm
+    share = torch.exp(-0.5 * away.square()).to(saliency.dtype)
+    nearby = torch.einsum("ij,jhw->ihw", share / share.sum(dim=1, keepdim=True), saliency)
+    found = (saliency * nearby).sqrt()
+    return found * (saliency.amax() / found.amax().clamp_min(torch.finfo(found.dtype).tiny))
 
 
 def smooth_over_slices(values: Float[Tensor, " slices"]) -> Float[Tensor, " slices"]:

@@ -21,7 +21,7 @@ from hgisam.model.swin import SwinOptions
 from hgisam.phantom import PhantomOptions, make_phantom
 from hgisam.pipeline import SegmentOptions
 from hgisam.preprocess import PreprocessOptions
-from hgisam.segment import PoseOptions
+from hgisam.segment import AggregationOptions, PoseOptions, aggregate
 from hgisam.weak import SelfAttention
 
 SMALL = PhantomOptions(
@@ -143,8 +143,6 @@ def test_learned_weights_are_those_that_made_the_labels(tool: ModuleType) -> Non
 
 
 def test_the_packages_product_is_a_learned_one_with_equal_weights(tool: ModuleType) -> None:
-    from hgisam.segment import AggregationOptions, aggregate
-
     stages, region = torch.rand(4, 3, 8, 8), torch.ones(4, 8, 8, dtype=torch.bool)
     relative = stages / stages.amax(dim=(0, 2, 3), keepdim=True)
     found = tool.geometric(relative, (1 / 6, 1 / 6, 1 / 6))
@@ -182,24 +180,21 @@ def test_rows_work_on_what_was_kept_and_the_default_is_the_packages(tool: Module
     result = segmenter.segment((phantom.ct.hu.numpy(), phantom.ct.affine.numpy()))
     learned = dict.fromkeys(("scores", "attended"), (0.2, 0.0, 0.2, 0.1))
     found = {name: tool.saliency_of(again, row, learned) for name, row in tool.ROWS.items()}
-    poses = SegmentOptions(poses=PoseOptions(mirrored=True, shifts_px=(2, 6)))
+    poses = SegmentOptions(
+        poses=PoseOptions(mirrored=True, shifts_px=(2, 6)), aggregation=AggregationOptions(neighbours_mm=0)
+    )
     posed = Segmenter(tmp_path / "tiny.safetensors", options=poses).segment((result.ct.hu.numpy(), result.affine))
     expected = posed.saliency_house / posed.saliency_house.max()
     torch.testing.assert_close(found["all its poses"], expected * again.gated[:, None, None], rtol=1e-3, atol=1e-4)
     expected = result.saliency_house / result.saliency_house.max()
-    torch.testing.assert_close(
-        found["positive part x attention"], expected * again.gated[:, None, None], rtol=1e-3, atol=1e-5
-    )
-    assert torch.equal(tool.outline(again, found["positive part x attention"]), result.mask_volume.voxels)
+    torch.testing.assert_close(found[tool.DEFAULT], expected * again.gated[:, None, None], rtol=1e-3, atol=1e-5)
+    assert torch.equal(tool.outline(again, found[tool.DEFAULT]), result.mask_volume.voxels)
     assert torch.equal(tool.saliency_of(first, tool.ROWS["all its poses"], learned), found["all its poses"])
     for name, saliency in found.items():
         assert 0 <= saliency.min() <= saliency.max() <= 1 + 1e-5, name
         assert not saliency[~again.region].any(), name
-        assert (
-            name == "positive part x attention"
-            or not torch.equal(saliency, found["positive part x attention"])
-            or tool.ROWS[name].rounds
-        ), name
+        is_new = name == tool.DEFAULT or not torch.equal(saliency, found[tool.DEFAULT])
+        assert is_new or tool.ROWS[name].rounds, name
     saliency = torch.where(again.reference & again.region, 0.9, 0.3) * again.region
     at = int(np.searchsorted(tool.CUTS, 0.5))
     kept_blood, blood = int((again.reference & again.region).sum()), int(again.reference.sum())

@@ -1,5 +1,7 @@
 """Windows, stitching and the scale of a whole scan."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from hgisam.segment import (
     PoseOptions,
     WindowOptions,
     aggregate,
+    agreed_over_slices,
     averaged_over_poses,
     in_scan_context,
     plan_windows,
@@ -199,6 +202,28 @@ def test_the_maximum_of_stages_is_on_the_scans_own_scale() -> None:
     assert float(both[1, 3, 3]) == pytest.approx(0.7616 / 0.9640, abs=1e-4)  # tanh(2 x 0.5) / tanh(2)
     published = aggregate(stages, region, AggregationOptions(normalisation="slice"), "maximum")
     assert float(published[1, 3, 3]) == 1.0
+
+
+def test_what_goes_on_in_the_next_slice_outshines_what_does_not() -> None:
+    """Slices 5 mm apart, two places of one brightness, one of them in two slices: worked by hand."""
+    saliency = torch.zeros(3, 1, 2)
+    saliency[0, 0, 0] = saliency[1, 0, 0] = saliency[1, 0, 1] = 0.8
+    share = math.exp(-0.5)
+    one, twice = 1 / (1 + 2 * share), (1 + share) / (1 + 2 * share)  # what of the middle's neighbourhood is lit
+    end = (1 + share) / (1 + share + math.exp(-2))
+    found = agreed_over_slices(saliency, torch.tensor([0.0, 5.0, 10.0]), 5.0)
+    assert float(found[1, 0, 1] / found[1, 0, 0]) == pytest.approx((one / twice) ** 0.5)
+    assert float(found[0, 0, 0] / found[1, 0, 0]) == pytest.approx((end / twice) ** 0.5)
+    assert float(found.max()) == pytest.approx(0.8)
+    assert not found[2].any()
+
+
+def test_neighbours_are_told_by_their_distance_and_a_lone_slice_has_none() -> None:
+    saliency = torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(agreed_over_slices(saliency, torch.tensor([0.0, 1000.0]), 5.0), saliency)
+    torch.testing.assert_close(agreed_over_slices(saliency[:1], torch.zeros(1), 5.0), saliency[:1])
+    assert agreed_over_slices(saliency, torch.tensor([0.0, 1.0]), 0.0) is saliency
+    assert not agreed_over_slices(torch.zeros(2, 4, 4), torch.tensor([0.0, 1.0]), 5.0).any()
 
 
 def test_smoothing_spreads_one_slice_over_its_neighbours() -> None:

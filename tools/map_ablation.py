@@ -42,7 +42,7 @@ from hgisam import Segmenter
 from hgisam.evaluate.overlap import overlap
 from hgisam.evaluate.statistics import mean_interval
 from hgisam.refine import remove_small_components
-from hgisam.segment import AggregationOptions, aggregate
+from hgisam.segment import AggregationOptions, aggregate, agreed_over_slices
 
 PUBLISHED = "norm of scores"
 """HGI-SAM's gradient in the package's aggregation, against which others are held."""
@@ -51,8 +51,6 @@ SLICE = AggregationOptions(normalisation="slice")
 TINY = torch.finfo(torch.float32).tiny
 FLOOR = 1e-6
 """A stage's share of its highest value counts as no less, where its logarithm is learned from."""
-NEIGHBOURS_MM = 5.0
-"""Standard deviation of the Gaussian over slices."""
 N_NEGATIVE = 3
 """Slices at least that show what a scan's maps are like without blood."""
 LEAST_TYPICAL = 0.1
@@ -195,11 +193,11 @@ def neighbours(mapped: Mapped, *, times: bool) -> Mapped:
     """Each slice's map as a Gaussian mean over slices by their distance in mm, or its geometric mean with that."""
 
     def smoothed(seen: Seen, weights: Learned) -> torch.Tensor:
-        own = mapped(seen, weights)
-        at = seen.ct.slice_distances_mm[seen.slices]
-        share = torch.exp(-0.5 * ((at[:, None] - at[None, :]) / NEIGHBOURS_MM) ** 2).float()
-        mean = torch.einsum("ij,jhw->ihw", share / share.sum(dim=1, keepdim=True), own)
-        return (own * mean).sqrt() if times else mean
+        own, at_mm = mapped(seen, weights), seen.ct.slice_distances_mm[seen.slices]
+        if times:
+            return agreed_over_slices(own, at_mm, VOLUME.neighbours_mm)
+        away = (at_mm[:, None] - at_mm[None, :]) / VOLUME.neighbours_mm
+        return torch.einsum("ij,jhw->ihw", (-0.5 * away.square()).float().softmax(dim=1), own)
 
     return smoothed
 
@@ -234,7 +232,9 @@ def fine(maps: torch.Tensor, side: int) -> torch.Tensor:
 
 
 ATTENDED = "positive part x attention"
-"""The package's default."""
+"""The package's map of a slice."""
+DEFAULT = "it times neighbours"
+"""The package's map of a scan, but for slices that the gate closes: there, they are dark to their neighbours."""
 ROWS = {
     PUBLISHED: Row(None, by_scores),
     "no gradient": Row(PUBLISHED, product("none", 1, 2, 3)),
@@ -272,7 +272,7 @@ ROWS = {
     "its stage 3": Row(ATTENDED, product("attended", 3)),
     "its mean of stages": Row(ATTENDED, mean_of_stages("attended")),
     "it learned on phantoms": Row(ATTENDED, learned("attended")),
-    "it times neighbours": Row(ATTENDED, neighbours(product("attended", 1, 2, 3), times=True)),
+    DEFAULT: Row(ATTENDED, neighbours(product("attended", 1, 2, 3), times=True)),
     "its half a window": averaged_over("half a window", weighting="attended", against=ATTENDED),
     "all its poses": averaged_over(*POSES, weighting="attended", against=ATTENDED),
     "it learned, all poses": learned_over(*POSES, weighting="attended", against="all its poses"),
