@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from threading import Thread
 from typing import Any, Generic, TypeVar
@@ -53,6 +53,45 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers:
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def side_by_side(function: Callable[[Item], object], items: Iterable[Item], workers: int) -> None:
+    """`function` of each item in a process of its own, so many at a time: long work that leaves its results on disk.
+
+    What it logs is logged here. An item that fails, or kills its process, is logged as an error, and the others go on.
+    Ctrl-C and SIGTERM are for the asking process; when that is interrupted, the processes are killed.
+
+    Args:
+        function: of a module, so that another process can import it.
+        items: each goes to its process.
+        workers: how many processes at a time, one or more.
+    """
+    context = get_context("spawn")
+    waiting = deque(items)
+    running: dict[Connection[Any, Any], SpawnProcess] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                here, there = context.Pipe()
+                process = context.Process(target=_work, args=(there, function, waiting.popleft(), log.level))
+                process.start()
+                there.close()
+                running[here] = process
+            ready = wait(list(running))
+            for connection in [each for each in running if each in ready]:
+                try:
+                    said = connection.recv()
+                except EOFError:
+                    process = running.pop(connection)
+                    process.join()
+                    if process.exitcode:
+                        log.error("expected a process to finish its work; it ended with %s", _how(process.exitcode))
+                else:
+                    logging.getLogger(said.name).handle(said)
+    finally:
+        for process in running.values():
+            process.kill()
+            process.join()
 
 
 @contextmanager
@@ -152,8 +191,7 @@ class LoneWorker(Generic[Item, Result]):
             self._process.join()
             code = self._process.exitcode or 0
         self._kill()
-        how = f"signal {-code}" if code < 0 else f"exit status {code}"
-        return f"expected a result from the process; it ended with {how}; see how much memory there is"
+        return f"expected a result from the process; it ended with {_how(code)}; see how much memory there is"
 
     def _kill(self) -> None:
         if self._connection is not None:
@@ -166,11 +204,7 @@ class LoneWorker(Generic[Item, Result]):
 
 def _serve(connection: "Connection[Any, Any]", function: Callable[[Any], Any], level: int) -> None:
     """The other process: says that it is there, then answers until the connection is closed."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    Thread(target=_end_with_parent, daemon=True).start()
-    log.handlers[:] = [_Forward(connection)]
-    log.setLevel(level)
+    _belong(connection, level)
     connection.send(None)
     while True:
         try:
@@ -183,6 +217,28 @@ def _serve(connection: "Connection[Any, Any]", function: Callable[[Any], Any], l
             connection.send((None, error))
         else:
             connection.send(answer)
+
+
+def _work(connection: "Connection[Any, Any]", function: Callable[[Any], object], item: Any, level: int) -> None:
+    """The other process: works on one item, and ends."""
+    _belong(connection, level)
+    try:
+        function(item)
+    except Exception as error:  # noqa: BLE001 - the asking process goes on with the others
+        log.error("%s: %s", type(error).__name__, error)
+
+
+def _belong(connection: "Connection[Any, Any]", level: int) -> None:
+    """Another process ends with the one that asked, leaves signals to it, and logs there."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
+    log.handlers[:] = [_Forward(connection)]
+    log.setLevel(level)
+
+
+def _how(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit status {code}"
 
 
 def _end_with_parent() -> None:

@@ -1,12 +1,14 @@
 """Work in other processes: results in order, errors where they belong, and no harm from one that hangs or dies."""
 
+import logging
 import math
 import os
+from pathlib import Path
 
 import pytest
-from misbehaving import behave
+from misbehaving import behave, leave
 
-from hgisam.processes import LoneWorker, ProcessGone, TookTooLong, in_order
+from hgisam.processes import LoneWorker, ProcessGone, TookTooLong, in_order, side_by_side
 
 LONG_S = 600.0
 
@@ -57,3 +59,29 @@ def test_what_a_lone_worker_logs_is_logged_here(caplog: pytest.LogCaptureFixture
     with LoneWorker(behave) as worker:
         worker.result("log", LONG_S)
     assert [(entry.name, entry.getMessage()) for entry in caplog.records] == [("hgisam.test", "seven is 7")]
+
+
+def test_items_side_by_side_end_where_one_fails_and_one_is_killed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    side_by_side(leave, [tmp_path / name for name in ("die", "fail", "a", "log", "b")], 2)
+    pids = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert sorted(pids) == ["a", "b", "log"]
+    assert len({str(os.getpid()), *pids.values()}) == 4
+    said = sorted(entry.getMessage() for entry in caplog.records)
+    assert said[1:] == ["expected a process to finish its work; it ended with signal 9", "seven is 7"]
+    assert said[0] == "FileNotFoundError: as asked"
+
+
+def test_who_interrupts_items_side_by_side_does_not_wait_for_them() -> None:
+    class Interrupt(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise KeyboardInterrupt
+
+    logger = logging.getLogger("hgisam.test")
+    logger.addHandler(interrupt := Interrupt())
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            side_by_side(behave, ["hang", "log and hang", "never begun"], 2)
+    finally:
+        logger.removeHandler(interrupt)

@@ -8,10 +8,13 @@ scans whose slices are labelled to hold no blood (CT-ICH): one bleed is painted 
 into the slices beside it; and the same scans as they are. `--for choosing` takes phantoms of seeds from 410 and every
 other patient, on which settings may be chosen; `--for judging` seeds from 2,000,000 and the patients between.
 
+Weights that have learned from these very patients say nothing of painted bleeds: `--out-of-fold FOLDER` looks at each
+patient with the network of the fold that had not seen them (tools/cross_validate.py), at phantoms with `--weights`.
+
 The network looks at a head once; every row outlines the same map. What it saw is kept in the cache, so that a table is
-soon made again; a cache is of one edition of weights. A scan that the gate closes counts as Dice 0 in every row.
-Intervals are 95 % bootstrap intervals over heads; a gain is over the row that is named, head by head. Seconds are of
-CPU, per scan.
+soon made again; a cache is of one edition of weights, and of one map. A scan that the gate closes counts as Dice 0 in
+every row. Intervals are 95 % bootstrap intervals over heads; a gain is over the row that is named, head by head.
+Seconds are of CPU, per scan.
 """
 
 import argparse
@@ -22,10 +25,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from ablation_heads import Head, add_arguments, heads, shown
+from evaluate_on_labels import segmenters
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -255,6 +260,7 @@ ROWS = {
     "hysteresis 16 -> 10 HU": Row(DEFAULT, by(Components(contrast_hu=16, edge_mm=3, edge_share=0, edge_hu=10))),
     "contrast by least variance": Row(DEFAULT, of(least_variance)),
     "edge at half contrast": Row(DEFAULT, by(Components(edge_mm=2))),
+    "mean saliency": Row(DEFAULT, by(Components(min_mean_share=0.3))),
     "cut at necks": Row(DEFAULT, by(Components(split_mm=2))),
     "cut at necks, mean saliency": Row(DEFAULT, by(Components(split_mm=2, min_mean_share=0.3))),
     "cut, mean, half contrast": Row(DEFAULT, by(Components(split_mm=2, min_mean_share=0.3, edge_mm=2))),
@@ -273,23 +279,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--weights", type=Path)
+    parser.add_argument("--out-of-fold", type=Path, metavar="FOLDER", help="trainings fold_0, fold_1, ...")
     parser.add_argument("--pictures", type=Path, help="a folder for the default's outlines beside a row's")
     parser.add_argument("--row", default="cut, mean, half contrast", choices=tuple(ROWS), help="that row")
     given = parser.parse_args()
     given.cache.mkdir(parents=True, exist_ok=True)
-    segmenter = Segmenter(given.weights)
+    threshold = Segmenter(given.weights).threshold
     dice: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     ml: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     bled_ml: dict[str, list[float]] = defaultdict(list)
     seconds: dict[str, list[float]] = defaultdict(list)
-    for look in looks(segmenter, given.purpose, given.phantoms, given.normal, given.patients, given.data, given.cache):
+    for look in looks(given):
         bled = bool(look.reference.any())
         if bled:
             bled_ml[look.kind].append(float(look.reference.sum()) * look.ct.slice_voxel_ml[0].item())
         masks: dict[str, torch.Tensor] = {}
         for name, row in ROWS.items():
             started = time.process_time()
-            mask = masks[name] = row.outline(look, segmenter.threshold)
+            mask = masks[name] = row.outline(look, threshold)
             seconds[name].append(time.process_time() - started)
             found = overlap(mask, look.reference, look.ct.slice_voxel_ml[0].item())
             if bled:
@@ -339,12 +346,13 @@ def print_table(
     print()
 
 
-def looks(
-    segmenter: Segmenter, purpose: str, n_phantoms: int, n_normal: int, n_patients: int, data: Path | None, cache: Path
-) -> Iterator[Look]:
+def looks(given: argparse.Namespace) -> Iterator[Look]:
     """All heads of a purpose, from the cache where they are in it."""
-    for head in heads(purpose, n_phantoms, n_normal, n_patients, data):
-        yield kept(cache, head, segmenter)
+    with TemporaryDirectory() as scratch:
+        whole = Segmenter(given.weights)
+        of_patient = segmenters(given.weights, given.out_of_fold, Path(scratch))
+        for head in heads(given.purpose, given.phantoms, given.normal, given.patients, given.data):
+            yield kept(given.cache, head, whole if head.patient is None else of_patient(head.patient))
 
 
 def kept(cache: Path, head: Head, segmenter: Segmenter) -> Look:

@@ -19,8 +19,9 @@ from hgisam import __version__
 from hgisam.cases import own_record
 from hgisam.compare.data import ComparedCase, ComparedData
 from hgisam.compare.memory import PeakMemory
-from hgisam.compare.settings import AnyMethod, CompareOptions, GivenMethod, learns_from_masks
-from hgisam.compare.training import trained_weights
+from hgisam.compare.settings import AnyMethod, CompareOptions, GivenMethod, TrainedMethod, learns_from_masks
+from hgisam.compare.training import FoldTraining, train_side_by_side
+from hgisam.config import Settings
 from hgisam.evaluate.folders import with_probabilities
 from hgisam.evaluate.scores import ScanScore, score_masks
 from hgisam.exits import Interrupts
@@ -28,7 +29,7 @@ from hgisam.io.atomic import make_output_folder
 from hgisam.io.errors import OutputError, ScanRefused
 from hgisam.io.nifti import read_mask_and_labels, write_mask
 from hgisam.io.tables import write_json
-from hgisam.pipeline import MaskSegmenter, SegmentationResult, Segmenter
+from hgisam.pipeline import MaskSegmenter, SegmentationResult, Segmenter, pick_device
 from hgisam.records import Record, case_record, recorded_reason, refusal_record, segmentation_record
 from hgisam.volume import MaskVolume, same_grid
 
@@ -111,7 +112,7 @@ class Runner:
         output: the comparison's folder.
         device: as `Segmenter` takes it.
         batch_size: as `Segmenter` takes it.
-        workers: processes that a training may use.
+        workers: processes that trainings may use; on a CPU so many trainings run side by side.
         begin: told what is begun, `METHOD: CASE`.
     """
 
@@ -131,6 +132,15 @@ class Runner:
             KeyboardInterrupt: where it is cancelled; what is done stays.
         """
         shas = {case.name: (_sha256(case.scan), _sha256(case.reference)) for case in data.cases}
+        if pick_device(self.device).type == "cpu":  # one training fills a GPU, but not many cores
+            trainings = [
+                self._training(method, method.settings(self.base), data, fold)
+                for method in self.options.methods
+                if isinstance(method, TrainedMethod)
+                for fold in _folds_of(method, self.options)
+                if fold is not None
+            ]
+            train_side_by_side(trainings, self.workers)
         return tuple(self._one(method, data, shas, interrupts) for method in self.options.methods)
 
     def _one(
@@ -144,7 +154,7 @@ class Runner:
         try:
             for fold in _folds_of(method, self.options):
                 cases = [case for case in data.cases if fold is None or case.fold == fold]
-                segmenter = self._segmenter(method, data, fold, folder)
+                segmenter = self._segmenter(method, data, fold)
                 settings = settings or segmenter.settings
                 for case in cases:
                     self.begin(f"{method.name}: {case.name}")
@@ -161,31 +171,32 @@ class Runner:
             write_json(folder / METHOD_RECORD, _method_record(found))
         return found
 
-    def _segmenter(self, method: AnyMethod, data: ComparedData, fold: int | None, folder: Path) -> MaskMaker:
+    def _segmenter(self, method: AnyMethod, data: ComparedData, fold: int | None) -> MaskMaker:
         settings = method.settings(self.base)
         supervised = learns_from_masks(settings)
-        if isinstance(method, GivenMethod):
-            weights = None if method.weights is None else self.base / method.weights
-        else:
-            recipe = settings.train_segmenter if supervised else settings.train
-            dealt = {"folds": self.options.folds, "fold": fold, "seed": self.options.seed}
-            options = recipe.model_copy(update={"split": recipe.split.model_copy(update=dealt)})
-            tested = frozenset(case.patient for case in data.cases if case.fold == fold)
-            weights = trained_weights(
-                options,
-                data.folder,
-                folder / f"fold_{fold}",
-                tested,
-                cache=self.output / CACHE,
-                device=self.device,
-                workers=self.workers,
-            )
+        weights: Path | None = None
+        if isinstance(method, TrainedMethod) and fold is not None:
+            weights = self._training(method, settings, data, fold).weights(self.workers)
+        elif isinstance(method, GivenMethod) and method.weights is not None:
+            weights = self.base / method.weights
         if supervised and weights is not None:
             network = settings.supervised
             return MaskSegmenter(weights, options=network, device=self.device, batch_size=self.batch_size)
         segmenter = Segmenter(weights, options=settings.segment, device=self.device, batch_size=self.batch_size)
         segmenter.ensure_able("segment")
         return segmenter
+
+    def _training(self, method: TrainedMethod, settings: Settings, data: ComparedData, fold: int) -> FoldTraining:
+        recipe = settings.train_segmenter if learns_from_masks(settings) else settings.train
+        dealt = {"folds": self.options.folds, "fold": fold, "seed": self.options.seed}
+        return FoldTraining(
+            options=recipe.model_copy(update={"split": recipe.split.model_copy(update=dealt)}),
+            data=data.folder,
+            run=self.output / METHODS / method.folder_name / f"fold_{fold}",
+            tested=frozenset(case.patient for case in data.cases if case.fold == fold),
+            cache=self.output / CACHE,
+            device=self.device,
+        )
 
 
 def compare_case(

@@ -3,15 +3,19 @@
 Classifiers and segmenters, each by the function that `hgisam train` calls.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 
 from hgisam.cases import own_record
 from hgisam.outputs import RUN_RECORD
 from hgisam.pipeline import pick_device
+from hgisam.processes import side_by_side
 from hgisam.train.layouts import read_cohort
 from hgisam.train.recipe import TrainOptions, recorded_settings, train_classifier
 from hgisam.train.segmenter_recipe import SegmenterTrainOptions, recorded_segmenter_settings, train_segmenter
@@ -19,60 +23,87 @@ from hgisam.train.splits import Role, load_splits
 from hgisam.train.training import BEST, SPLITS
 
 
-def trained_weights(
-    options: TrainOptions | SegmenterTrainOptions,
-    data: Path,
-    run: Path,
-    tested: frozenset[str],
-    *,
-    cache: Path,
-    device: str,
-    workers: int,
-) -> Path:
-    """The weights of one fold: those that lie in the run's folder if its training is done, else newly learned.
+@dataclass(frozen=True)
+class FoldTraining:
+    """The training of one fold.
 
-    A training that was stopped goes on from its latest checkpoint.
-
-    Args:
+    Attributes:
         options: the recipe of a classifier or a segmenter, with the comparison's folds and this fold.
         data: the comparison's scans, with their slice labels and, for a segmenter, masks.
         run: the training's folder.
         tested: the patients whom the comparison judges in this fold.
         cache: where prepared scans are kept, for all trainings of the comparison that see them alike.
         device: where to train.
-        workers: processes that prepare.
-
-    Raises:
-        InputError: where the run's folder holds a training with other settings.
-        ValueError: where the training's own division would have taught it a patient that it is to be judged on.
     """
-    train: Callable[..., object] = train_classifier
-    before = own_record(run / RUN_RECORD)
-    recorded = before.get("settings")
-    if isinstance(options, SegmenterTrainOptions):
-        train, settings = train_segmenter, recorded_segmenter_settings(options)
-        recorded = _as_now(recorded)
-    else:
-        settings = recorded_settings(options)
-    done = before.get("state") == "finished" and recorded == settings
-    if not (done and (run / BEST).is_file()):
-        train(
-            options,
-            data,
-            run,
-            resume=bool(before),
-            cache=cache,
-            workers=workers,
-            device=pick_device(device),
-            command=f"hgisam compare, fold {options.split.fold}",
-        )
-    splits = load_splits(run / SPLITS, read_cohort(data, options.layout))
-    judged = splits.folds[options.split.fold].patients(Role.TEST)
-    if judged != tested:
-        raise ValueError(
-            f"{run.name}: expected {len(tested)} patients kept for judging; the training kept {len(judged)} others"
-        )
-    return run / BEST
+
+    options: TrainOptions | SegmenterTrainOptions
+    data: Path
+    run: Path
+    tested: frozenset[str]
+    cache: Path
+    device: str
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run's folder holds the weights of a training with these settings."""
+        record = own_record(self.run / RUN_RECORD)
+        recorded = record.get("settings")
+        if isinstance(self.options, SegmenterTrainOptions):
+            settings = recorded_segmenter_settings(self.options)
+            recorded = _as_now(recorded)
+        else:
+            settings = recorded_settings(self.options)
+        return record.get("state") == "finished" and recorded == settings and (self.run / BEST).is_file()
+
+    def weights(self, workers: int) -> Path:
+        """The weights that lie in the run's folder if its training is done, else newly learned.
+
+        A training that was stopped goes on from its latest checkpoint.
+
+        Args:
+            workers: processes that prepare.
+
+        Raises:
+            InputError: where the run's folder holds a training with other settings.
+            ValueError: where the training's own division would have taught it a patient that it is to be judged on.
+        """
+        if not self.finished:
+            segmenter = isinstance(self.options, SegmenterTrainOptions)
+            train: Callable[..., object] = train_segmenter if segmenter else train_classifier
+            train(
+                self.options,
+                self.data,
+                self.run,
+                resume=bool(own_record(self.run / RUN_RECORD)),
+                cache=self.cache,
+                workers=workers,
+                device=pick_device(self.device),
+                command=f"hgisam compare, fold {self.options.split.fold}",
+            )
+        splits = load_splits(self.run / SPLITS, read_cohort(self.data, self.options.layout))
+        judged = splits.folds[self.options.split.fold].patients(Role.TEST)
+        if judged != self.tested:
+            raise ValueError(
+                f"{self.run.name}: expected {len(self.tested)} patients kept for judging; the training kept "
+                f"{len(judged)} others"
+            )
+        return self.run / BEST
+
+
+def train_side_by_side(trainings: Sequence[FoldTraining], workers: int) -> None:
+    """Trainings that are not finished, so many at a time, each in a process of its own and with its share of threads.
+
+    One that fails is logged, and left for who needs its weights to try and tell.
+    """
+    left = [training for training in trainings if not training.finished]
+    at_once = min(workers, len(left))
+    if at_once > 1:
+        side_by_side(partial(_train, threads=max(1, torch.get_num_threads() // at_once)), left, at_once)
+
+
+def _train(training: FoldTraining, threads: int) -> None:
+    torch.set_num_threads(threads)
+    training.weights(workers=1)
 
 
 def _as_now(recorded: Any) -> Any:

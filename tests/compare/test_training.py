@@ -15,7 +15,7 @@ from tiny_training import TINY
 
 from hgisam import __version__
 from hgisam.compare.comparison import compare
-from hgisam.compare.training import trained_weights
+from hgisam.compare.training import FoldTraining
 from hgisam.io.nifti import read_ct, read_labels, write_labels, write_mask
 from hgisam.model.checkpoint import load_segmenter
 from hgisam.train.layouts import read_cohort
@@ -47,14 +47,15 @@ def test_a_finished_training_is_not_done_again(tmp_path: Path, monkeypatch: pyte
     data = write_drawn_cohort(tmp_path / "heads", 4)
     tested = make_splits(read_cohort(data), 2, seed=1).folds[0].patients(Role.TEST)
     monkeypatch.setattr("hgisam.compare.training.train_classifier", trainer := Trainer())
+    training = FoldTraining(OPTIONS, data, tmp_path / "run", tested, tmp_path / "cache", "cpu")
+    assert not training.finished
     for _ in range(2):
-        weights = trained_weights(
-            OPTIONS, data, tmp_path / "run", tested, cache=tmp_path / "cache", device="cpu", workers=1
-        )
+        weights = training.weights(workers=1)
+        assert training.finished
     assert (weights, trainer.resumed) == (tmp_path / "run" / "best.safetensors", [False])
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     (tmp_path / "run" / "run.json").write_text(json.dumps(record | {"state": "running"}))
-    trained_weights(OPTIONS, data, tmp_path / "run", tested, cache=tmp_path / "cache", device="cpu", workers=1)
+    training.weights(workers=1)
     assert trainer.resumed == [False, True]
 
 
@@ -64,7 +65,7 @@ def test_a_training_that_saw_patients_of_its_fold_is_not_used(tmp_path: Path, mo
     other = next(seed for seed in of_seed if of_seed[seed] != of_seed[1])
     monkeypatch.setattr("hgisam.compare.training.train_classifier", Trainer(other))
     with pytest.raises(ValueError, match="expected 3 patients kept for judging"):
-        trained_weights(OPTIONS, data, tmp_path / "run", of_seed[1], cache=tmp_path / "cache", device="cpu", workers=1)
+        FoldTraining(OPTIONS, data, tmp_path / "run", of_seed[1], tmp_path / "cache", "cpu").weights(workers=1)
 
 
 def test_a_segmenter_trained_before_a_setting_existed_is_not_trained_again(
@@ -86,13 +87,10 @@ def test_a_segmenter_trained_before_a_setting_existed_is_not_trained_again(
         (run / "run.json").write_text(json.dumps(record))
 
     monkeypatch.setattr("hgisam.compare.training.train_segmenter", learn)
-    where = {"cache": tmp_path / "cache", "device": "cpu", "workers": 1}
-    for _ in range(2):
-        trained_weights(options, data, tmp_path / "run", tested, **where)  # type: ignore[arg-type]
-    assert len(calls) == 1
     other = options.model_copy(update={"loss": MaskLossOptions(cross_entropy_power=0.5)})
-    trained_weights(other, data, tmp_path / "run", tested, **where)  # type: ignore[arg-type]
-    assert len(calls) == 2
+    for recipe, n_calls in ((options, 1), (options, 1), (other, 2)):
+        FoldTraining(recipe, data, tmp_path / "run", tested, tmp_path / "cache", "cpu").weights(workers=1)
+        assert len(calls) == n_calls
 
 
 def test_a_comparison_hands_no_reference_to_what_trains_itself(tmp_path: Path) -> None:
@@ -171,10 +169,10 @@ def test_a_trained_method_beside_a_given_one(tmp_path: Path) -> None:
     assert "Not ranked, since they have fewer cases: one fold" in (tmp_path / "out" / "report.md").read_text()
 
 
-def test_segmenters_trained_per_fold_beside_one_with_weights(tmp_path: Path) -> None:
+def test_segmenters_trained_per_fold_beside_one_with_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bright squares are learned from masks of other folds; of one patient less well than of all, and the page says so.
 
-    The weights of the first fold then stand for a network that was trained elsewhere.
+    Two trainings run side by side. The weights of the first fold then stand for a network that was trained elsewhere.
     """
     data = write_drawn_cohort(tmp_path / "heads", 8, masks=True)
     write_tiny_segmenter(tmp_path / "unet.yaml", {"split": {}})
@@ -195,7 +193,8 @@ def test_segmenters_trained_per_fold_beside_one_with_weights(tmp_path: Path) -> 
         ],
     }
     write_yaml(tmp_path / "a.yaml", {"source": "a test", "compare": options})
-    found = compare(tmp_path / "a.yaml", tmp_path / "out", data_folder=data, device="cpu")
+    monkeypatch.delattr("hgisam.compare.training.train_segmenter")  # it is other processes that train
+    found = compare(tmp_path / "a.yaml", tmp_path / "out", data_folder=data, device="cpu", workers=2)
     assert [method.failure for method in found.methods] == [None, None, None]
     assert [len(method.cases) for method in found.methods] == [8, 4, 8]
     learned, barely, _ = ([one.score.overlap.dice for one in method.cases] for method in found.methods)
