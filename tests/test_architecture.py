@@ -184,3 +184,8 @@ def test_the_front_door_opens_without_torch(arguments: list[str]) -> None:
 def test_importing_the_package_is_light() -> None:
     code = "import sys, hgisam; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_segmenting_waits_for_nothing_that_only_training_needs() -> None:
+    code = "import sys, hgisam.run, hgisam.config; sys.exit('monai' in sys.modules or 'matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -3,22 +3,16 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from monai.data.meta_obj import get_track_meta, set_track_meta
-from monai.transforms.compose import Compose
-from monai.transforms.intensity.array import (
-    RandCoarseDropout,
-    RandGaussianNoise,
-    RandGaussianSmooth,
-    RandScaleIntensity,
-    RandShiftIntensity,
-)
-from monai.transforms.spatial.array import RandAffine, RandFlip
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from monai.transforms.compose import Compose
 
 _SEEDS = 2**32
 """MONAI's transforms take seeds below this."""
@@ -93,8 +87,18 @@ class SliceChanger:
         return changed_hu.reshape(sides), moved[1].reshape(sides) >= 0.5, moved[2].reshape(sides) >= 0.5
 
     @cached_property
-    def _transforms(self) -> tuple[Compose, Compose]:
+    def _transforms(self) -> "tuple[Compose, Compose]":
         """What moves pixels, and what changes their values."""
+        from monai.transforms.compose import Compose  # slow to import, and the options alone are often asked for
+        from monai.transforms.intensity.array import (
+            RandCoarseDropout,
+            RandGaussianNoise,
+            RandGaussianSmooth,
+            RandScaleIntensity,
+            RandShiftIntensity,
+        )
+        from monai.transforms.spatial.array import RandAffine, RandFlip
+
         o = self._options
         angle = float(np.deg2rad(o.rotation_deg))
         shift_px = [limit / self._spacing_mm for limit in o.shift_mm]
@@ -128,6 +132,8 @@ class SliceChanger:
 @contextmanager
 def _without_metadata() -> Iterator[None]:
     """MONAI carries no affine along while this is entered: it would take as long as the transforms themselves."""
+    from monai.data.meta_obj import get_track_meta, set_track_meta
+
     before = get_track_meta()
     set_track_meta(False)
     try:
