@@ -43,6 +43,8 @@ from hgisam.refine import Components, MappedScan, RandomWalk, Refiner, Threshold
 from hgisam.volume import CTVolume
 
 DEFAULT = "components"
+WHOLE = "whole components"
+"""Neither cut, nor ranked by their mean, nor with an edge of their own."""
 OURS = Components()
 Mask = NDArray[np.bool_]
 
@@ -97,6 +99,11 @@ def by(method: Refiner) -> Callable[[Look, float], torch.Tensor]:
         return refine(look.saliency, look.ct, look.region, look.median_hu, threshold, method).voxels
 
     return outlined
+
+
+def whole(**options: float) -> Components:
+    """The default's kind of components without what was added to it, but for these options."""
+    return Components.model_validate({"split_mm": 0.0, "min_mean_share": 0.0, "edge_mm": 0.0} | options)
 
 
 def of(candidate: Callable[[Look], Mask]) -> Callable[[Look, float], torch.Tensor]:
@@ -255,21 +262,22 @@ def crf(look: Look) -> Mask:
 ROWS = {
     "threshold": Row(None, by(Threshold())),
     "dense tissue, no map": Row("threshold", of(dense)),
-    "ranked by the map": Row("dense tissue, no map", by(Components(rim_mm=0))),
-    DEFAULT: Row("ranked by the map", by(OURS)),
-    "hysteresis 16 -> 10 HU": Row(DEFAULT, by(Components(contrast_hu=16, edge_mm=3, edge_share=0, edge_hu=10))),
+    "ranked by the map": Row("dense tissue, no map", by(whole(rim_mm=0))),
+    WHOLE: Row("ranked by the map", by(whole())),
+    "hysteresis 16 -> 10 HU": Row(WHOLE, by(whole(contrast_hu=16, edge_mm=3, edge_share=0, edge_hu=10))),
+    "edge at half contrast": Row(WHOLE, by(whole(edge_mm=2, edge_share=0.5))),
+    "edge at 0.4 of contrast": Row(WHOLE, by(whole(edge_mm=2))),
+    "mean saliency": Row(WHOLE, by(whole(min_mean_share=0.5))),
+    "cut at necks": Row(WHOLE, by(whole(split_mm=1.5))),
+    "cut, mean saliency": Row(WHOLE, by(whole(split_mm=1.5, min_mean_share=0.5))),
+    DEFAULT: Row(WHOLE, by(OURS)),
     "contrast by least variance": Row(DEFAULT, of(least_variance)),
-    "edge at half contrast": Row(DEFAULT, by(Components(edge_mm=2))),
-    "mean saliency": Row(DEFAULT, by(Components(min_mean_share=0.3))),
-    "cut at necks": Row(DEFAULT, by(Components(split_mm=2))),
-    "cut at necks, mean saliency": Row(DEFAULT, by(Components(split_mm=2, min_mean_share=0.3))),
-    "cut, mean, half contrast": Row(DEFAULT, by(Components(split_mm=2, min_mean_share=0.3, edge_mm=2))),
     "left minus right": Row(DEFAULT, of(mirrored)),
     "midline sheets left out": Row(DEFAULT, of(without_sheets)),
     "crescent filled": Row(DEFAULT, of(crescent)),
     "random walk": Row(DEFAULT, by(RandomWalk())),
+    "random walk, whole start": Row(DEFAULT, by(RandomWalk(start=whole()))),
     "random walk, hot seeds": Row(DEFAULT, by(RandomWalk(seed_share=0.5))),
-    "random walk, cut, mean": Row(DEFAULT, by(RandomWalk(start=Components(split_mm=2, min_mean_share=0.3)))),
     "dense CRF": Row(DEFAULT, of(crf)),
 }
 
@@ -281,7 +289,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--out-of-fold", type=Path, metavar="FOLDER", help="trainings fold_0, fold_1, ...")
     parser.add_argument("--pictures", type=Path, help="a folder for the default's outlines beside a row's")
-    parser.add_argument("--row", default="cut, mean, half contrast", choices=tuple(ROWS), help="that row")
+    parser.add_argument("--row", default=WHOLE, choices=tuple(ROWS), help="that row")
     given = parser.parse_args()
     given.cache.mkdir(parents=True, exist_ok=True)
     threshold = Segmenter(given.weights).threshold

@@ -19,11 +19,11 @@ _BRIGHT = 75
 
 
 class Components(Refiner):
-    """Tissue denser than what is normal there falls into components; those that the map points at are kept whole.
+    """Tissue denser than what is normal there falls into components; those that the map points at are kept.
 
     A map that points at no dense tissue gives an empty mask. Source of contrast_hu, rim_mm and min_share: best mean
-    volume Dice of ten tuning phantoms, tools/tune_refinement.py. What the other options are worth:
-    tools/refinement_ablation.py.
+    volume Dice of ten tuning phantoms, tools/tune_refinement.py. Of the other options: best sum of mean Dice of the two
+    sets of `tools/refinement_ablation.py --for choosing`, which tells what each is worth.
     """
 
     method: Literal["components"] = "components"
@@ -37,18 +37,18 @@ class Components(Refiner):
     rim_mm: float = Field(default=8.0, ge=0)
     """Reach of the skull's partial volume and scatter: up to this depth below the region's outline, normal is the
     median of the slice at the same depth where that is above the scan's brain median. 0 for the brain median alone."""
-    split_mm: float = Field(default=0.0, ge=0)
+    split_mm: float = Field(default=1.5, ge=0)
     """Dense tissue is cut where it is thinner than twice this between two thicker parts, such as a bleed and the falx
     it touches; each part gathers saliency of its own. 0 for no cut."""
     min_share: float = Field(default=0.1, ge=0, le=1)
     """A component is kept where its summed saliency is at least this share of the best component's."""
-    min_mean_share: float = Field(default=0.0, ge=0, le=1)
+    min_mean_share: float = Field(default=0.5, ge=0, le=1)
     """... and its mean saliency at least this share of the best component's, so that size alone does not do."""
-    edge_mm: float = Field(default=0.0, ge=0)
+    edge_mm: float = Field(default=2.0, ge=0)
     """A kept component's edge is moved by up to this much in its slices, and by one slice up and down, to where the
     excess is `edge_share` of the component's own. 0 leaves the edge at `contrast_hu`."""
-    edge_share: float = Field(default=0.5, ge=0, le=1)
-    """Half is where a blurred edge lies."""
+    edge_share: float = Field(default=0.4, ge=0, le=1)
+    """Half is where a blurred edge lies; smoothing has moved it outwards."""
     edge_hu: float = Field(default=8.0, gt=0)
     """The edge lies at no less than this: below is brain."""
 

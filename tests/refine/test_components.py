@@ -6,6 +6,8 @@ import torch
 from hgisam.refine import Components, refine
 from hgisam.volume import CTVolume
 
+WHOLE = Components(smoothing_mm=0, rim_mm=0, split_mm=0, min_mean_share=0, edge_mm=0)
+"""Whole components, ranked by their sums."""
 AFFINE = torch.diag(torch.tensor([5.0, 1.0, 1.0, 1.0], dtype=torch.float64))
 
 
@@ -95,9 +97,9 @@ def two_clots_joined_by_a_bridge() -> tuple[CTVolume, torch.Tensor, torch.Tensor
 
 def test_dense_tissue_is_cut_at_a_neck_where_that_is_asked_for() -> None:
     ct, region, saliency = two_clots_joined_by_a_bridge()
-    whole = refine(saliency, ct, region, 30.0, 0.5, Components(smoothing_mm=0, rim_mm=0)).voxels[1]
+    whole = refine(saliency, ct, region, 30.0, 0.5, WHOLE).voxels[1]
     assert torch.equal(whole, ct.hu[1] > 45.0)
-    cut = refine(saliency, ct, region, 30.0, 0.5, Components(smoothing_mm=0, rim_mm=0, split_mm=2.0)).voxels[1]
+    cut = refine(saliency, ct, region, 30.0, 0.5, WHOLE.model_copy(update={"split_mm": 2.0})).voxels[1]
     assert bool(cut[20:32, 10:22].all())
     assert not bool(cut[:, 34:].any())
 
@@ -113,8 +115,8 @@ def test_a_large_component_that_the_map_hardly_points_at_is_left_out_by_its_mean
     ct, region, saliency = head_with_two_clots()
     saliency[2:4, 40:50, 40:50] = 0.2
     saliency[2:4, 20:30, 20:30] = 1.0
-    by_sum = refine(saliency, ct, region, 30.0, 0.5, Components(smoothing_mm=0)).voxels
-    by_mean = refine(saliency, ct, region, 30.0, 0.5, Components(smoothing_mm=0, min_mean_share=0.3)).voxels
+    by_sum = refine(saliency, ct, region, 30.0, 0.5, WHOLE).voxels
+    by_mean = refine(saliency, ct, region, 30.0, 0.5, WHOLE.model_copy(update={"min_mean_share": 0.3})).voxels
     assert bool(by_sum[2, 45, 45])
     assert not bool(by_mean[2, 45, 45])
     assert bool(by_mean[2, 25, 25])
@@ -128,10 +130,10 @@ def test_the_edge_of_a_blurred_clot_is_found_where_it_is_whatever_its_contrast(c
     region = torch.ones(3, 80, 80, dtype=torch.bool)
     saliency = torch.where(region, 0.5, 0.0)
     ct = CTVolume(hu=hu, affine=AFFINE, source="a blurred slab")
-    options = Components(smoothing_mm=0, rim_mm=0, edge_mm=3.0)
+    options = WHOLE.model_copy(update={"edge_mm": 3.0, "edge_share": 0.5})
     mask = refine(saliency, ct, region, 30.0, 0.5, options).voxels
     assert torch.equal(mask, (away_mm.abs() < 15.2).expand(3, 80, 80))
-    plain = refine(saliency, ct, region, 30.0, 0.5, Components(smoothing_mm=0, rim_mm=0)).voxels
+    plain = refine(saliency, ct, region, 30.0, 0.5, WHOLE).voxels
     assert not torch.equal(mask, plain)
 
 

@@ -45,7 +45,7 @@ def test_the_dim_edge_of_a_clot_is_gained_and_brain_is_not() -> None:
     region = torch.ones(3, 40, 40, dtype=torch.bool)
     ct = CTVolume(hu, torch.diag(torch.tensor([5.0, 1.0, 1.0, 1.0], dtype=torch.float64)), "a dim edge")
     saliency = torch.where(region, 0.5, 0.0)
-    start = Components(smoothing_mm=0, rim_mm=0)
+    start = Components(smoothing_mm=0, rim_mm=0, edge_mm=0)
     plain = refine(saliency, ct, region, 30.0, 0.5, start).voxels
     mask = refine(saliency, ct, region, 30.0, 0.5, RandomWalk(start=start)).voxels
     assert int(plain.sum()) == 16 * 16
