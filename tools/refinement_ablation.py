@@ -40,11 +40,12 @@ from hgisam.evaluate.overlap import overlap
 from hgisam.evaluate.statistics import mean_interval
 from hgisam.preview import Outline, render_outlines
 from hgisam.refine import Components, MappedScan, RandomWalk, Refiner, Threshold, refine, remove_small_components
+from hgisam.refine.pieces import split_at_necks
 from hgisam.volume import CTVolume
 
 DEFAULT = "components"
 WHOLE = "whole components"
-"""Neither cut, nor ranked by their mean, nor with an edge of their own."""
+"""Neither cut, nor with an edge of their own."""
 OURS = Components()
 Mask = NDArray[np.bool_]
 
@@ -103,7 +104,7 @@ def by(method: Refiner) -> Callable[[Look, float], torch.Tensor]:
 
 def whole(**options: float) -> Components:
     """The default's kind of components without what was added to it, but for these options."""
-    return Components.model_validate({"split_mm": 0.0, "min_mean_share": 0.0, "edge_mm": 0.0} | options)
+    return Components.model_validate({"split_mm": 0.0, "edge_mm": 0.0} | options)
 
 
 def of(candidate: Callable[[Look], Mask]) -> Callable[[Look, float], torch.Tensor]:
@@ -124,6 +125,14 @@ def chosen(look: Look, excess_hu: NDArray[np.float32]) -> Mask:
 def dense(look: Look) -> Mask:
     """All that is dense, whatever the map says within a slice."""
     return Components(rim_mm=0).excess_hu(look.scan).numpy() >= OURS.contrast_hu
+
+
+def by_sums(look: Look) -> Mask:
+    """Whole components that gather a tenth of what the one gathers that gathers most."""
+    pieces = split_at_necks(torch.from_numpy(look.excess_hu >= OURS.contrast_hu), look.scan.spacing_mm, 0.0)
+    sums = np.bincount(pieces.ravel(), weights=look.saliency.numpy().ravel().astype(np.float64))
+    sums[0] = 0.0
+    return np.asarray(((sums > 0) & (sums >= 0.1 * sums.max()))[pieces])
 
 
 def least_variance(look: Look) -> Mask:
@@ -263,13 +272,12 @@ ROWS = {
     "threshold": Row(None, by(Threshold())),
     "dense tissue, no map": Row("threshold", of(dense)),
     "ranked by the map": Row("dense tissue, no map", by(whole(rim_mm=0))),
-    WHOLE: Row("ranked by the map", by(whole())),
+    "ranked by sums alone": Row("ranked by the map", of(by_sums)),
+    WHOLE: Row("ranked by sums alone", by(whole())),
     "hysteresis 16 -> 10 HU": Row(WHOLE, by(whole(contrast_hu=16, edge_mm=3, edge_share=0, edge_hu=10))),
     "edge at half contrast": Row(WHOLE, by(whole(edge_mm=2, edge_share=0.5))),
     "edge at 0.4 of contrast": Row(WHOLE, by(whole(edge_mm=2))),
-    "mean saliency": Row(WHOLE, by(whole(min_mean_share=0.5))),
     "cut at necks": Row(WHOLE, by(whole(split_mm=1.5))),
-    "cut, mean saliency": Row(WHOLE, by(whole(split_mm=1.5, min_mean_share=0.5))),
     DEFAULT: Row(WHOLE, by(OURS)),
     "contrast by least variance": Row(DEFAULT, of(least_variance)),
     "left minus right": Row(DEFAULT, of(mirrored)),

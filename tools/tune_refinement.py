@@ -19,7 +19,7 @@ from hgisam.refine import Components, refine
 GRID = {
     "contrast_hu": (10.0, 12.0, 15.0),
     "rim_mm": (0.0, 4.0, 8.0),
-    "min_share": (0.05, 0.1, 0.3),
+    "min_share": (0.2, 0.35, 0.5),
 }
 
 

@@ -21,8 +21,8 @@ _BRIGHT = 75
 class Components(Refiner):
     """Tissue denser than what is normal there falls into components; those that the map points at are kept.
 
-    A map that points at no dense tissue gives an empty mask. Source of contrast_hu, rim_mm and min_share: best mean
-    volume Dice of ten tuning phantoms, tools/tune_refinement.py. Of the other options: best sum of mean Dice of the two
+    A map that points at no dense tissue gives an empty mask. Source of contrast_hu and rim_mm: best mean volume
+    Dice of ten tuning phantoms, tools/tune_refinement.py. Of the other options: best sum of mean Dice of the two
     sets of `tools/refinement_ablation.py --for choosing`, which tells what each is worth.
     """
 
@@ -40,10 +40,9 @@ class Components(Refiner):
     split_mm: float = Field(default=1.5, ge=0)
     """Dense tissue is cut where it is thinner than twice this between two thicker parts, such as a bleed and the falx
     it touches; each part gathers saliency of its own. 0 for no cut."""
-    min_share: float = Field(default=0.1, ge=0, le=1)
-    """A component is kept where its summed saliency is at least this share of the best component's."""
-    min_mean_share: float = Field(default=0.5, ge=0, le=1)
-    """... and its mean saliency at least this share of the best component's, so that size alone does not do."""
+    min_share: float = Field(default=0.35, ge=0, le=1)
+    """A component is kept where the geometric mean of its saliency's sum and mean is at least this share of the best
+    component's."""
     edge_mm: float = Field(default=2.0, ge=0)
     """A kept component's edge is moved by up to this much in its slices, and by one slice up and down, to where the
     excess is `edge_share` of the component's own. 0 leaves the edge at `contrast_hu`."""
@@ -63,7 +62,7 @@ class Components(Refiner):
     def outlined(self, scan: MappedScan, excess: Float[Tensor, "depth height width"]) -> NDArray[np.int64]:
         """The number of the kept component that each voxel is of, from 1; 0 elsewhere."""
         pieces = split_at_necks(excess >= self.contrast_hu, scan.spacing_mm, self.split_mm)
-        kept = chosen_components(pieces, scan.saliency.numpy(), self.min_share, self.min_mean_share)
+        kept = chosen_components(pieces, scan.saliency.numpy(), self.min_share)
         if self.edge_mm == 0 or not kept.any():
             return kept
         return self._at_own_edge(kept, (pieces > 0) & (kept == 0), excess.numpy(), scan.spacing_mm)

@@ -46,26 +46,25 @@ def split_at_necks(
     return np.where(rest > 0, rest + cores.max(), shared)
 
 
-def chosen_components(
-    pieces: NDArray[np.int64], saliency: NDArray[np.float32], min_share: float, min_mean_share: float = 0.0
-) -> NDArray[np.int64]:
-    """The pieces of a mask that gather the most saliency, whole.
+def chosen_components(pieces: NDArray[np.int64], saliency: NDArray[np.float32], min_share: float) -> NDArray[np.int64]:
+    """The pieces of a mask that the map points at most, whole.
 
-    A sum over a piece is sturdier than any threshold on the map, which one hot spot can set.
+    A piece ranks by the geometric mean of the saliency's sum and mean over it. The sum is sturdier than any threshold
+    on the map, which one hot spot can set, but size alone brings it; the mean alone would leave out large bleeds, over
+    which the map spreads thin.
 
     Args:
         pieces: each voxel's piece, from 1; 0 where there is none.
         saliency: in [0, 1] on the same grid.
-        min_share: a piece is kept where its summed saliency is at least this share of the best one's ...
-        min_mean_share: ... and its mean saliency at least this share of the best one's.
+        min_share: a piece is kept where it ranks at least at this share of the best one.
 
     Returns:
         Each kept voxel's piece; all 0 where none gathers any saliency.
     """
     sums = np.bincount(pieces.ravel(), weights=saliency.ravel().astype(np.float64))
     sums[0] = 0.0
-    means = sums / np.maximum(np.bincount(pieces.ravel()), 1)
-    kept = (sums > 0) & (sums >= min_share * sums.max()) & (means >= min_mean_share * means[sums.argmax()])
+    rank = sums / np.sqrt(np.maximum(np.bincount(pieces.ravel()), 1))
+    kept = (rank > 0) & (rank >= min_share * rank.max())
     return np.where(kept[pieces], pieces, 0)
 
 

@@ -14,7 +14,7 @@ METHODS: list[type[Refiner]] = [get_args(member)[0] for member in get_args(get_a
 NAMES = [method().model_dump()["method"] for method in METHODS]
 CANDIDATES = [
     *(pytest.param(method(), id=name) for method, name in zip(METHODS, NAMES, strict=True)),
-    pytest.param(Components(split_mm=2.0, min_mean_share=0.3, edge_mm=2.0), id="components, every option"),
+    pytest.param(Components(split_mm=0, edge_mm=0), id="whole components"),
 ]
 EVEN = (5.0, 0.7, 1.1)
 

@@ -9,14 +9,15 @@ from hgisam.refine.pieces import chosen_components, split_at_necks
 VOXEL_MM3 = torch.full((3,), 5.0, dtype=torch.float64)
 
 
-def test_components_are_ranked_by_what_they_gather_not_by_a_hot_spot() -> None:
-    pieces = np.zeros((1, 10, 20), dtype=np.int64)
-    pieces[0, 2:8, 2:8] = 1
-    pieces[0, 5, 15] = 2
-    saliency = np.where(pieces > 0, 0.2, 0.0).astype(np.float32)
-    saliency[0, 5, 15] = 1.0
-    chosen = chosen_components(pieces, saliency, min_share=0.3)
-    assert set(np.unique(chosen).tolist()) == {0, 1}
+def test_components_are_ranked_by_what_they_gather_in_sum_and_on_average() -> None:
+    """Ranks by hand: a bleed 0.2 x 12, a hot spot 1 x 1, a sheet four times as large at a tenth 0.02 x 24."""
+    pieces = np.zeros((1, 40, 60), dtype=np.int64)
+    pieces[0, 2:14, 2:14] = 1
+    pieces[0, 20, 20] = 2
+    pieces[0, 14:38, 30:54] = 3
+    saliency = np.choose(pieces, [0.0, 0.2, 1.0, 0.02]).astype(np.float32)
+    for min_share, expected in ((0.19, {0, 1, 2, 3}), (0.21, {0, 1, 2}), (0.41, {0, 1, 2}), (0.43, {0, 1})):
+        assert set(np.unique(chosen_components(pieces, saliency, min_share)).tolist()) == expected, min_share
 
 
 def test_no_saliency_on_any_candidate_chooses_none() -> None:
