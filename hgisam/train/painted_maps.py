@@ -11,13 +11,14 @@ from torch.nn.functional import interpolate
 
 from hgisam.evaluate.overlap import overlap
 from hgisam.labels import ANY_COLUMN
+from hgisam.model.classifier import HemorrhageClassifier
 from hgisam.model.slice_classifier import SliceClassifier
 from hgisam.preprocess import PreprocessOptions, network_images
 from hgisam.segment import AggregationOptions, aggregate
 from hgisam.train.painting import PaintedSlice, PaintingOptions, paint_slice
 from hgisam.train.prepared import HU_STEP
 from hgisam.train.scoring import Judge
-from hgisam.weak import HGI_SAM
+from hgisam.weak import HGI_SAM, GradCam, WeakLabeler
 
 THRESHOLDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 PUBLISHED_THRESHOLD = 0.05
@@ -32,7 +33,7 @@ class MapQuality:
         n: slices.
         dice: mean Dice of the map at the threshold that serves these slices best.
         threshold: that threshold.
-        published_dice: mean Dice of the map as published, at the published threshold.
+        published_dice: mean Dice of the map stretched slice by slice, at the threshold that was published for HGI-SAM.
     """
 
     n: int
@@ -52,7 +53,8 @@ def judge_maps(
 ) -> MapQuality | None:
     """Paint bleeds of all difficulties into slices without blood, and outline them by the map alone.
 
-    No human mask is looked at. Slices are the same for every network that is asked about the same scans.
+    Maps are HGI-SAM's, of a CNN Grad-CAM's. No human mask is looked at. Slices are the same for every network that is
+    asked about the same scans.
 
     Args:
         model: in eval mode.
@@ -65,6 +67,7 @@ def judge_maps(
     Returns:
         What was found; None where no slice has room for a bleed.
     """
+    method: WeakLabeler = HGI_SAM if isinstance(model, HemorrhageClassifier) else GradCam()
     random = np.random.default_rng(seed)
     negative = [
         (judge, row)
@@ -79,9 +82,10 @@ def judge_maps(
         painted = paint_slice(relative, region, preprocessing.spacing_mm, 1.0, painting, random)
         if painted is None:
             continue
-        stages = _stage_maps(model, painted, judge, row, preprocessing)
+        stages = _stage_maps(method, model, painted, judge, row, preprocessing)
         maps = [
-            aggregate(stages, region[None], AggregationOptions(normalisation=kind))[0] for kind in ("volume", "slice")
+            aggregate(stages, region[None], AggregationOptions(normalisation=kind), method.combination)[0]
+            for kind in ("volume", "slice")
         ]
         ours.append([_dice(maps[0] >= threshold, painted) for threshold in THRESHOLDS])
         published.append(_dice(maps[1] >= PUBLISHED_THRESHOLD, painted))
@@ -95,12 +99,17 @@ def judge_maps(
 
 
 def _stage_maps(
-    model: SliceClassifier, painted: PaintedSlice, judge: Judge, row: int, preprocessing: PreprocessOptions
+    method: WeakLabeler,
+    model: SliceClassifier,
+    painted: PaintedSlice,
+    judge: Judge,
+    row: int,
+    preprocessing: PreprocessOptions,
 ) -> Float[Tensor, "1 stages height width"]:
     """Raw maps of one painted slice, each stage at full size."""
     region, median_hu = judge.scan.region[row : row + 1], judge.scan.median_hu
     images = network_images(painted.relative_hu[None] + median_hu, region, median_hu, preprocessing)
-    _, stages = HGI_SAM.stage_maps(model, images.to(next(model.parameters()).device))
+    _, stages = method.stage_maps(model, images.to(next(model.parameters()).device))
     size = region.shape[1:]
     fine = [interpolate(stage[:, None].float().cpu(), size=size, mode="bilinear")[:, 0] for stage in stages]
     return torch.stack(fine, dim=1)

@@ -7,6 +7,7 @@ from analytic_head import draw_head
 from hgisam.brain import BrainOptions
 from hgisam.labels import Subtype
 from hgisam.model.classifier import ClassifierOptions, HemorrhageClassifier
+from hgisam.model.cnn import CnnClassifier, CnnOptions
 from hgisam.model.swin import SwinOptions
 from hgisam.preprocess import PreprocessOptions
 from hgisam.train import painted_maps
@@ -47,14 +48,24 @@ def test_the_same_slices_are_painted_every_time(judges: list[Judge]) -> None:
 def test_a_map_of_the_blood_itself_is_whole_and_one_of_nothing_is_not(
     judges: list[Judge], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def truth(_model: object, painted: PaintedSlice, *_: object) -> torch.Tensor:
+    def truth(_method: object, _model: object, painted: PaintedSlice, *_: object) -> torch.Tensor:
         return painted.blood.float()[None, None].expand(1, 3, -1, -1)
 
     monkeypatch.setattr(painted_maps, "_stage_maps", truth)
     found = judged(judges)
     assert found.dice == found.published_dice == 1.0
-    monkeypatch.setattr(painted_maps, "_stage_maps", lambda _m, painted, *_: torch.zeros(1, 3, *painted.blood.shape))
+    monkeypatch.setattr(
+        painted_maps, "_stage_maps", lambda _how, _m, painted, *_: torch.zeros(1, 3, *painted.blood.shape)
+    )
     assert judged(judges).published_dice == 0.0
+
+
+def test_a_network_without_attention_is_judged_by_its_class_activation(judges: list[Judge]) -> None:
+    torch.manual_seed(0)
+    cnn = CnnClassifier(CnnOptions(in_channels=2, width=4)).eval()
+    found = judge_maps(cnn, judges, CANVAS, PaintingOptions(), n=6)
+    assert found is not None
+    assert (found.n, 0 < found.dice < 1) == (6, True)
 
 
 def test_slices_that_bled_are_not_painted_into(judges: list[Judge]) -> None:
