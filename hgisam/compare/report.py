@@ -28,6 +28,7 @@ from hgisam.compare.figures import write_boxes, write_case, write_pairs, write_r
 from hgisam.compare.results import Results, Versus
 from hgisam.compare.runner import METHODS, MethodResult
 from hgisam.compare.settings import CompareOptions, Comparison, TrainedMethod
+from hgisam.compare.strata import KINDS, StratumMean, contrasts_hu, strata
 from hgisam.evaluate.report import write_report as write_evaluation
 from hgisam.evaluate.statistics import CONFIDENCE, MeanInterval
 from hgisam.evaluate.summary import MEASURES, PUBLISHED_DICE
@@ -35,8 +36,8 @@ from hgisam.io.atomic import atomic_write, make_output_folder
 from hgisam.io.tables import write_csv
 
 HTML, MARKDOWN = "report.html", "report.md"
-MEANS, CASES, DIFFERENCES, RANKS = "means.csv", "cases.csv", "differences.csv", "ranks.csv"
-OUTPUTS = (HTML, MARKDOWN, MEANS, CASES, DIFFERENCES, RANKS)
+MEANS, CASES, DIFFERENCES, RANKS, STRATA = "means.csv", "cases.csv", "differences.csv", "ranks.csv", "strata.csv"
+OUTPUTS = (HTML, MARKDOWN, MEANS, CASES, DIFFERENCES, RANKS, STRATA)
 FIGURES = "figures"
 LEVEL = 1 - CONFIDENCE
 
@@ -62,11 +63,14 @@ def write_comparison(comparison: Comparison, results: Results, data: ComparedDat
     for name, report in results.reports.items():
         write_evaluation(report, folder / METHODS / _folder_name(results, name))
     write_csv(folder / MEANS, _mean_rows(results), _MEAN_COLUMNS)
-    write_csv(folder / CASES, _case_rows(results), _CASE_COLUMNS)
+    contrasts = contrasts_hu(data.cases)
+    sorted_means = strata(results, contrasts)
+    write_csv(folder / CASES, _case_rows(results, contrasts), _CASE_COLUMNS)
+    write_csv(folder / STRATA, [_stratum_row(one) for one in sorted_means], _STRATUM_COLUMNS)
     write_csv(folder / DIFFERENCES, [_difference_row(results, one) for one in results.versus], _DIFFERENCE_COLUMNS)
     write_csv(folder / RANKS, _rank_rows(results), ("method", "mean_rank", "n_patients"))
     make_output_folder(folder / FIGURES)
-    blocks = _blocks(comparison, results, data, folder, command)
+    blocks = _blocks(comparison, results, sorted_means, data, folder, command)
     title = comparison.compare.title
     for name, text in ((MARKDOWN, as_markdown(title, NOTICE, blocks)), (HTML, as_html(title, NOTICE, blocks, folder))):
         with atomic_write(folder / name) as file:
@@ -121,11 +125,20 @@ def _tested(results: Results) -> list[str]:
     return sentences
 
 
-def _blocks(comparison: Comparison, results: Results, data: ComparedData, folder: Path, command: str) -> list[Block]:
+def _blocks(
+    comparison: Comparison,
+    results: Results,
+    sorted_means: Sequence[StratumMean],
+    data: ComparedData,
+    folder: Path,
+    command: str,
+) -> list[Block]:
     blocks: list[Block] = [Answer(answer(results)), *_what(comparison, results, data, command)]
     if results.working:
         blocks += [Heading("Means"), _means_table(results)]
         blocks += _figure(folder, "boxes.png", lambda p: write_boxes(p, results), _boxes_caption(results))
+    if sorted_means:
+        blocks += [Heading("What is hard"), *_strata_tables(results, sorted_means)]
     if results.versus:
         blocks += [Heading(f"{results.options.reference} against each other method"), _versus_table(results)]
         caption = "Every case as a point. " + _n_text(results)
@@ -200,6 +213,34 @@ def _means_table(results: Results) -> Table:
     )
     heads = ("method", "n", *(_HEADS[measure] for measure in shown), _HEADS["false_positive_ml"], "slice Dice*")
     return Table(heads, tuple(rows), caption, own=results.options.reference)
+
+
+def _strata_tables(results: Results, sorted_means: Sequence[StratumMean]) -> list[Block]:
+    """By each kind, a row per method, best mean first, and a column per stratum with the most cases that any has."""
+    blocks: list[Block] = []
+    for by, what in KINDS.items():
+        means = {(one.method, one.name): one.mean for one in sorted_means if one.by == by}
+        names = list(dict.fromkeys(one.name for one in sorted_means if one.by == by))
+        if not names:
+            continue
+        n = {name: max(mean.n for (_, of), mean in means.items() if of == name) for name in names}
+        rows = tuple(
+            (
+                method,
+                *(
+                    _short(means[method, name], results.measure.form) if (method, name) in means else "-"
+                    for name in names
+                ),
+            )
+            for method in results.best_first()
+        )
+        caption = (
+            f"{what}. {results.measure.title}, mean [{CONFIDENCE:.0%} bootstrap interval over patients], and how many"
+            " scans; methods that were judged in fewer folds have fewer."
+        )
+        heads = ("method", *(f"{name} (n = {n[name]})" for name in names))
+        blocks.append(Table(heads, tuple(rows), caption, own=results.options.reference))
+    return blocks
 
 
 def _versus_table(results: Results) -> Table:
@@ -415,9 +456,10 @@ def _folder_name(results: Results, name: str) -> str:
 _MEAN_COLUMNS = ("method", "measure", "n", "n_undefined", "n_patients", "mean", "sd", "low", "high", "reason")
 _CASE_MEASURES = tuple(measure.name for measure in MEASURES if not measure.name.endswith(("_all", "_answered_mm")))
 _CASE_COLUMNS = (
-    "method", "case", "patient", "fold", *_CASE_MEASURES, "reference_ml", "prediction_ml", "seconds", "peak_mib",
-    "failure",
+    "method", "case", "patient", "fold", *_CASE_MEASURES, "reference_ml", "contrast_hu", "prediction_ml", "seconds",
+    "peak_mib", "failure",
 )  # fmt: skip
+_STRATUM_COLUMNS = ("by", "stratum", "method", "n", "n_undefined", "n_patients", "mean", "low", "high", "reason")
 _DIFFERENCE_COLUMNS = (
     "reference", "method", "measure", "n", "n_patients", "difference", "low", "high", "reason", "n_better", "n_equal",
     "n_worse", "p", "p_holm", "no_test",
@@ -435,7 +477,12 @@ def _mean_rows(results: Results) -> list[Row]:
     return rows
 
 
-def _case_rows(results: Results) -> list[Row]:
+def _stratum_row(one: StratumMean) -> Row:
+    figures = {column: getattr(one.mean, column) for column in _STRATUM_COLUMNS[3:]}
+    return {"by": one.by, "stratum": one.name, "method": one.method} | figures
+
+
+def _case_rows(results: Results, contrasts: dict[str, float]) -> list[Row]:
     owners: dict[str, int] = {}
     for patient in results.patients.values():
         owners.setdefault(patient, len(owners) + 1)
@@ -448,6 +495,7 @@ def _case_rows(results: Results) -> list[Row]:
             "fold": one.case.fold,
             **{m.name: m.value(one.score) if m.over(one.score) else None for m in measures},
             "reference_ml": one.score.overlap.reference_ml,
+            "contrast_hu": contrasts.get(one.case.name),
             "prediction_ml": one.score.overlap.prediction_ml,
             "seconds": one.seconds,
             "peak_mib": one.peak_mib,

@@ -55,6 +55,24 @@ def test_every_working_method_has_every_case_and_the_broken_one_is_on_record(don
     assert str(done.parent) not in record["failure"]
 
 
+def test_means_by_volume_and_contrast_are_those_of_their_cases(done: Path) -> None:
+    """Blood of 75 HU in brain of 35."""
+    cases = [row for row in rows(done / "cases.csv") if row["method"] == "HU 15"]
+    assert [row["contrast_hu"] and round(float(row["contrast_hu"])) for row in cases] == ["", 40, "", 40, 40, 40]
+    strata = [row for row in rows(done / "strata.csv") if row["method"] == "HU 15"]
+    dice = [float(row["dice"]) for row in cases if row["dice"]]
+    (contrast,) = (row for row in strata if row["by"] == "contrast_hu")
+    assert (contrast["stratum"], contrast["n"]) == ("25 HU and over", "4")
+    assert float(contrast["mean"]) == pytest.approx(sum(dice) / 4, rel=1e-5)
+    (large,) = (row for row in strata if row["stratum"] == "30 mL and over")
+    of_large = [float(row["dice"]) for row in cases if float(row["reference_ml"]) >= 30]
+    assert float(large["mean"]) == pytest.approx(sum(of_large) / len(of_large), rel=1e-5)
+    assert {row["by"] for row in strata} == {"reference_ml", "contrast_hu"}
+    report = (done / "report.md").read_text()
+    assert "## What is hard" in report
+    assert "25 HU and over (n = 4)" in report
+
+
 def test_the_numbers_are_those_of_the_masks_that_lie_there(done: Path, heads: Path) -> None:
     for row in rows(done / "cases.csv"):
         if row["method"] != "HU 15":
