@@ -22,8 +22,9 @@ class Components(Refiner):
     """Tissue denser than what is normal there falls into components; those that the map points at are kept.
 
     A map that points at no dense tissue gives an empty mask. Source of contrast_hu and rim_mm: best mean volume
-    Dice of ten tuning phantoms, tools/tune_refinement.py. Of the other options: best sum of mean Dice of the two
-    sets of `tools/refinement_ablation.py --for choosing`, which tells what each is worth.
+    Dice of ten tuning phantoms, tools/tune_refinement.py. Of the other options: best mean Dice of the phantoms of
+    `tools/refinement_ablation.py --for choosing --phantoms 60`, which tells what each is worth; its painted bleeds have
+    one piece each, and would let all others be left out.
     """
 
     method: Literal["components"] = "components"
@@ -37,10 +38,10 @@ class Components(Refiner):
     rim_mm: float = Field(default=8.0, ge=0)
     """Reach of the skull's partial volume and scatter: up to this depth below the region's outline, normal is the
     median of the slice at the same depth where that is above the scan's brain median. 0 for the brain median alone."""
-    split_mm: float = Field(default=1.5, ge=0)
+    split_mm: float = Field(default=0.0, ge=0)
     """Dense tissue is cut where it is thinner than twice this between two thicker parts, such as a bleed and the falx
     it touches; each part gathers saliency of its own. 0 for no cut."""
-    min_share: float = Field(default=0.35, ge=0, le=1)
+    min_share: float = Field(default=0.3, ge=0, le=1)
     """A component is kept where the geometric mean of its saliency's sum and mean is at least this share of the best
     component's."""
     edge_mm: float = Field(default=2.0, ge=0)
