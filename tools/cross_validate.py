@@ -1,12 +1,13 @@
 """What a recipe, and each of its ingredients, is worth: every patient is judged by a network that never saw them.
 
     python tools/cross_validate.py tools/ct_ich_ablation.yaml --data FOLDER -o runs/ct_ich [--rows final ...]
+        [--against "100 steps"]
 
 The YAML names a recipe and, for each row, what differs from it and the seeds. Each row, seed and fold is one training
 in OUTPUT/ROW/seed_S/fold_K; what is finished is not done again, and what was stopped goes on. Then every row's
 out-of-fold probabilities are held against the labels, with 95 % bootstrap intervals by patient: slice AUC; scan AUC by
 the highest slice, and by a scan head fitted on the other folds; and the Dice of the map on bleeds painted into the
-judges' own slices.
+judges' own slices. `--against` names a row from which the others' AUCs are subtracted, patient by patient resampled.
 Nothing is chosen on the patients that are tested: steps, and how slices become scans, are fixed beforehand.
 """
 
@@ -14,7 +15,9 @@ import argparse
 import json
 import logging
 import os
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -23,8 +26,9 @@ import torch
 import yaml
 
 from hgisam.config import load_settings
-from hgisam.evaluate.detection import Estimate, detection
+from hgisam.evaluate.detection import Estimate, auc, detection
 from hgisam.evaluate.scored import ScoredSlices, averaged_slices, detection_by_target, read_scored_slices
+from hgisam.evaluate.statistics import figure_interval
 from hgisam.labels import Subtype
 from hgisam.segment import to_log_odds
 from hgisam.train.calibration import fit_scan_head
@@ -42,6 +46,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--rows", nargs="*", help="these only, in this order")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time, one thread each")
+    parser.add_argument("--against", metavar="ROW", help="a row to subtract from the others")
     parser.add_argument("--report", action="store_true", help="train nothing, print what is there")
     given = parser.parse_args()
     study = yaml.safe_load(given.study.read_text(encoding="utf-8"))
@@ -74,10 +79,12 @@ def main() -> None:
             print_row(row, str(seed), [given.output / row / f"seed_{seed}"])
         if len(found) > 1:
             print_row(row, "mean of seeds", [given.output / row / f"seed_{seed}" for seed in found])
-    for row in chosen:
-        folders = [given.output / row / f"seed_{seed}" for seed in rows[row]["seeds"]]
-        if all(map(is_whole, folders)):
-            print_subtypes(row, averaged(folders))
+    whole = {row: [given.output / row / f"seed_{seed}" for seed in rows[row]["seeds"]] for row in chosen}
+    scored = {row: averaged(folders) for row, folders in whole.items() if all(map(is_whole, folders))}
+    if given.against:
+        print_differences(scored, given.against)
+    for row, slices in scored.items():
+        print_subtypes(row, slices)
     print("\nResearch use only, not a medical device.")
 
 
@@ -152,6 +159,35 @@ def print_row(row: str, seed: str, folders: list[Path]) -> None:
     dice, published = (sum(found[key] * found["n"] for found in maps) / n for key in ("dice", "published_dice"))
     aucs = f"{shown(of_any.slices.auc)} | {shown(of_any.scans_by_highest.auc)} | {shown(of_scans)}"
     print(f"| {row} | {seed} | {aucs} | {dice:.3f} | {published:.3f} |", flush=True)
+
+
+def print_differences(scored: dict[str, ScoredSlices], against: str) -> None:
+    """Each row's AUCs minus those of one, with intervals from resampling the patients of both together."""
+    print(f"\nDifference to {against}:\n")
+    print("| row | slices: AUC | scans: AUC, highest slice |\n|---|---|---|")
+    below = patients_of(scored[against])
+    for row, slices in scored.items():
+        if row == against:
+            continue
+        pairs = [(scores, below[name][0], positive) for name, (scores, positive) in patients_of(slices).items()]
+        differences = []
+        for of_scans in (False, True):
+            figure = partial(auc_difference, of_scans=of_scans)
+            value, low, high = figure_interval(pairs, figure, lambda pair: bool(pair[2].any()))
+            differences.append(f"{value:+.3f} [{low:+.3f}, {high:+.3f}]")
+        print(f"| {row} | {' | '.join(differences)} |", flush=True)
+
+
+def patients_of(scored: ScoredSlices) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """By scan (CT-ICH has one of each patient): probability of each slice, and whether it bled."""
+    return {scan: (scored.probabilities[rows], scored.positive[rows]) for scan, rows in scored.rows_by_scan().items()}
+
+
+def auc_difference(pairs: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]], *, of_scans: bool) -> float:
+    """AUC by the first probabilities minus AUC by the second, over slices or over scans by their highest slice."""
+    columns = [[part.amax().view(1) for part in column] if of_scans else column for column in zip(*pairs, strict=True)]
+    first, second, positive = map(torch.cat, columns)
+    return auc(first, positive) - auc(second, positive)
 
 
 def print_subtypes(row: str, scored: ScoredSlices) -> None:
