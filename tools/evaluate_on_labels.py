@@ -22,11 +22,13 @@ import numpy as np
 import torch
 
 from hgisam import Segmenter
+from hgisam.config import load_settings
 from hgisam.evaluate.detection import auc
 from hgisam.evaluate.scored import read_scored_slices
 from hgisam.evaluate.statistics import figure_interval
 from hgisam.io.tables import read_slice_labels
 from hgisam.model.checkpoint import load_weights, save_weights
+from hgisam.pipeline import SegmentOptions
 from hgisam.train.calibration import Calibration
 from hgisam.train.training import BEST
 
@@ -54,11 +56,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--out-of-fold", type=Path, metavar="FOLDER", help="trainings fold_0, fold_1, ...")
+    parser.add_argument("--config", type=Path, help="a recipe with `segment`")
     parser.add_argument("-v", "--verbose", action="store_true", help="a line for every patient")
     given = parser.parse_args()
     labels = read_labels(given.folder / "slice_labels.csv")
+    options = load_settings(given.config).segment
     with TemporaryDirectory() as scratch:
-        segmenter_of = segmenters(given.weights, given.out_of_fold, Path(scratch))
+        segmenter_of = segmenters(given.weights, given.out_of_fold, Path(scratch), options)
         patients = [look_at(segmenter_of(name), given.folder / name, rows) for name, rows in sorted(labels.items())]
     if given.verbose:
         for p in patients:
@@ -81,9 +85,11 @@ def main() -> None:
     print("Research use only, not a medical device.")
 
 
-def segmenters(weights: Path | None, out_of_fold: Path | None, scratch: Path) -> Callable[[str], Segmenter]:
+def segmenters(
+    weights: Path | None, out_of_fold: Path | None, scratch: Path, options: SegmentOptions
+) -> Callable[[str], Segmenter]:
     """Who looks at a file: one network, or of several the one that had not seen it, calibrated like the weights."""
-    given = Segmenter(weights)
+    given = Segmenter(weights, options=options)
     if out_of_fold is None:
         return lambda name: given
     kept = given.weights.metadata
@@ -93,7 +99,7 @@ def segmenters(weights: Path | None, out_of_fold: Path | None, scratch: Path) ->
         calibrated = {name: getattr(kept, name) for name in (*Calibration.model_fields, "threshold")}
         path = scratch / f"{folder.name}.safetensors"
         save_weights(path, trained.model, trained.metadata.model_copy(update=calibrated), half=True)
-        segmenter = Segmenter(path)
+        segmenter = Segmenter(path, options=options)
         by_scan |= dict.fromkeys(read_scored_slices(folder / "test.csv").scans, segmenter)
     return lambda name: by_scan[name.split(".")[0]]
 

@@ -104,7 +104,7 @@ def by(method: Refiner) -> Callable[[Look, float], torch.Tensor]:
 
 def whole(**options: float) -> Components:
     """The default's kind of components without what was added to it, but for these options."""
-    return Components.model_validate({"edge_mm": 0.0} | options)
+    return Components.model_validate({"edge_mm": 0.0, "min_mean": 0.0} | options)
 
 
 def of(candidate: Callable[[Look], Mask]) -> Callable[[Look, float], torch.Tensor]:
@@ -276,6 +276,7 @@ ROWS = {
     WHOLE: Row("ranked by sums alone", by(whole())),
     "hysteresis 16 -> 10 HU": Row(WHOLE, by(whole(contrast_hu=16, edge_mm=3, edge_share=0, edge_hu=10))),
     "edge at half contrast": Row(WHOLE, by(whole(edge_mm=2, edge_share=0.5))),
+    "faint pieces left out": Row(WHOLE, by(whole(min_mean=OURS.min_mean))),
     "cut at necks": Row(WHOLE, by(whole(split_mm=1.5))),
     DEFAULT: Row(WHOLE, by(OURS)),
     "cut at necks, own edge": Row(DEFAULT, by(Components(split_mm=1.5))),

@@ -24,7 +24,7 @@ class Components(Refiner):
     A map that points at no dense tissue gives an empty mask. Source of contrast_hu and rim_mm: best mean volume
     Dice of ten tuning phantoms, tools/tune_refinement.py. Of the other options: best mean Dice of the phantoms of
     `tools/refinement_ablation.py --for choosing --phantoms 60`, which tells what each is worth; its painted bleeds have
-    one piece each, and would let all others be left out.
+    one piece each, and would let all others be left out. Of min_mean: slice labels, `tools/evaluate_on_labels.py`.
     """
 
     method: Literal["components"] = "components"
@@ -44,6 +44,9 @@ class Components(Refiner):
     min_share: float = Field(default=0.3, ge=0, le=1)
     """A component is kept where the geometric mean of its saliency's sum and mean is at least this share of the best
     component's."""
+    min_mean: float = Field(default=0.1, ge=0, le=1)
+    """A component over which the mean saliency is below this share of the scan's highest is left out: where brain
+    itself is as dense as blood, as under a thick vertex, one spot of the map would bring in all of it."""
     edge_mm: float = Field(default=2.0, ge=0)
     """A kept component's edge is moved by up to this much in its slices, and by one slice up and down, to where the
     excess is `edge_share` of the component's own. 0 leaves the edge at `contrast_hu`."""
@@ -63,7 +66,7 @@ class Components(Refiner):
     def outlined(self, scan: MappedScan, excess: Float[Tensor, "depth height width"]) -> NDArray[np.int64]:
         """The number of the kept component that each voxel is of, from 1; 0 elsewhere."""
         pieces = split_at_necks(excess >= self.contrast_hu, scan.spacing_mm, self.split_mm)
-        kept = chosen_components(pieces, scan.saliency.numpy(), self.min_share)
+        kept = chosen_components(pieces, scan.saliency.numpy(), self.min_share, self.min_mean)
         if self.edge_mm == 0 or not kept.any():
             return kept
         return self._at_own_edge(kept, (pieces > 0) & (kept == 0), excess.numpy(), scan.spacing_mm)

@@ -46,7 +46,9 @@ def split_at_necks(
     return np.where(rest > 0, rest + cores.max(), shared)
 
 
-def chosen_components(pieces: NDArray[np.int64], saliency: NDArray[np.float32], min_share: float) -> NDArray[np.int64]:
+def chosen_components(
+    pieces: NDArray[np.int64], saliency: NDArray[np.float32], min_share: float, min_mean: float
+) -> NDArray[np.int64]:
     """The pieces of a mask that the map points at most, whole.
 
     A piece ranks by the geometric mean of the saliency's sum and mean over it. The sum is sturdier than any threshold
@@ -57,13 +59,15 @@ def chosen_components(pieces: NDArray[np.int64], saliency: NDArray[np.float32], 
         pieces: each voxel's piece, from 1; 0 where there is none.
         saliency: in [0, 1] on the same grid.
         min_share: a piece is kept where it ranks at least at this share of the best one.
+        min_mean: pieces over which the mean is less than this share of the highest saliency of all are left out first.
 
     Returns:
         Each kept voxel's piece; all 0 where none gathers any saliency.
     """
     sums = np.bincount(pieces.ravel(), weights=saliency.ravel().astype(np.float64))
     sums[0] = 0.0
-    rank = sums / np.sqrt(np.maximum(np.bincount(pieces.ravel()), 1))
+    sizes = np.maximum(np.bincount(pieces.ravel()), 1)
+    rank = np.where(sums >= min_mean * saliency.max(initial=0.0) * sizes, sums / np.sqrt(sizes), 0.0)
     kept = (rank > 0) & (rank >= min_share * rank.max())
     return np.where(kept[pieces], pieces, 0)
 

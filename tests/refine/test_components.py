@@ -40,6 +40,19 @@ def test_smoothing_moves_the_outline_by_less_than_a_voxel_layer() -> None:
     assert 0.8 < mask.volume_ml < 1.45
 
 
+def test_a_spot_of_the_map_does_not_bring_in_a_brain_that_is_all_dense() -> None:
+    """Beam hardening under a thick vertex: a clot, and elsewhere brain that is all above the threshold, with a spot."""
+    ct, region, saliency = head_with_two_clots()
+    ct.hu[0, region[0]] += 15.0
+    saliency[0] = torch.where(region[0], 0.02, 0.0)
+    saliency[0, 30:40, 30:40] = 1.0
+    clot = torch.zeros_like(region)
+    clot[2:4, 20:30, 20:30] = True
+    assert torch.equal(refine(saliency, ct, region, 30.0, 0.5, WHOLE).voxels, clot)
+    without = WHOLE.model_copy(update={"min_mean": 0.0})
+    assert bool(refine(saliency, ct, region, 30.0, 0.5, without).voxels[0].any())
+
+
 def test_where_nothing_is_dense_nothing_is_outlined() -> None:
     ct, region, saliency = head_with_two_clots(contrast_hu=0.0)
     assert not refine(saliency, ct, region, 30.0, 0.5, Components()).voxels.any()
