@@ -41,6 +41,7 @@ from torch.nn.functional import interpolate
 from hgisam import Segmenter
 from hgisam.evaluate.overlap import overlap
 from hgisam.evaluate.statistics import mean_interval
+from hgisam.pipeline import SegmentOptions
 from hgisam.refine import remove_small_components
 from hgisam.segment import AggregationOptions, aggregate, agreed_over_slices
 
@@ -384,7 +385,7 @@ def main() -> None:
     given = parser.parse_args()
     with TemporaryDirectory() as scratch:
         whole = Segmenter(given.weights)
-        of_patient = segmenters(given.weights, given.out_of_fold, Path(scratch))
+        of_patient = segmenters(given.weights, given.out_of_fold, Path(scratch), SegmentOptions())
         edition = str(whole.weights.sha256) + (str(given.out_of_fold.resolve()) if given.out_of_fold else "")
         chosen_path = given.cache / f"chosen_{hashlib.sha256(edition.encode()).hexdigest()[:16]}.json"
         chosen: dict[str, Any] = {"weights": {}, "cuts": {}}

@@ -38,6 +38,7 @@ from hgisam import Segmenter
 from hgisam.brain import midsagittal_line
 from hgisam.evaluate.overlap import overlap
 from hgisam.evaluate.statistics import mean_interval
+from hgisam.pipeline import SegmentOptions
 from hgisam.preview import Outline, render_outlines
 from hgisam.refine import Components, MappedScan, RandomWalk, Refiner, Threshold, refine, remove_small_components
 from hgisam.refine.pieces import split_at_necks
@@ -367,7 +368,7 @@ def looks(given: argparse.Namespace) -> Iterator[Look]:
     """All heads of a purpose, from the cache where they are in it."""
     with TemporaryDirectory() as scratch:
         whole = Segmenter(given.weights)
-        of_patient = segmenters(given.weights, given.out_of_fold, Path(scratch))
+        of_patient = segmenters(given.weights, given.out_of_fold, Path(scratch), SegmentOptions())
         for head in heads(given.purpose, given.phantoms, given.normal, given.patients, given.data):
             yield kept(given.cache, head, whole if head.patient is None else of_patient(head.patient))
 
