@@ -43,7 +43,8 @@ class StoredAttention:
         scores.retain_grad()
         weights.retain_grad()
         self.blocks.append((grid, scores, weights))
-        return weights.to(value.dtype) @ value
+        attended: Tensor = weights.to(value.dtype) @ value
+        return attended
 
 
 def plain_stage_maps(model: HemorrhageClassifier, images: Tensor) -> list[Tensor]:
@@ -51,7 +52,7 @@ def plain_stage_maps(model: HemorrhageClassifier, images: Tensor) -> list[Tensor
     attention = StoredAttention()
     logits = model(images, attend=attention)
     model.zero_grad(set_to_none=True)
-    model.hemorrhage_logit(logits).sum().backward()
+    torch.autograd.backward(model.hemorrhage_logit(logits).sum())
     maps: dict[int, list[Tensor]] = {}
     for grid, scores, weights in attention.blocks:
         if grid.stage in HGI_SAM.stages and scores.grad is not None:

@@ -32,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hgisam.config import load_settings
 from hgisam.labels import Subtype
 from hgisam.model.architecture import build_classifier
+from hgisam.model.slice_classifier import SliceClassifier
 from hgisam.train.batches import TrainingBatch, TrainingBatches
 from hgisam.train.loop import Trainer
 from hgisam.train.losses import ClassifierObjective
@@ -87,7 +88,9 @@ def main() -> None:
             print(f"{named(precision)}: {share:.1%} of the time waits for data, where one process loads and learns")
 
 
-def trainer(options: TrainOptions, precision: torch.dtype, device: torch.device) -> Trainer:
+def trainer(
+    options: TrainOptions, precision: torch.dtype, device: torch.device
+) -> Trainer[SliceClassifier, TrainingBatch]:
     """The recipe's network, with random weights, in one precision."""
     torch.manual_seed(0)
     model = build_classifier(options.classifier, token_heads=options.loss.token_weight > 0)
@@ -176,7 +179,9 @@ def seconds_of_real_batch(options: TrainOptions, data: Path, cache: Path | None,
         return median([timed(partial(batches.__getitem__, step), cpu) for step in range(1, rounds + 1)])
 
 
-def print_profile(training: Trainer, batch: TrainingBatch, device: torch.device) -> None:
+def print_profile(
+    training: Trainer[SliceClassifier, TrainingBatch], batch: TrainingBatch, device: torch.device
+) -> None:
     """The operators of one step that take most time themselves."""
     training.learn(batch)
     on_cuda = device.type == "cuda"

@@ -90,7 +90,7 @@ def chaos(
     warm.start()
     warm.join()
 
-    def launch(out: Path) -> list[BaseProcess]:
+    def launch(out: Path) -> Sequence[BaseProcess]:
         command = ["segment", str(scans), "-o", str(out), "--resume", "-q"]
         parts = [["--shard", f"{i + 1}/{shards}"] for i in range(shards)] if shards > 1 else [[]]
         processes = [context.Process(target=hgisam, args=([*command, *part], case_s)) for part in parts]
@@ -104,7 +104,7 @@ def chaos(
 def hgisam(arguments: list[str], case_s: float) -> None:
     """The command with the network's stand-in; silent."""
     sys.path.insert(0, str(TESTS))
-    from fake_model import FakeModel
+    from fake_model import FakeModel  # type: ignore[import-not-found]  # of the tests
 
     import hgisam.pipeline
     from hgisam.cli import app

@@ -27,6 +27,10 @@ LARGE_MM2 = 100.0
 """A second figure leaves slices with less blood than this aside, which a reader misses too."""
 
 
+Figure = tuple[float, float | None, float | None, int]
+"""Value, ends of its interval, and n."""
+
+
 @dataclass(frozen=True, eq=False)
 class Judged:
     """One phantom's outcome: slices, and masks by refinement method."""
@@ -90,9 +94,9 @@ def threshold_only(segmenter: Segmenter, result: SegmentationResult) -> torch.Te
     return refine(result.saliency_house, result.ct, region, 0.0, segmenter.threshold, Threshold()).voxels
 
 
-def summarise(judged: list[Judged]) -> dict[str, tuple[float, float | None, float | None, int]]:
+def summarise(judged: list[Judged]) -> dict[str, Figure]:
     """Every figure as value, interval, and the number of phantoms (or slices, for sensitivity) behind it."""
-    figures = {
+    figures: dict[str, Figure] = {
         "slice AUC": resampled(judged, lambda js: slice_auc(js, [j.clear for j in js])),
         "slice AUC, positive slices with 1 cm2 of blood or more": resampled(
             judged, lambda js: slice_auc(js, [j.large for j in js])
@@ -116,13 +120,13 @@ def summarise(judged: list[Judged]) -> dict[str, tuple[float, float | None, floa
     return figures
 
 
-def mean(values: list[float]) -> tuple[float, float | None, float | None, int]:
+def mean(values: list[float]) -> Figure:
     """Mean with its bootstrap interval."""
     found = mean_interval(values)
     return (float("nan") if found.mean is None else found.mean), found.low, found.high, found.n
 
 
-def resampled(judged: list[Judged], figure: Callable[[Sequence[Judged]], float]) -> tuple[float, float, float, int]:
+def resampled(judged: list[Judged], figure: Callable[[Sequence[Judged]], float]) -> Figure:
     """A figure of many phantoms with its interval."""
     return *figure_interval(judged, figure, lambda j: j.bleed_ml > 0), len(judged)
 

@@ -249,7 +249,7 @@ def watch(engine: str, kind: str, seconds: float, seed: int, cap_mib: int, outpu
                 print(f"{kind} by {engine}: given up; the last process ended so:\n{tail}", flush=True)
                 break
         counts = Counts(counts_path)
-    n_found = counts.found + n_dead
+    n_found: int = counts.found + n_dead
     n = counts.accepted + counts.refused + n_found
     print(
         f"{kind:8s} {engine:10s} {seconds:5.0f} s: {n:8,d} files, {counts.accepted:8,d} taken,"

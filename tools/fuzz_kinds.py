@@ -29,6 +29,7 @@ from pydicom.config import disable_value_validation
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import (
+    UID,
     CTImageStorage,
     EnhancedCTImageStorage,
     ExplicitVRLittleEndian,
@@ -162,7 +163,7 @@ def picture_door(path: Path) -> None:
 @cache
 def small_head() -> tuple[np.ndarray, np.ndarray]:
     """A synthetic head of few voxels that passes every gate: HU in the file's axes, and its affine."""
-    image = nib.load(HEAD)
+    image = nib.Nifti1Image.from_filename(HEAD)
     step = max(1, image.shape[0] // 40)
     hu = np.asarray(image.dataobj)[::step, ::step].astype(np.int16)
     affine = image.affine @ np.diag([step, step, 1, 1])
@@ -191,7 +192,7 @@ def ct_slice(stored: np.ndarray, z_mm: float = 0.0, spacing_mm: float = 0.5) -> 
     """One slice of stored numbers [rows, columns], or frames of them."""
     meta = FileMetaDataset()
     meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, CTImageStorage
-    meta.MediaStorageSOPInstanceUID = f"1.2.{abs(int(z_mm * 10))}"
+    meta.MediaStorageSOPInstanceUID = UID(f"1.2.{abs(int(z_mm * 10))}")
     dataset = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)  # type: ignore[arg-type]
     values = {
         "SOPClassUID": CTImageStorage, "SOPInstanceUID": meta.MediaStorageSOPInstanceUID, "StudyInstanceUID": "1.2.3",
@@ -377,7 +378,8 @@ def numbers_of(dtype: np.dtype) -> st.SearchStrategy[Any]:
     """Numbers that a header's field can hold, extremes above all."""
     if dtype.kind == "f":
         extremes = st.sampled_from(FLOATS).map(lambda value: dtype.type(np.float64(value)))
-        return extremes | st.floats(width=8 * dtype.itemsize).map(dtype.type)
+        width: Any = 8 * dtype.itemsize  # 16, 32 or 64
+        return extremes | st.floats(width=width).map(dtype.type)
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         fitting = [value for value in INTEGERS if limits.min <= value <= limits.max]
@@ -392,7 +394,7 @@ def nifti_lies(draw: st.DrawFn) -> bytes:
     if whole[:2] == b"\x1f\x8b":
         whole = gzip.decompress(whole)
     endian = "<" if whole[0] in (0x5C, 0x1C) else ">"
-    kind = nib.Nifti1Header if whole[344:347] == b"n+1" else nib.Nifti2Header
+    kind: type[Any] = nib.Nifti1Header if whole[344:347] == b"n+1" else nib.Nifti2Header
     size = kind.sizeof_hdr
     header = kind(whole[:size], endianness=endian, check=False)
     fields = header.structarr.dtype
@@ -449,8 +451,7 @@ def lie_in(draw: st.DrawFn, dataset: Dataset) -> None:
                 tag = Dataset()
                 tag.add_new(keyword, "UN", b"")
                 element = next(iter(tag))
-                text = isinstance(value, str)
-                raw = value.encode("utf-8", "replace") if text and vr in {"OB", "UN"} else value
+                raw = value.encode("utf-8", "replace") if isinstance(value, str) and vr in {"OB", "UN"} else value
                 dataset[keyword] = DataElement(element.tag, vr, raw)
             else:
                 setattr(dataset, keyword, value)
@@ -488,8 +489,8 @@ def series_lies(draw: st.DrawFn) -> bytes:
                 except Exception:  # noqa: BLE001 - as above
                     reject()
         else:
-            slices[index] = opened(slices[index])
-            lie_in(draw, slices[index])
+            slices[index] = told = opened(slices[index])
+            lie_in(draw, told)
     change = draw(st.sampled_from(["none", "drop", "double", "stretch", "shear", "shuffle"]))
     at = draw(st.integers(0, len(slices) - 1))
     if change == "drop":
@@ -497,12 +498,13 @@ def series_lies(draw: st.DrawFn) -> bytes:
     elif change == "double":
         slices.insert(at, slices[at])
     elif change in {"stretch", "shear"}:
-        slices = [opened(one) for one in slices]
+        datasets = [opened(one) for one in slices]
         factor = draw(st.sampled_from([0.0, 1e-6, 0.01, -1.0, 3.0, 100.0, 1e4]))
-        for index, dataset in enumerate(slices):
+        for index, dataset in enumerate(datasets):
             dataset.ImagePositionPatient = (
                 [-5.0, -6.0, 5.0 * index * factor] if change == "stretch" else [-5.0, factor * index, 5.0 * index]
             )
+        slices = [*datasets]
     elif change == "shuffle":
         slices = draw(st.permutations(slices))
     return archive([(f"{k}.dcm", one if isinstance(one, bytes) else dicom_bytes(one)) for k, one in enumerate(slices)])

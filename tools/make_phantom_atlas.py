@@ -30,7 +30,7 @@ def template(kind: str) -> NDArray[np.float64]:
     if spec is None or spec.origin is None:
         raise SystemExit("expected the package nilearn, which holds the template; run: pip install -e '.[atlas]'")
     path = Path(spec.origin).parent / "datasets" / "data" / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz"
-    values = np.asarray(nibabel.load(path).dataobj, dtype=np.float64) / 255.0
+    values = np.asarray(nibabel.Nifti1Image.from_filename(path).dataobj, dtype=np.float64) / 255.0
     return np.pad(values, ((0, 0), (0, 0), (PAD_BELOW_MM, 0)))
 
 

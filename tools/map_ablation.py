@@ -25,7 +25,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -324,7 +323,8 @@ def cut_dice(seen: Seen, saliency: torch.Tensor) -> np.ndarray:
     blood = seen.reference[inside].numpy()
     marked = np.bincount(level, minlength=len(CUTS) + 1)[::-1].cumsum()[::-1][1:]
     both = np.bincount(level[blood], minlength=len(CUTS) + 1)[::-1].cumsum()[::-1][1:]
-    return 2 * both / (marked + int(seen.reference.sum()))
+    dice: np.ndarray = 2 * both / (marked + int(seen.reference.sum()))
+    return dice
 
 
 def fitted(samples: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, ...]:
@@ -511,9 +511,8 @@ def draw(seen: Seen, rows: Sequence[str], weights: Learned, folder: Path) -> Non
     title = f"{seen.kind} {seen.name}, slice {index}, probability {float(seen.probabilities[index]):.2f}"
     figure.suptitle(title, fontsize=10)
     folder.mkdir(parents=True, exist_ok=True)
-    buffer = BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    (folder / f"{seen.kind}_{seen.name}.png").write_bytes(buffer.getvalue())
+    FigureCanvasAgg(figure)
+    figure.savefig(folder / f"{seen.kind}_{seen.name}.png", format="png", metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -75,7 +75,8 @@ class KeptAttention:
         self.grids.append(grid)
         self.scores.append(scores)
         self.weights.append(weights)
-        return weights @ value
+        attended: torch.Tensor = weights @ value
+        return attended
 
 
 def block_maps(model: HemorrhageClassifier, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, BlockMaps]]:
@@ -109,7 +110,8 @@ def block_maps(model: HemorrhageClassifier, images: torch.Tensor) -> tuple[torch
 
 def norm(matrices: torch.Tensor) -> torch.Tensor:
     """Frobenius."""
-    return torch.linalg.vector_norm(matrices, dim=(-2, -1))
+    norms: torch.Tensor = torch.linalg.vector_norm(matrices, dim=(-2, -1))
+    return norms
 
 
 def shift_px(pose: str, swin: SwinOptions) -> int:
@@ -232,7 +234,9 @@ class Seen:
     @cached_property
     def box(self) -> tuple[slice, slice, slice]:
         """Around the region in gated slices."""
-        return ndimage.find_objects((self.region & self.gated[:, None, None]).numpy().astype(np.int8))[0]
+        gated_region = (self.region & self.gated[:, None, None]).numpy()
+        found: list[tuple[slice, slice, slice]] = ndimage.find_objects(gated_region.astype(np.int8))
+        return found[0]
 
     @cached_property
     def scan(self) -> MappedScan:
@@ -253,20 +257,26 @@ class Seen:
         return OURS.excess_hu(self.scan)
 
 
+def swin_of(segmenter: Segmenter) -> HemorrhageClassifier:
+    """Its network."""
+    model = segmenter.weights.model
+    if not isinstance(model, HemorrhageClassifier) or model.n_stages != len(STAGES):
+        raise SystemExit("expected weights of a Swin Transformer of four stages; got others; give such")
+    return model
+
+
 def look_at(segmenter: Segmenter, head: Head) -> Seen:
     """Ask the network all that the rows need."""
     ct, reference = head.make()
     result = segmenter.segment((ct.hu.numpy(), ct.affine.numpy()))
     if result.brain_median_hu is None:
         raise SystemExit(f"{ct.source}: expected a head with brain; got none; mend the region first")
-    metadata, model = segmenter.weights.metadata, segmenter.weights.model
-    if not isinstance(model, HemorrhageClassifier) or model.n_stages != len(STAGES):
-        raise SystemExit("expected weights of a Swin Transformer of four stages; got others; give such")
+    metadata, model = segmenter.weights.metadata, swin_of(segmenter)
     midline = midsagittal_line(result.ct, result.region, BrainOptions.model_validate(metadata.brain))
     options = PreprocessOptions.model_validate(metadata.preprocess)
     batch = preprocess(result.ct, result.region, midline, result.brain_median_hu, options)
     bare = replace(batch, images=batch.images[:, :0], relative_hu=torch.zeros_like(batch.relative_hu))
-    erased, erased_s = look_again(segmenter, result)
+    erased, erased_s = look_again(segmenter, result, result.brain_median_hu)
     seen = Seen(
         kind=head.kind, name=head.name, ct=result.ct, reference=reference, region=result.region,
         median_hu=result.brain_median_hu, batch=bare, swin=model.options.swin,
@@ -275,7 +285,9 @@ def look_at(segmenter: Segmenter, head: Head) -> Seen:
     )  # fmt: skip
     log_odds, blocks = as_it_is(model, windows_of(seen, batch.images, seen.slices))
     to_pose = windows_of(seen, batch.images, seen.posed_slices)
-    pose_log_odds, poses, pass_s = {}, {}, 0.0
+    pose_log_odds: dict[str, torch.Tensor] = {}
+    poses: dict[tuple[str, str, int], torch.Tensor] = {}
+    pass_s = 0.0
     if len(to_pose):
         pose_log_odds, poses = in_poses(model, to_pose)
         pass_s = seconds_per_pass(model, to_pose)
@@ -297,7 +309,7 @@ def as_it_is(
     model: HemorrhageClassifier, images: torch.Tensor
 ) -> tuple[torch.Tensor, dict[tuple[str, int], torch.Tensor]]:
     """Log-odds, and all blocks' maps, of windows."""
-    found = [block_maps(model, part) for part in images.split(BATCH)]
+    found = [block_maps(model, part) for part in torch.split(images, BATCH)]
     blocks = {
         (name, stage): torch.cat(
             [torch.stack([m for grid, m in maps[name] if grid.stage == stage], dim=1) for _, maps in found]
@@ -324,18 +336,20 @@ def in_poses(
 def seconds_per_pass(model: HemorrhageClassifier, images: torch.Tensor) -> float:
     """CPU seconds that HGI-SAM takes for a window's maps."""
     started = time.process_time()
-    for part in images.split(BATCH):
+    for part in torch.split(images, BATCH):
         HGI_SAM.stage_maps(model, part)
     return (time.process_time() - started) / max(1, len(images))
 
 
-def look_again(segmenter: Segmenter, result: SegmentationResult) -> tuple[torch.Tensor, list[float]]:
+def look_again(segmenter: Segmenter, result: SegmentationResult, median_hu: float) -> tuple[torch.Tensor, list[float]]:
     """Erase what was found, ask again, and so on: the saliency of each round, and its CPU seconds.
 
     What was found becomes brain of median HU. It ends where nothing is left to erase, or no slice passes the gate.
     """
-    ct, median_hu = result.ct, result.brain_median_hu
-    hu, found, rounds, seconds = ct.hu.clone(), result.mask_volume.voxels, [], []
+    ct = result.ct
+    hu, found = ct.hu.clone(), result.mask_volume.voxels
+    rounds: list[torch.Tensor] = []
+    seconds: list[float] = []
     while len(rounds) < ROUNDS and found.any():
         hu[around(found, ct.spacing_mm[1:]) & result.region] = median_hu
         started = time.process_time()
@@ -374,11 +388,11 @@ def save(path: Path, seen: Seen) -> None:
     keyed |= {f"log_odds/{pose}": log_odds for pose, log_odds in seen.pose_log_odds.items()}
     keyed |= {name: getattr(seen, name) for name in FIELDS} | {"hu": seen.ct.hu, "affine": seen.ct.affine}
     keyed |= {"canvas": seen.batch.region, "sampling": seen.batch.sampling}
-    numbers = {"median_hu": seen.median_hu, "spacing_mm": seen.batch.spacing_mm, "pass_s": seen.pass_s}
     partial = path.with_suffix(".part.npz")
-    np.savez_compressed(
-        partial, erased_s=np.array(seen.erased_s), **numbers, **{name: t.numpy() for name, t in keyed.items()}
-    )
+    arrays = {name: t.numpy() for name, t in keyed.items()}
+    arrays |= {"erased_s": np.array(seen.erased_s), "median_hu": np.array(seen.median_hu)}
+    arrays |= {"spacing_mm": np.array(seen.batch.spacing_mm), "pass_s": np.array(seen.pass_s)}
+    np.savez_compressed(partial, allow_pickle=False, **arrays)
     partial.rename(path)
 
 
@@ -390,9 +404,13 @@ def load(path: Path, head: Head, segmenter: Segmenter) -> Seen:
     canvas = t["canvas"]
     bare = torch.zeros(len(canvas), 0, *canvas.shape[1:])
     ct = CTVolume(t["hu"], t["affine"], f"{head.kind} {head.name}")
-    shape = tuple(ct.hu.shape)
-    batch = SliceBatch(bare, canvas, torch.zeros(canvas.shape), t["sampling"], shape, float(arrays["spacing_mm"]))
-    blocks, poses, pose_log_odds = {}, {}, {}
+    depth, height, width = ct.hu.shape
+    batch = SliceBatch(
+        bare, canvas, torch.zeros(canvas.shape), t["sampling"], (depth, height, width), float(arrays["spacing_mm"])
+    )
+    blocks: dict[tuple[str, int], torch.Tensor] = {}
+    poses: dict[tuple[str, str, int], torch.Tensor] = {}
+    pose_log_odds: dict[str, torch.Tensor] = {}
     for key in arrays:
         match key.split("/"):
             case ["block", name, stage]:
@@ -403,6 +421,6 @@ def load(path: Path, head: Head, segmenter: Segmenter) -> Seen:
                 pose_log_odds[pose] = t[key]
     return Seen(
         kind=head.kind, name=head.name, ct=ct, median_hu=float(arrays["median_hu"]), batch=batch,
-        swin=segmenter.weights.metadata.architecture.swin, blocks=blocks, poses=poses, pose_log_odds=pose_log_odds,
+        swin=swin_of(segmenter).options.swin, blocks=blocks, poses=poses, pose_log_odds=pose_log_odds,
         pass_s=float(arrays["pass_s"]), erased_s=arrays["erased_s"].tolist(), **{name: t[name] for name in FIELDS},
     )  # fmt: skip

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,6 +50,7 @@ WHOLE = "whole components"
 """Without an edge of their own."""
 OURS = Components()
 Mask = NDArray[np.bool_]
+Floats = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +155,7 @@ def least_variance(look: Look) -> Mask:
     )
 
 
-def off_midline_mm(look: Look) -> tuple[NDArray[np.float64], float, NDArray[np.float64], NDArray[np.float64]]:
+def off_midline_mm(look: Look) -> tuple[Floats, float, Floats, Floats]:
     """Signed distance of every voxel from the mid-sagittal line, the line's angle, and the picture's mm (y, x)."""
     line = midsagittal_line(look.ct, look.region)
     _, height, width = look.ct.hu.shape

@@ -26,6 +26,7 @@ from hgisam.phantom import PhantomOptions, make_phantom
 from hgisam.preprocess import PreprocessOptions, SliceBatch, preprocess
 from hgisam.segment import AggregationOptions, Window, WindowOptions, aggregate, plan_windows, stitch_stage_maps
 from hgisam.volume import CTVolume
+from hgisam.weak import SelfAttention
 
 ENLARGED = 1.4
 """The head is taken to be this much larger in-plane, so that it outgrows the field of view."""
@@ -40,6 +41,7 @@ class Head:
     slices: list[int]
     blood: Tensor
     windows: list[Window]
+    fov_px: int
 
 
 def main() -> None:
@@ -56,7 +58,7 @@ def main() -> None:
         head = prepare(segmenter, given.first_seed + index)
         maps = {"before": published(segmenter, head), "after": together(segmenter, head)}
         for name, found in maps.items():
-            rows[name].append(figures(found, head, segmenter.weights.metadata.architecture.swin.img_size))
+            rows[name].append(figures(found, head))
         if index == 0:
             draw(head, maps).save(given.output)
     print(f"{'':52s} {'before':>8s} {'after':>8s}   means over {given.heads} heads")
@@ -79,7 +81,7 @@ def prepare(segmenter: Segmenter, seed: int) -> Head:
     height, width = batch.images.shape[-2:]
     windows = plan_windows((height, width), seen.fov_px, WindowOptions())
     blood = batch.to_canvas((phantom.labels > 0).float())[slices] >= 0.5
-    return Head(batch, slices, blood, windows)
+    return Head(batch, slices, blood, windows, seen.fov_px)
 
 
 def together(segmenter: Segmenter, head: Head) -> Tensor:
@@ -98,19 +100,18 @@ def stitched(
     """Saliency of every slice with brain, on the canvas."""
 
     def stage_maps(images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        log_odds, stages = segmenter.options.weak.stage_maps(segmenter.weights.model, images)
+        log_odds, stages = SelfAttention().stage_maps(segmenter.weights.model, images)
         return log_odds, [min_max(stage) if stretch_windows else stage for stage in stages]
 
-    fov_px = segmenter.weights.metadata.architecture.swin.img_size
     stages = stitch_stage_maps(
-        stage_maps, head.batch.images, head.slices, head.windows, fov_px, 4, segmenter.device, options,
+        stage_maps, head.batch.images, head.slices, head.windows, head.fov_px, 4, segmenter.device, options,
         comparable=not stretch_windows,
     )  # fmt: skip
     region = head.batch.region[head.slices]
     return aggregate(stages, region, AggregationOptions.model_validate({"normalisation": normalisation}))
 
 
-def figures(saliency: Tensor, head: Head, fov_px: int) -> dict[str, float]:
+def figures(saliency: Tensor, head: Head) -> dict[str, float]:
     """Numbers of one head. A ratio of 1 across edges means that no seam shows."""
     region = head.batch.region[head.slices]
     area = head.blood.sum(dim=(1, 2))
@@ -125,7 +126,7 @@ def figures(saliency: Tensor, head: Head, fov_px: int) -> dict[str, float]:
         "brightest pixel of slices without blood": float(peaks[clear].mean()),
         "saliency in blood over saliency elsewhere": float(in_blood / saliency[region & ~head.blood].mean()),
         "step across window edges over steps beside them": seam(
-            saliency[largest], region[largest], head.windows, fov_px
+            saliency[largest], region[largest], head.windows, head.fov_px
         ),
     }
 

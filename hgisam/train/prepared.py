@@ -225,7 +225,7 @@ def prepare_cohort(
     for name, reason in prepared.refused:
         log.warning("%s is left out: %s", name, reason)
     if prepared.n_positive_left_out:
-        log.warning("%d positive slices are left out: no brain was found in them", prepared.n_positive_left_out)
+        log.warning("positive slices left out, since no brain was found in them: %d", prepared.n_positive_left_out)
     return prepared
 
 
