@@ -68,10 +68,7 @@ def main() -> None:
     options = PreprocessOptions()
     prepared = prepare_cohort(cohort, BrainOptions(), options, given.cache or given.output / "cache", given.workers)
     n_dark = sum(scan.n_slices for scan in prepared.scans) - len(prepared.slice_index.scan)
-    print(
-        f"{len(prepared.refused)} scans refused; {n_dark} slices without brain, {prepared.n_positive_left_out} of them"
-        " positive, count with probability 0"
-    )
+    print(f"{n_dark} slices without brain count with probability 0", *prepared.findings, sep="\n")
     started = time.perf_counter()
     features = describe(prepared, options.spacing_mm)
     print(f"features of {len(features['position']):,} slices: {time.perf_counter() - started:.0f} s")

@@ -151,6 +151,11 @@ class PatientSlices:
         self.negative = torch.nonzero(fit & ~shown & index.known[:, ANY_COLUMN]).flatten()
         self._labels, self._known = index.labels, index.known
 
+    @property
+    def n_patients(self) -> int:
+        """Whose slices these are."""
+        return self._prepared.n_patients(self._scan[torch.cat([self.positive, self.negative])])
+
     def weights(self, *, balance_subtypes: bool) -> Float[Tensor, " positive"]:
         """How often each positive slice is shown: a patient's slices together as often as the root of their number.
 

@@ -43,6 +43,7 @@ class Trouble(StrEnum):
     DUPLICATE = "a row repeated with the same labels: counted once"
     DISAGREEING = "a slice labelled twice, differently: its labels unknown"
     CONTRADICTING = "a subtype where there is not any, or any without a subtype: its labels unknown"
+    BRAINLESS = "a positive slice in which no brain was found: left out"
     UNEVEN = "slices unevenly spaced: kept, each where it lies"
     WRAPPED = "negative HU stored as unsigned 12 bit: put right"
 

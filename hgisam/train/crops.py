@@ -82,6 +82,11 @@ class MaskedSlices:
         self.anywhere = torch.nonzero(fit).flatten()
         self.bleeding = torch.nonzero(fit & (index.blood_mm2 > 0)).flatten()
 
+    @property
+    def n_patients(self) -> int:
+        """Whose slices these are."""
+        return self._prepared.n_patients(self._scan[self.anywhere])
+
     def weights(self) -> list[float]:
         """How often each bleeding slice is shown: a patient's together as often as the root of their number."""
         patients = [self._prepared.scans[scan].patient for scan in self._scan[self.bleeding].tolist()]

@@ -32,7 +32,7 @@ from hgisam.phantom import PhantomOptions, make_phantom, slice_labels
 from hgisam.plausibility import check_hu
 from hgisam.preprocess import PreprocessOptions, preprocess
 from hgisam.processes import in_order, one_thread
-from hgisam.train.cohort import UNKNOWN, Cohort, DicomFiles, LabelledScan, NiftiFile
+from hgisam.train.cohort import UNKNOWN, Cohort, DicomFiles, Finding, Findings, LabelledScan, NiftiFile, Trouble
 from hgisam.volume import CTVolume
 
 log = logging.getLogger(__name__)
@@ -190,10 +190,22 @@ class PreparedScans(Sequence[PreparedScan]):
             probabilities=of_all,
         )
 
-    @property
-    def n_positive_left_out(self) -> int:
-        """Slices labelled positive in which no brain was found: training never sees them."""
-        return sum(int(scan.positive.sum()) for scan in self.scans) - int(self.slice_index.labels[:, -1].sum())
+    def n_patients(self, scans: Int64[Tensor, " n"]) -> int:
+        """How many patients some of the scans, by their numbers, are of."""
+        return len({self.scans[scan].patient for scan in set(scans.tolist())})
+
+    @cached_property
+    def findings(self) -> tuple[Finding, ...]:
+        """What of the cohort could not be prepared: scans, and positive slices, which training never sees."""
+        found = Findings()
+        for name, reason in self.refused:
+            found.add(Trouble.UNUSABLE_FILE, f"{name}: {reason}")
+        for scan, record in zip(self.scans, self._records, strict=True):
+            shown = set(record["slices"])
+            for index in torch.nonzero(scan.positive).flatten().tolist():
+                if index not in shown:
+                    found.add(Trouble.BRAINLESS, f"{scan.name} slice {index}")
+        return found.found()
 
 
 def prepare_cohort(
@@ -222,10 +234,8 @@ def prepare_cohort(
     ]
     _run_all(_prepare_scan_into, jobs, workers)
     prepared = PreparedScans(folder, keys, cohort.scans, preprocessing.spacing_mm)
-    for name, reason in prepared.refused:
-        log.warning("%s is left out: %s", name, reason)
-    if prepared.n_positive_left_out:
-        log.warning("positive slices left out, since no brain was found in them: %d", prepared.n_positive_left_out)
+    for finding in prepared.findings:
+        log.warning("%s", finding)
     return prepared
 
 

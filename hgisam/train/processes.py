@@ -24,11 +24,16 @@ def n_processes() -> int:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[None]:
-    """Join the other processes, where torchrun started several."""
+    """Join the other processes, where torchrun started several.
+
+    On GPUs, tensors go through nccl, each process with its own GPU; objects and barriers go through gloo.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=3))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=3))
     try:
         yield
     finally:

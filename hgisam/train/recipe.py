@@ -38,7 +38,7 @@ from hgisam.preprocess import PreprocessOptions
 from hgisam.train.augment import AugmentOptions
 from hgisam.train.batches import PatientSlices, PhantomSlices, SamplingOptions, TrainingBatch, TrainingBatches
 from hgisam.train.calibration import Calibration, ScoredScan, calibrate, slice_auc
-from hgisam.train.cohort import Cohort
+from hgisam.train.cohort import Cohort, Finding
 from hgisam.train.layouts import LayoutName, read_cohort
 from hgisam.train.loop import LoopOptions, Trainer
 from hgisam.train.losses import ClassifierObjective, LossOptions
@@ -49,6 +49,7 @@ from hgisam.train.processes import first_process_first, n_processes, rank
 from hgisam.train.scoring import Judge, judges_of, phantom_judges, score_judges, scored_slices
 from hgisam.train.splits import Fold, Role
 from hgisam.train.training import BEST, Kept, SplitOptions, Training, carried_out, fold_of, taught_by
+from hgisam.weak import SelfAttention
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +141,7 @@ class Sources:
         phantoms: slices of phantoms; likewise.
         tuning: scans that choose; empty where nobody does.
         test: scans that judge; likewise.
+        left_out: what of the labelled scans could not be prepared.
     """
 
     cohort: Cohort | None
@@ -148,6 +150,7 @@ class Sources:
     phantoms: PhantomSlices | None
     tuning: list[Judge]
     test: list[Judge]
+    left_out: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,7 +234,7 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
     Args:
         options: the recipe.
         data: a folder that `read_cohort` knows; None for phantoms alone.
-        output: the run's folder; splits that lie there are used again.
+        output: the run's folder; where a run goes on, its splits are used again.
         cache: where prepared scans are kept.
         workers: processes that prepare.
 
@@ -246,6 +249,7 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
         raise InputError("expected train.phantoms.n heads, since the recipe learns from phantoms; got 0")
     with first_process_first():
         cohort = fold = patients = None
+        left_out: tuple[Finding, ...] = ()
         tuning: list[Judge] = []
         test: list[Judge] = []
         if data is not None:
@@ -255,6 +259,7 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
                 log.info("%s", line)
             fold = fold_of(options.split, cohort, output)
             prepared = prepare_cohort(cohort, options.brain, options.preprocess, cache, workers)
+            left_out = prepared.findings
             tuning, test = (judges_of(prepared, fold.patients(role)) for role in (Role.TUNING, Role.TEST))
             if sampling.of_patients():
                 patients = PatientSlices(prepared, taught_by(fold, options.split, cohort), sampling)
@@ -268,7 +273,7 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
             f"expected positive and negative slices in the tuning set; got {len(tuning)} scans without both;"
             " raise train.split.tuning_share, or change train.split.seed"
         )
-    return Sources(cohort, fold, patients, phantoms, tuning, test)
+    return Sources(cohort, fold, patients, phantoms, tuning, test, left_out)
 
 
 def _shows_both(judges: Sequence[Judge]) -> bool:
@@ -314,7 +319,8 @@ class _ClassifierTraining(Training[SliceClassifier, TrainingBatch, Trained]):
             stored = read_tensors(path).metadata
             self._start = None if stored is None else WeightsMetadata.model_validate_json(stored)
         trainer = Trainer(model, options.loop, ClassifierObjective(options.loss), device)
-        super().__init__(trainer, options.loop, recorded_settings(options), sources.cohort, output, command, device)
+        settings, left_out = recorded_settings(options), sources.left_out
+        super().__init__(trainer, options.loop, settings, sources.cohort, left_out, output, command, device)
 
     def batches(self) -> TrainingBatches:
         """Slices of patients, phantoms or both, labelled."""
@@ -364,7 +370,7 @@ class _ClassifierTraining(Training[SliceClassifier, TrainingBatch, Trained]):
         sources = self._sources
         tuning, test = (self._scored(model, judges) for judges in (sources.tuning, sources.test))
         calibration = calibrate(tuning, self._options.sensitivity) if tuning else self._start_calibration()
-        save_weights(path, model, self._metadata(calibration), half=True)
+        save_weights(path, model, self._metadata(calibration, self._threshold(model)), half=True)
         self.draw_curves()
         for name, judges, scored in (("tuning", sources.tuning, tuning), ("test", sources.test, test)):
             if scored:
@@ -402,14 +408,22 @@ class _ClassifierTraining(Training[SliceClassifier, TrainingBatch, Trained]):
             operating_point=start.operating_point,
         )
 
-    def _metadata(self, calibration: Calibration | None) -> WeightsMetadata:
-        """What is stored with the weights; None while they are not calibrated yet."""
+    def _threshold(self, model: SliceClassifier) -> float | None:
+        """What serves the default map best on bleeds painted into the tuning set; None where none has room."""
+        options = self._options
+        found = judge_maps(model, self._sources.tuning, options.preprocess, options.painting, swin_map=SelfAttention())
+        return None if found is None else found.threshold
+
+    def _metadata(self, calibration: Calibration | None, threshold: float | None = None) -> WeightsMetadata:
+        """What is stored with the weights; None while they are not calibrated yet, or where nobody chose."""
         options, start = self._options, self._start
+        if threshold is None:
+            threshold = 0.5 if start is None else start.threshold
         return WeightsMetadata(
             architecture=options.classifier,
             brain=options.brain.model_dump(mode="json"),
             preprocess=options.preprocess.model_dump(mode="json"),
-            threshold=0.5 if start is None else start.threshold,
+            threshold=threshold,
             data=self._data(),
             command=self._command,
             seed=options.loop.seed,
@@ -423,9 +437,9 @@ class _ClassifierTraining(Training[SliceClassifier, TrainingBatch, Trained]):
     def _data(self) -> str:
         """What was learned from, in words. No name of a patient, file or folder."""
         parts = []
-        cohort, fold = self._sources.cohort, self._sources.fold
-        if self._sources.patients is not None and cohort is not None and fold is not None:
-            n = len(taught_by(fold, self._options.split, cohort))
+        cohort, patients = self._sources.cohort, self._sources.patients
+        if patients is not None and cohort is not None:
+            n = patients.n_patients
             parts.append(f"slice labels of {n} patients ({cohort.layout}, cohort {cohort.sha256[:12]}); no mask")
         source = self._options.phantoms
         if self._sources.phantoms is not None:

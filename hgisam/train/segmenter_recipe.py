@@ -20,7 +20,7 @@ from hgisam.model.supervised import MaskNetwork, SegmenterArchitecture, UNetOpti
 from hgisam.preprocess import PreprocessOptions
 from hgisam.supervised import StackOptions
 from hgisam.train.augment import AugmentOptions
-from hgisam.train.cohort import Cohort
+from hgisam.train.cohort import Cohort, Finding
 from hgisam.train.crops import CropBatches, CropSampling, MaskBatch, MaskedSlices
 from hgisam.train.layouts import LayoutName, read_cohort
 from hgisam.train.loop import LoopOptions, Trainer
@@ -108,18 +108,18 @@ class MaskSources:
 
     Attributes:
         cohort: the scans that were dealt into folds, with masks or without.
-        n_patients: so many of their patients are learned from.
-        slices: of those patients.
+        slices: of those patients who are learned from.
         tuning: scans that choose; empty where nobody does.
         test: scans that judge; likewise.
+        left_out: what of the scans could not be prepared.
         own: our own masks, where they are what is learned from.
     """
 
     cohort: Cohort
-    n_patients: int
     slices: MaskedSlices
     tuning: list[MaskJudge]
     test: list[MaskJudge]
+    left_out: tuple[Finding, ...] = ()
     own: OwnMasks | None = None
 
 
@@ -208,7 +208,7 @@ def gather_masks(
         options: the recipe.
         data: a folder that `read_cohort` knows; scans without a reference mask are dealt into folds, as for a
             classifier, so that folds of one seed are the same for both, and then left out.
-        output: the run's folder; splits that lie there are used again.
+        output: the run's folder; where a run goes on, its splits are used again.
         cache: where prepared scans are kept.
         workers: processes that prepare.
         device: where own masks are made; None for the CPU.
@@ -253,7 +253,7 @@ def gather_masks(
             f"expected a mask with blood in the tuning set; got {len(tuning)} scans without; raise split.tuning_share, "
             "or change split.seed"
         )
-    return MaskSources(everything, len(learned), slices, tuning, test, own)
+    return MaskSources(everything, slices, tuning, test, prepared.findings, own)
 
 
 def _judges_alone(
@@ -306,7 +306,7 @@ class _SegmenterTraining(Training[MaskNetwork, MaskBatch, TrainedSegmenter]):
         torch.manual_seed(options.loop.seed)
         trainer = Trainer(MaskNetwork(options.network), options.loop, SegmenterObjective(options.loss), device)
         settings = recorded_segmenter_settings(options)
-        super().__init__(trainer, options.loop, settings, sources.cohort, output, command, device)
+        super().__init__(trainer, options.loop, settings, sources.cohort, sources.left_out, output, command, device)
 
     def record(self, state: str, **more: object) -> None:
         """The record of the run, with what became of own masks."""
@@ -366,7 +366,7 @@ class _SegmenterTraining(Training[MaskNetwork, MaskBatch, TrainedSegmenter]):
             preprocess=options.preprocess.model_dump(mode="json"),
             stack=options.stack.model_dump(mode="json"),
             threshold=THRESHOLD,
-            data=f"{whose} of {sources.n_patients} patients ({cohort.layout}, cohort {cohort.sha256[:12]})",
+            data=f"{whose} of {sources.slices.n_patients} patients ({cohort.layout}, cohort {cohort.sha256[:12]})",
             command=self._command,
             seed=options.loop.seed,
             created=datetime.now(UTC).replace(microsecond=0),

@@ -111,10 +111,13 @@ def load_splits(path: Path, cohort: Cohort) -> Splits:
     Raises:
         CohortRefused: where the table is damaged, or of another cohort (other patients, scans or labels).
     """
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        folds = [column for column in reader.fieldnames or () if column.startswith(_FOLD)]
-        rows = list(reader)
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            folds = [column for column in reader.fieldnames or () if column.startswith(_FOLD)]
+            rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise CohortRefused(f"{path.name}: expected a table of splits; got {error}; make it again") from error
     if not folds or list(reader.fieldnames or ()) != [_PATIENT, *(f"{_FOLD}{k}" for k in range(len(folds))), _COHORT]:
         raise CohortRefused(f"{path.name}: expected the columns {_PATIENT}, {_FOLD}0 ... and {_COHORT}; make it again")
     hashes = {row[_COHORT] for row in rows}

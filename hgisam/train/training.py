@@ -3,7 +3,7 @@
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -20,10 +20,10 @@ from hgisam.io.atomic import make_output_folder
 from hgisam.io.errors import InputError
 from hgisam.io.tables import write_json
 from hgisam.train.checkpoints import latest_checkpoint, save_checkpoint
-from hgisam.train.cohort import Cohort
+from hgisam.train.cohort import Cohort, CohortRefused, Finding
 from hgisam.train.journal import Journal, journal, read_rows
 from hgisam.train.loop import Learned, LoopOptions, Network, Trainer
-from hgisam.train.processes import joined, rank
+from hgisam.train.processes import joined, n_processes, rank, shared_out
 from hgisam.train.splits import Fold, Role, load_splits, make_splits
 
 log = logging.getLogger(__name__)
@@ -55,17 +55,19 @@ class SplitOptions(BaseModel):
 
 
 def fold_of(split: SplitOptions, cohort: Cohort, output: Path) -> Fold:
-    """A training's division of the patients: the one that lies in its folder, or a new one that is put there.
+    """A training's division of the patients: a new one, put into its folder; of a run that goes on, the one there.
 
     Raises:
         InputError: where the cohort has too few patients for the split, or the fold does not exist.
-        CohortRefused: where the splits in the folder are of another cohort.
+        CohortRefused: where the splits of a run that goes on are of another cohort, or damaged.
     """
     if not split.fold < split.folds:
         raise InputError(f"expected a fold below {split.folds}; got {split.fold}; they count from 0")
     path = output / SPLITS
-    if path.is_file():
+    if path.is_file() and own_record(output / RUN_RECORD):
         splits = load_splits(path, cohort)
+        if len(splits.folds) != split.folds:
+            raise CohortRefused(f"{SPLITS}: expected {split.folds} folds; got {len(splits.folds)}; name another folder")
     else:
         try:
             splits = make_splits(cohort, split.folds, split.tuning_share, split.seed)
@@ -123,6 +125,7 @@ class Training(ABC, Generic[Network, Learned, Result]):
         loop: LoopOptions,
         settings: Mapping[str, Any],
         cohort: Cohort | None,
+        left_out: Sequence[Finding],
         output: Path,
         command: str,
         device: torch.device,
@@ -134,13 +137,15 @@ class Training(ABC, Generic[Network, Learned, Result]):
             loop: how long, and how often to look.
             settings: of the whole recipe, for the record.
             cohort: what is learned from, for the record; None without data.
+            left_out: what of it could not be prepared, likewise.
             output: the run's folder.
             command: that made the weights, for the record.
             device: where the network is.
         """
         self.trainer: Trainer[Network, Learned] = trainer
         self.kept = Kept()
-        self._loop, self._settings, self._cohort = loop, settings, cohort
+        self._loop, self._settings = loop, settings
+        self._cohort, self._left_out = cohort, left_out
         self._output, self._command, self._device = output, command, device
 
     @abstractmethod
@@ -228,7 +233,8 @@ class Training(ABC, Generic[Network, Learned, Result]):
 
     def record(self, state: str, **more: object) -> None:
         """Write the record of the run."""
-        cohort = self._cohort
+        cohort: Cohort | None = self._cohort
+        findings = [*([] if cohort is None else cohort.findings), *self._left_out]
         values = {
             "versions": {"hgisam": __version__, "torch": torch.__version__},
             "notice": NOTICE,
@@ -236,7 +242,7 @@ class Training(ABC, Generic[Network, Learned, Result]):
             "state": state,
             "settings": self._settings,
             "cohort_sha256": None if cohort is None else cohort.sha256,
-            "findings": [] if cohort is None else [str(finding) for finding in cohort.findings],
+            "findings": [str(finding) for finding in findings],
         }
         write_json(self._output / RUN_RECORD, values | more)
 
@@ -270,7 +276,7 @@ def carried_out(
         What came of it; None in all processes but the first.
 
     Raises:
-        InputError: where the folder holds another run.
+        InputError: where the folder holds another run, or processes do not share it.
         OutputError: where something cannot be written.
     """
     with joined(device):
@@ -280,6 +286,7 @@ def carried_out(
         training = begin()
         if resume:
             training.go_back_to_checkpoint()
+            _check_together(training.trainer.step)
         if rank():
             training.run(workers, None)
             return None
@@ -287,6 +294,20 @@ def carried_out(
         with journal(output, loop.steps, training.trainer.step, show=show_progress) as told:
             training.run(workers, told)
     return training.finish()  # alone: the other processes are done
+
+
+def _check_together(step: int) -> None:
+    """Stop before processes that do not stand at the same step learn together.
+
+    Raises:
+        InputError: where one of them found another checkpoint.
+    """
+    steps = shared_out(n_processes(), lambda _: step)
+    if len(set(steps)) > 1:
+        raise InputError(
+            f"expected all processes to go on from one step; got {', '.join(map(str, steps))};"
+            " the run's folder must be one that all machines share"
+        )
 
 
 def _check_folder(output: Path, settings: Mapping[str, Any], *, resume: bool) -> None:

@@ -12,7 +12,7 @@ from hgisam.io.nifti import new_grid_for, write_ct, write_labels, write_mask
 from hgisam.labels import Subtype
 from hgisam.phantom import PhantomOptions
 from hgisam.preprocess import PreprocessOptions
-from hgisam.train.cohort import UNKNOWN, Cohort, LabelledScan, NiftiFile
+from hgisam.train.cohort import UNKNOWN, Cohort, LabelledScan, NiftiFile, Trouble
 from hgisam.train.prepared import HU_STEP, PreparedScans, prepare_cohort, prepare_phantoms, prepare_scan
 
 BRAIN = BrainOptions()
@@ -182,7 +182,7 @@ def test_positive_slices_without_brain_are_counted(heads: Cohort, cache: Path) -
     empty = Cohort("drawn", (labelled(first.voxels.files[0], first.n_slices, first.reference, positive=0),))
     found = prepare_cohort(empty, BRAIN, CANVAS, cache, workers=1)
     assert 0 not in found[0].slices
-    assert found.n_positive_left_out == 1
+    assert [(finding.trouble, finding.count) for finding in found.findings] == [(Trouble.BRAINLESS, 1)]
 
 
 def test_what_is_written_to_a_scan_in_memory_does_not_reach_the_cache(heads: Cohort, cache: Path) -> None:

@@ -164,7 +164,7 @@ def test_scans_without_masks_are_dealt_as_for_a_classifier_and_teach_nobody(tmp_
     fold = make_splits(cohort, 2, 0.34, seed=1).folds[0]
     assert load_splits(tmp_path / "out" / SPLITS, cohort).folds[0] == fold
     masked = set(cohort.patients) - {"p3", "p5"}
-    assert sources.n_patients == len(fold.patients(Role.TRAIN) & masked)
+    assert sources.slices.n_patients == len(fold.patients(Role.TRAIN) & masked)
     assert {judge.patient for judge in sources.test} == fold.patients(Role.TEST) & masked
     assert {judge.patient for judge in sources.tuning} == fold.patients(Role.TUNING) & masked
 
