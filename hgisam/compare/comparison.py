@@ -38,7 +38,8 @@ def compare(
         data_folder: where the data lie; None: where the YAML says.
         device: as `Segmenter` takes it.
         batch_size: as `Segmenter` takes it.
-        workers: processes that make phantoms and prepare trainings; on a CPU so many trainings run side by side.
+        workers: processes that make phantoms and prepare trainings; on a CPU so many trainings,
+            then methods, run side by side.
         show_progress: whether to draw a progress bar on the terminal.
 
     Returns:

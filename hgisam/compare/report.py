@@ -332,9 +332,12 @@ def _cost_table(results: Results) -> Table:
                 f"{max(memory):.0f}" if memory else "-",
             )
         )
+    costs = [one for name in results.best_first() for one in results.case_results(name).values()]
+    threads = sorted({one.threads for one in costs if one.threads is not None})
     caption = (
         "Seconds from file to mask, writing left out; MiB at the highest, of the GPU where there is one, else of the"
-        f" whole process. {platform.machine()}, {torch.get_num_threads()} threads. A busy machine is slower."
+        f" whole process. {platform.machine()}, {' or '.join(map(str, threads)) or '?'} threads a method; where the"
+        " machine has more, others ran beside it. A busy machine is slower."
     )
     heads = ("method", "scans", "median s", "least to most s", "peak MiB")
     return Table(heads, tuple(rows), caption, own=results.options.reference)

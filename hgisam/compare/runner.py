@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -30,6 +31,7 @@ from hgisam.io.errors import OutputError, ScanRefused
 from hgisam.io.nifti import read_mask_and_labels, write_mask
 from hgisam.io.tables import write_json
 from hgisam.pipeline import MaskSegmenter, SegmentationResult, Segmenter, pick_device
+from hgisam.processes import side_by_side
 from hgisam.records import Record, case_record, recorded_reason, refusal_record, segmentation_record
 from hgisam.volume import MaskVolume, same_grid
 
@@ -63,6 +65,7 @@ class CaseResult:
         score: of its mask; of an empty one where the method failed.
         failure: why there is no mask; None where there is one.
         seconds: from file to mask; None where it failed.
+        threads: of the CPU, that it had; None where that is not on record.
         peak_mib: the most memory meanwhile; None where it failed, or the system does not tell.
         mask: the file; None where it failed.
     """
@@ -71,6 +74,7 @@ class CaseResult:
     score: ScanScore
     failure: str | None
     seconds: float | None
+    threads: int | None
     peak_mib: float | None
     mask: Path | None
 
@@ -102,6 +106,10 @@ class MethodResult:
         return len(self.failed_cases) < len(self.cases)
 
 
+def _unseen(_: str) -> None:
+    """What is begun where nobody watches."""
+
+
 @dataclass(frozen=True, eq=False)
 class Runner:
     """A comparison at work.
@@ -112,7 +120,7 @@ class Runner:
         output: the comparison's folder.
         device: as `Segmenter` takes it.
         batch_size: as `Segmenter` takes it.
-        workers: processes that trainings may use; on a CPU so many trainings run side by side.
+        workers: processes that trainings may use; on a CPU so many trainings, then methods, run side by side.
         begin: told what is begun, `METHOD: CASE`.
     """
 
@@ -122,7 +130,7 @@ class Runner:
     device: str = "auto"
     batch_size: int | None = None
     workers: int = 1
-    begin: Callable[[str], None] = lambda _: None
+    begin: Callable[[str], None] = _unseen
 
     def over_all(self, data: ComparedData, interrupts: Interrupts) -> tuple[MethodResult, ...]:
         """Every method on every case that it is for. What fails is recorded, and the run goes on.
@@ -141,7 +149,23 @@ class Runner:
                 if fold is not None
             ]
             train_side_by_side(trainings, self.workers)
+            self._judge_side_by_side(data, shas)
         return tuple(self._one(method, data, shas, interrupts) for method in self.options.methods)
+
+    def _judge_side_by_side(self, data: ComparedData, shas: dict[str, tuple[str, str]]) -> None:
+        """So many methods at a time, each in a process of its own and with its share of threads; records stay."""
+        left = [method for method in self.options.methods if not self._judged(method, data)]
+        at_once = min(self.workers, len(left))
+        if at_once > 1:
+            threads = max(1, torch.get_num_threads() // at_once)
+            alone = replace(self, workers=1, begin=_unseen)
+            side_by_side(partial(_judge, runner=alone, data=data, shas=shas, threads=threads), left, at_once)
+
+    def _judged(self, method: AnyMethod, data: ComparedData) -> bool:
+        """Whether each of a method's cases has a record, true or not any more."""
+        folds, folder = _folds_of(method, self.options), self.output / METHODS / method.folder_name
+        cases = [case for case in data.cases if None in folds or case.fold in folds]
+        return all((folder / f"{case.name}.json").is_file() for case in cases)
 
     def _one(
         self, method: AnyMethod, data: ComparedData, shas: dict[str, tuple[str, str]], interrupts: Interrupts
@@ -199,6 +223,14 @@ class Runner:
         )
 
 
+def _judge(
+    method: AnyMethod, runner: Runner, data: ComparedData, shas: dict[str, tuple[str, str]], threads: int
+) -> None:
+    torch.set_num_threads(threads)
+    runner._one(method, data, shas, Interrupts())
+    log.info("%s: judged", method.name)
+
+
 def compare_case(
     segmenter: MaskMaker, case: ComparedCase, shas: tuple[str, str], folder: Path, interrupts: Interrupts
 ) -> CaseResult:
@@ -234,14 +266,15 @@ def compare_case(
         prediction = result.mask_volume
         if not same_grid(prediction, reference):
             raise ScanRefused(f"{case.name}: expected scan and reference on one grid; got two; resample the reference")
-        found = segmentation_record(result) | {"seconds": round(seconds, 4), "peak_mib": peak_mib}
+        cost = {"seconds": round(seconds, 4), "threads": torch.get_num_threads(), "peak_mib": peak_mib}
+        found = segmentation_record(result) | cost
     except Exception as error:  # one bad case must not end the others
         status = "refused" if isinstance(error, ScanRefused) else "failed"
         reason = recorded_reason(f"{type(error).__name__}: {error}", case.scan)
         log.error("%s: %s: %s", case.name, status, reason)
         log.debug("%s: where it failed", case.name, exc_info=error)
         result, prediction = None, MaskVolume(torch.zeros_like(reference.voxels), reference.affine, reference.source)
-        found = refusal_record("segment", status, reason) | {"seconds": None, "peak_mib": None}
+        found = refusal_record("segment", status, reason) | {"seconds": None, "threads": None, "peak_mib": None}
     subtypes = labels if case.tells_subtypes else None
     score = score_masks(case.name, prediction, reference, subtypes, upside_down=grid.orientation.flips[0])
     score = with_probabilities(replace(score, patient=case.patient), found)
@@ -255,7 +288,7 @@ def compare_case(
         if result is not None:
             write_mask(mask, result.mask_volume.voxels, result.grid)
         write_json(path, record)
-    return CaseResult(case, score, record["reason"], record["seconds"], record["peak_mib"], mask if result else None)
+    return _case_result(case, score, record, mask if result else None)
 
 
 def case_key(settings: dict[str, Any], shas: tuple[str, str]) -> str:
@@ -271,7 +304,12 @@ def _known(record: Record, case: ComparedCase, key: str, mask: Path) -> CaseResu
         score = replace(_SCORE.validate_python(record["score"]), patient=case.patient)
     except (KeyError, ValidationError):
         return None
-    return CaseResult(case, score, record["reason"], record["seconds"], record["peak_mib"], mask)
+    return _case_result(case, score, record, mask)
+
+
+def _case_result(case: ComparedCase, score: ScanScore, record: Record, mask: Path | None) -> CaseResult:
+    cost = record["seconds"], record.get("threads"), record["peak_mib"]
+    return CaseResult(case, score, record["reason"], *cost, mask)
 
 
 def _folds_of(method: AnyMethod, options: CompareOptions) -> Sequence[int | None]:

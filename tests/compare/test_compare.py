@@ -166,6 +166,21 @@ def test_a_stopped_run_goes_on_and_what_has_changed_is_done_again(tmp_path: Path
     assert watched.asked == ["p1", "p0", "p1", "p1"], "another reference everywhere, other settings in the second"
 
 
+def test_methods_side_by_side_say_what_they_say_one_after_the_other(tmp_path: Path) -> None:
+    heads = write_heads(tmp_path / "heads", 2)
+    config = write_comparison_yaml(tmp_path / "a.yaml", BROKEN)
+    alone, beside = (
+        compare(config, tmp_path / name, data_folder=heads, device="cpu", workers=workers)
+        for name, workers in (("alone", 1), ("beside", 2))
+    )
+    share = max(1, torch.get_num_threads() // 2)
+    assert [one.threads for method in beside.methods for one in method.cases] == [share] * 6
+    assert [[one.score for one in method.cases] for method in beside.methods] == [
+        [one.score for one in method.cases] for method in alone.methods
+    ]
+    assert [method.failure for method in beside.methods] == [method.failure for method in alone.methods]
+
+
 def test_a_case_that_fails_counts_as_an_empty_mask_and_is_tried_again(tmp_path: Path, watched: type[Watched]) -> None:
     heads = write_heads(tmp_path / "heads", 2)
     config = write_comparison_yaml(tmp_path / "a.yaml")

@@ -24,7 +24,7 @@ def on_case(name: str, dice: float | None, patient: str | None = None, false_ml:
     surface = SurfaceScore(1.0, 1.0, 0.5, 0.5)
     score = ScanScore(name, patient or name, found, surface, NO_LESIONS, (), (), 5.0)
     case = ComparedCase(name, patient or name, Path(f"{name}.nii.gz"), Path(f"{name}_mask.nii.gz"))
-    return CaseResult(case, score, None, 1.0, None, None)
+    return CaseResult(case, score, None, 1.0, 1, None, None)
 
 
 def results(**methods: list[CaseResult]) -> Results:
