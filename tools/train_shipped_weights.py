@@ -23,16 +23,15 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+from tune_map_thresholds import best_threshold, tuning_phantoms
 
 from hgisam import Segmenter
 from hgisam.config import load_settings
 from hgisam.evaluate.detection import auc
-from hgisam.evaluate.overlap import overlap
 from hgisam.evaluate.scored import averaged_slices
 from hgisam.model.checkpoint import WeightsMetadata, load_weights, save_weights
-from hgisam.phantom import Phantom, PhantomOptions, generate_phantoms
-from hgisam.pipeline import SegmentationResult, SegmentOptions
-from hgisam.refine import Threshold, refine
+from hgisam.pipeline import SegmentOptions
+from hgisam.refine import Threshold
 from hgisam.segment import to_log_odds
 from hgisam.train.calibration import fit_scan_head, fit_temperature, pick_operating_point
 from hgisam.train.recipe import read_out_of_fold, train_classifier
@@ -46,10 +45,7 @@ SEEDS = (0, 1)
 SENSITIVITY = 0.8
 """Share of the positive slices that the operating point must find, out of fold: about where that and the specificity
 have their highest sum. What it misses is small: a missed slice costs little volume, a false one may invent some."""
-THRESHOLD_SEEDS = range(360, 372)
-"""Phantoms that choose the saliency threshold; none of them was trained on."""
 COMMAND = "python tools/train_shipped_weights.py --data ct_ich --out-of-fold runs/ct_ich/final -o runs/shipped"
-THRESHOLDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def main() -> None:
@@ -70,7 +66,8 @@ def main() -> None:
     metadata = average(files, path, COMMAND if given.start is None else f"{COMMAND} --start {given.start.name}")
     metadata = calibrate(metadata, given.out_of_fold)
     save_weights(path, load_weights(path).model, metadata, half=True)
-    threshold, dice = best_threshold(path, given.jobs)
+    cut = Segmenter(path, options=SegmentOptions(refine=Threshold()))
+    threshold, dice = best_threshold(cut, tuning_phantoms(given.jobs))
     figures = metadata.figures | {"phantoms_dice_threshold_only": dice}
     metadata = metadata.model_copy(update={"threshold": threshold, "figures": figures})
     sha256 = save_weights(path, load_weights(path).model, metadata, half=True)
@@ -154,29 +151,6 @@ def calibrate(metadata: WeightsMetadata, out_of_fold: Path) -> WeightsMetadata:
             "figures": {name: round(value, 4) for name, value in figures.items()},
         }
     )
-
-
-def best_threshold(path: Path, jobs: int) -> tuple[float, float]:
-    """The saliency threshold of the best mean volume Dice on phantoms that bled, and that Dice."""
-    segmenter = Segmenter(path, options=SegmentOptions(refine=Threshold()))
-    phantoms = generate_phantoms(len(THRESHOLD_SEEDS), THRESHOLD_SEEDS[0], PhantomOptions(), workers=jobs)
-    dice: dict[float, list[float]] = {threshold: [] for threshold in THRESHOLDS}
-    for phantom in phantoms:
-        if not phantom.bleeds:
-            continue
-        result = segmenter.segment((phantom.ct.hu.numpy(), phantom.ct.affine.numpy()))
-        for threshold, found in dice.items():
-            found.append(cut_dice(result, phantom, threshold, segmenter))
-    means = {threshold: sum(found) / len(found) for threshold, found in dice.items()}
-    best = max(means, key=lambda threshold: means[threshold])
-    return best, round(means[best], 4)
-
-
-def cut_dice(result: SegmentationResult, phantom: Phantom, threshold: float, segmenter: Segmenter) -> float:
-    """Volume Dice of the map cut at a threshold."""
-    region = torch.ones_like(phantom.labels, dtype=torch.bool)
-    mask = refine(result.saliency_house, result.ct, region, 0.0, threshold, segmenter.options.refine)
-    return overlap(mask.voxels, phantom.labels > 0, mask.voxel_ml).dice or 0.0
 
 
 if __name__ == "__main__":
