@@ -108,7 +108,7 @@ class TrainingBatch:
     def to(self, device: torch.device) -> "TrainingBatch":
         """The same on a device."""
         fields = (self.images, self.labels, self.known, self.blood, self.traced)
-        return TrainingBatch(*(field.to(device, non_blocking=True) for field in fields))
+        return TrainingBatch(*(field.to(device) for field in fields))
 
     def split(self, parts: int) -> list["TrainingBatch"]:
         """At most so many smaller batches that together are this one."""

@@ -38,11 +38,13 @@ class ScoredScan:
         log_odds: not calibrated.
         labels: which slices are positive; False where unknown.
         known: of which that is known.
+        bled: whether the scan holds hemorrhage, also in slices that are not scored; None where that is not known.
     """
 
     log_odds: Float[Tensor, " slices"]
     labels: Bool[Tensor, " slices"]
     known: Bool[Tensor, " slices"]
+    bled: bool | None
 
 
 class Calibration(BaseModel):
@@ -89,7 +91,8 @@ def calibrate(scans: Sequence[ScoredScan], sensitivity: float) -> Calibration:
     temperature, offset = fit_temperature(in_context(context), labels)
     fitted = Calibration(scan_context=context, temperature=temperature, offset=offset)
     slices = [fitted.log_odds(scan.log_odds) for scan in scans]
-    head = fit_scan_head(slices, [bool(scan.labels.any()) for scan in scans])
+    told = [(log_odds, scan.bled) for log_odds, scan in zip(slices, scans, strict=True) if scan.bled is not None]
+    head = fit_scan_head([log_odds for log_odds, _ in told], [bled for _, bled in told])
     known = torch.cat([log_odds[scan.known] for log_odds, scan in zip(slices, scans, strict=True)])
     point = pick_operating_point(known.sigmoid(), labels, sensitivity)
     return fitted.model_copy(update={"scan_head": head, "operating_point": point})

@@ -51,7 +51,7 @@ class MaskBatch:
 
     def to(self, device: torch.device) -> "MaskBatch":
         """The same on a device."""
-        return MaskBatch(*(field.to(device, non_blocking=True) for field in self._fields()))
+        return MaskBatch(*(field.to(device) for field in self._fields()))
 
     def split(self, parts: int) -> list["MaskBatch"]:
         """At most so many smaller batches that together are this one."""

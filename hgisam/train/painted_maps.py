@@ -48,13 +48,12 @@ def judge_maps(
     preprocessing: PreprocessOptions,
     painting: PaintingOptions,
     *,
-    swin_map: WeakLabeler = HGI_SAM,
     n: int = 48,
     seed: int = 0,
 ) -> MapQuality | None:
     """Paint bleeds of all difficulties into slices without blood, and outline them by the map alone.
 
-    Maps of a CNN are Grad-CAM's. No human mask is looked at. Slices are the same for every network that is
+    Maps are HGI-SAM's, of a CNN Grad-CAM's. No human mask is looked at. Slices are the same for every network that is
     asked about the same scans.
 
     Args:
@@ -62,14 +61,13 @@ def judge_maps(
         judges: scans whose negative slices are painted into.
         preprocessing: what the network sees.
         painting: which bleeds.
-        swin_map: what makes the map of a Swin Transformer.
         n: how many slices.
         seed: of all chance.
 
     Returns:
         What was found; None where no slice has room for a bleed.
     """
-    method = swin_map if isinstance(model, HemorrhageClassifier) else GradCam()
+    method: WeakLabeler = HGI_SAM if isinstance(model, HemorrhageClassifier) else GradCam()
     random = np.random.default_rng(seed)
     negative = [
         (judge, row)

@@ -468,9 +468,22 @@ def _keep(folder: Path, key: str, scan: PreparedScan) -> None:
 
 @lru_cache(maxsize=MAX_MAPPED)
 def _mapped(path: Path) -> NDArray[Any]:
-    """A file's records, on disk until they are looked at. Private: what is written to them reaches no file."""
-    mapped: NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
-    return mapped
+    """A file's records, on disk until they are looked at. Private: what is written to them reaches no file.
+
+    Deviation: NumPy's own mapping keeps the file open, and a system allows some 1,000 open files.
+    """
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        begin = file.tell()
+    n_bytes = math.prod(shape) * dtype.itemsize
+    if not n_bytes:
+        return np.zeros(shape, dtype)
+    if path.stat().st_size != begin + n_bytes:
+        raise ValueError(f"{path.name}: expected {begin + n_bytes} bytes; got {path.stat().st_size}; remove the file")
+    mapped = torch.from_file(str(path), shared=False, size=begin + n_bytes, dtype=torch.uint8)
+    records: NDArray[Any] = mapped.numpy()[begin:].view(dtype).reshape(shape)
+    return records
 
 
 def _mapped_scan(

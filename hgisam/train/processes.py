@@ -9,6 +9,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from hgisam.io.errors import InputError
+
 T = TypeVar("T")
 
 
@@ -27,11 +29,19 @@ def joined(device: torch.device) -> Iterator[None]:
     """Join the other processes, where torchrun started several.
 
     On GPUs, tensors go through nccl, each process with its own GPU; objects and barriers go through gloo.
+
+    Raises:
+        InputError: where there are fewer GPUs than processes on this machine.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
     if device.type == "cuda":
+        if device.index is None:
+            raise InputError(
+                f"expected a GPU for each process; got {os.environ.get('LOCAL_WORLD_SIZE', 'several')} processes and "
+                f"{torch.cuda.device_count()} GPUs; start fewer, or take --device cpu"
+            )
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=3))
     try:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hgisam import NOTICE, __version__
 from hgisam.brain import BrainOptions
-from hgisam.evaluate.detection import detection, detection_curves, reliability
+from hgisam.evaluate.detection import Detection, detection, detection_curves, reliability
 from hgisam.evaluate.figures import write_reliability, write_roc_and_precision_recall
 from hgisam.evaluate.scored import ScoredSlices, detection_by_target, joined_slices, read_scored_slices
 from hgisam.io.atomic import make_output_folder
@@ -31,10 +31,12 @@ from hgisam.model.checkpoint import (
 )
 from hgisam.model.classifier import ClassifierOptions
 from hgisam.model.initial import load_initial_weights
+from hgisam.model.scan_head import ScanHead
 from hgisam.model.slice_classifier import SliceClassifier
 from hgisam.model.swin import SwinOptions
 from hgisam.phantom import PhantomOptions
 from hgisam.preprocess import PreprocessOptions
+from hgisam.segment import to_log_odds
 from hgisam.train.augment import AugmentOptions
 from hgisam.train.batches import PatientSlices, PhantomSlices, SamplingOptions, TrainingBatch, TrainingBatches
 from hgisam.train.calibration import Calibration, ScoredScan, calibrate, slice_auc
@@ -49,7 +51,6 @@ from hgisam.train.processes import first_process_first, n_processes, rank
 from hgisam.train.scoring import Judge, judges_of, phantom_judges, score_judges, scored_slices
 from hgisam.train.splits import Fold, Role
 from hgisam.train.training import BEST, Kept, SplitOptions, Training, carried_out, fold_of, taught_by
-from hgisam.weak import SelfAttention
 
 log = logging.getLogger(__name__)
 
@@ -370,7 +371,7 @@ class _ClassifierTraining(Training[SliceClassifier, TrainingBatch, Trained]):
         sources = self._sources
         tuning, test = (self._scored(model, judges) for judges in (sources.tuning, sources.test))
         calibration = calibrate(tuning, self._options.sensitivity) if tuning else self._start_calibration()
-        save_weights(path, model, self._metadata(calibration, self._threshold(model)), half=True)
+        save_weights(path, model, self._metadata(calibration), half=True)
         self.draw_curves()
         for name, judges, scored in (("tuning", sources.tuning, tuning), ("test", sources.test, test)):
             if scored:
@@ -380,7 +381,7 @@ class _ClassifierTraining(Training[SliceClassifier, TrainingBatch, Trained]):
                     name,
                     scored_slices(judges, scored, uncalibrated),
                     scored_slices(judges, scored, calibration),
-                    calibration.operating_point,
+                    calibration,
                 )
         maps = judge_maps(model, sources.test or sources.tuning, self._options.preprocess, self._options.painting)
         self.record(
@@ -408,22 +409,14 @@ class _ClassifierTraining(Training[SliceClassifier, TrainingBatch, Trained]):
             operating_point=start.operating_point,
         )
 
-    def _threshold(self, model: SliceClassifier) -> float | None:
-        """What serves the default map best on bleeds painted into the tuning set; None where none has room."""
-        options = self._options
-        found = judge_maps(model, self._sources.tuning, options.preprocess, options.painting, swin_map=SelfAttention())
-        return None if found is None else found.threshold
-
-    def _metadata(self, calibration: Calibration | None, threshold: float | None = None) -> WeightsMetadata:
-        """What is stored with the weights; None while they are not calibrated yet, or where nobody chose."""
+    def _metadata(self, calibration: Calibration | None) -> WeightsMetadata:
+        """What is stored with the weights; None while they are not calibrated yet."""
         options, start = self._options, self._start
-        if threshold is None:
-            threshold = 0.5 if start is None else start.threshold
         return WeightsMetadata(
             architecture=options.classifier,
             brain=options.brain.model_dump(mode="json"),
             preprocess=options.preprocess.model_dump(mode="json"),
-            threshold=threshold,
+            threshold=0.5 if start is None else start.threshold,
             data=self._data(),
             command=self._command,
             seed=options.loop.seed,
@@ -449,7 +442,7 @@ class _ClassifierTraining(Training[SliceClassifier, TrainingBatch, Trained]):
         return "; ".join(parts)
 
 
-def write_judgement(folder: Path, name: str, raw: ScoredSlices, scored: ScoredSlices, operating_point: float) -> None:
+def write_judgement(folder: Path, name: str, raw: ScoredSlices, scored: ScoredSlices, calibration: Calibration) -> None:
     """Write what slices and scans say of a network: a table, figures in numbers, and as pictures.
 
     Args:
@@ -457,21 +450,22 @@ def write_judgement(folder: Path, name: str, raw: ScoredSlices, scored: ScoredSl
         name: who judged: "tuning" or "test".
         raw: their slices before temperature and offset.
         scored: after it.
-        operating_point: slice probability from which a slice counts as positive.
+        calibration: that made `scored`; with its scan head and operating point.
 
     Raises:
         OutputError: where something cannot be written.
     """
     scored.save(folder / f"{name}.csv")
-    by_target = [asdict(found) for found in detection_by_target(scored, operating_point)]
-    write_json(folder / f"{name}.json", {"notice": NOTICE, "by_target": by_target})
+    by_target = [asdict(found) for found in detection_by_target(scored, calibration.operating_point)]
+    scans = asdict(scan_detection(scored, calibration.scan_head))
+    write_json(folder / f"{name}.json", {"notice": NOTICE, "by_target": by_target, "scans_by_head": scans})
     known = scored.positive | scored.negative
     if not scored.positive.any() or not scored.negative.any():
         log.warning("%s: all slices are labelled alike, so there is no curve to draw", name)
         return
     patients = [patient for patient, keep in zip(scored.patients, known.tolist(), strict=True) if keep]
     probabilities, labels = scored.probabilities[known], scored.positive[known]
-    found = detection(probabilities, labels, patients, operating_point)
+    found = detection(probabilities, labels, patients, calibration.operating_point)
     before = detection(raw.probabilities[known], labels, patients)
     curves = detection_curves(probabilities, labels, patients)
     write_roc_and_precision_recall(folder / f"{name}_roc_pr.png", curves, found, f"{name} patients", "slices")
@@ -480,6 +474,28 @@ def write_judgement(folder: Path, name: str, raw: ScoredSlices, scored: ScoredSl
         "after calibration": (reliability(probabilities, labels, patients), found),
     }
     write_reliability(folder / f"{name}_reliability.png", sets, f"{name} patients", "slices")
+
+
+def scan_detection(scored: ScoredSlices, head: ScanHead) -> Detection:
+    """What a scan's own probability, as `hgisam segment` states it, tells of hemorrhage of any kind.
+
+    A scan is positive where a slice of it is, negative where all of them are, and else left out. One that shows no
+    brain has probability 0.
+
+    Args:
+        scored: calibrated slices.
+        head: from a scan's slices to the scan.
+    """
+    probabilities, labels, patients = [], [], []
+    for rows in scored.rows_by_scan().values():
+        bled = bool(scored.positive[rows].any())
+        if not bled and not scored.negative[rows].all():
+            continue
+        log_odds = to_log_odds(scored.probabilities[rows[scored.has_brain[rows]]])
+        probabilities.append(float(head(log_odds).sigmoid()) if len(log_odds) else 0.0)
+        labels.append(bled)
+        patients.append(scored.patients[int(rows[0])])
+    return detection(torch.tensor(probabilities).double(), torch.tensor(labels, dtype=torch.bool), patients)
 
 
 def read_out_of_fold(folder: Path) -> ScoredSlices:

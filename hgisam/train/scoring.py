@@ -36,6 +36,14 @@ class Judge:
     labels: Bool[Tensor, "slices 6"]
     known: Bool[Tensor, "slices 6"]
 
+    @property
+    def bled(self) -> bool | None:
+        """Whether the scan holds hemorrhage of any kind; None where no slice is known to, and some are not known."""
+        shown, known = self.labels[:, ANY_COLUMN], self.known[:, ANY_COLUMN]
+        if (shown & known).any():
+            return True
+        return False if known.all() else None
+
 
 def judges_of(prepared: PreparedScans, patients: Collection[str]) -> list[Judge]:
     """The scans of some patients of a cohort."""
@@ -97,7 +105,7 @@ def score_judges(
     scored = []
     for found, judge in zip(log_odds, judges, strict=True):
         known = judge.known[judge.scan.slices, ANY_COLUMN]
-        scored.append(ScoredScan(found, judge.labels[judge.scan.slices, ANY_COLUMN], known))
+        scored.append(ScoredScan(found, judge.labels[judge.scan.slices, ANY_COLUMN], known, judge.bled))
     return scored
 
 

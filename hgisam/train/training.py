@@ -189,7 +189,6 @@ class Training(ABC, Generic[Network, Learned, Result]):
             sampler=range(trainer.step, 0 if self._is_enough() else loop.steps),
             num_workers=workers if on_gpu else 0,
             prefetch_factor=4 if on_gpu and workers else None,
-            pin_memory=on_gpu,
         )
         asked = time.perf_counter()
         for batch in loader:
@@ -286,7 +285,7 @@ def carried_out(
         training = begin()
         if resume:
             training.go_back_to_checkpoint()
-            _check_together(training.trainer.step)
+            check_together(training.trainer.step)
         if rank():
             training.run(workers, None)
             return None
@@ -296,7 +295,7 @@ def carried_out(
     return training.finish()  # alone: the other processes are done
 
 
-def _check_together(step: int) -> None:
+def check_together(step: int) -> None:
     """Stop before processes that do not stand at the same step learn together.
 
     Raises:

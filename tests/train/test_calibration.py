@@ -1,6 +1,7 @@
 """Temperature, offset, scan head and operating point."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ def scored(n: int, seed: int, *, scale: float = 1.0) -> list[ScoredScan]:
         labels = torch.zeros(10, dtype=torch.bool)
         labels[4:7] = number % 2 == 0
         log_odds = torch.randn(10, generator=generator, dtype=torch.float64) - 1.5 + 3.0 * labels
-        scans.append(ScoredScan(scale * log_odds, labels, torch.ones(10, dtype=torch.bool)))
+        scans.append(ScoredScan(scale * log_odds, labels, torch.ones(10, dtype=torch.bool), number % 2 == 0))
     return scans
 
 
@@ -78,12 +79,24 @@ def test_unknown_slices_choose_nothing() -> None:
             torch.cat([scan.log_odds, torch.full((2,), -40.0).double()]),
             torch.cat([scan.labels, torch.zeros(2, dtype=torch.bool)]),
             torch.cat([scan.known, torch.zeros(2, dtype=torch.bool)]),
+            scan.bled,
         )
         for scan in scans
     ]
     plain, other = calibrate(scans, 0.9), calibrate(with_unknown, 0.9)
     assert (plain.temperature, plain.operating_point) == (other.temperature, other.operating_point)
     assert slice_auc(scans) == slice_auc(with_unknown)
+
+
+def test_a_scan_has_a_say_in_the_scan_head_where_it_is_known_whether_it_bled() -> None:
+    """None of the scans that are added has a slice whose label is known, so that slices choose what they chose."""
+    scans = scored(20, 2)
+    unlabelled = torch.zeros(10, dtype=torch.bool)
+    unknown = [replace(scan, known=unlabelled, bled=None) for scan in scored(20, 6, scale=-1.0)]
+    told = [replace(scan, known=unlabelled) for scan in scored(20, 6, scale=-1.0)]
+    alone = calibrate(scans, 0.9).scan_head
+    assert calibrate([*scans, *unknown], 0.9).scan_head == alone
+    assert calibrate([*scans, *told], 0.9).scan_head != alone
 
 
 def test_a_scan_head_tells_scans_apart_and_is_calibrated() -> None:

@@ -12,6 +12,7 @@ from hgisam.io.nifti import new_grid_for, write_ct, write_labels, write_mask
 from hgisam.labels import Subtype
 from hgisam.phantom import PhantomOptions
 from hgisam.preprocess import PreprocessOptions
+from hgisam.train import prepared as prepared_module
 from hgisam.train.cohort import UNKNOWN, Cohort, LabelledScan, NiftiFile, Trouble
 from hgisam.train.prepared import HU_STEP, PreparedScans, prepare_cohort, prepare_phantoms, prepare_scan
 
@@ -70,6 +71,24 @@ def test_what_comes_from_the_cache_is_what_was_prepared(heads: Cohort, prepared:
     assert cached.blood.equal(direct.blood)
     assert (cached.name, cached.median_hu, cached.slices) == ("a", direct.median_hu, direct.slices)
     assert cached.relative_hu.shape[1:] == (96, 96)
+
+
+def test_scans_from_the_cache_keep_no_file_open(prepared: PreparedScans) -> None:
+    """A cohort has more scans than a system lets a process open files."""
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    prepared_module._mapped.cache_clear()
+    held = [prepared[index] for index in (0, 1)]
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+    assert all(scan.relative_hu.any() for scan in held)
+
+
+def test_a_cached_scan_that_is_cut_off_is_not_read(heads: Cohort, tmp_path: Path) -> None:
+    found = prepare_cohort(Cohort("drawn", heads.scans[:1]), BRAIN, CANVAS, tmp_path, workers=1)
+    (path,) = tmp_path.rglob("*.npy")
+    path.write_bytes(path.read_bytes()[:-1000])
+    prepared_module._mapped.cache_clear()
+    with pytest.raises(ValueError, match=r"expected \d+ bytes"):
+        found[0]
 
 
 def test_a_mask_of_our_own_is_no_reference_and_what_it_does_not_say_is_kept(heads: Cohort, tmp_path: Path) -> None:

@@ -88,6 +88,19 @@ def test_the_weights_find_the_operating_point_s_share_and_segment(finished: Path
     assert tuning["slices"]["sensitivity"]["value"] >= 0.95
 
 
+def test_the_scan_s_own_probability_is_judged_as_segment_states_it(finished: Path, data: Path) -> None:
+    judged = json.loads((finished / "test.json").read_text())["scans_by_head"]
+    tested = load_splits(finished / SPLITS, read_cohort(data)).folds[0].patients(Role.TEST)
+    assert (judged["n"], judged["n_patients"]) == (len(tested), len(tested))
+    segmenter = Segmenter(finished / BEST, device="cpu")
+    squared = []
+    for scan in read_cohort(data).of(tested):
+        said = segmenter.classify(data / f"{scan.name}.nii.gz").probability
+        assert said is not None
+        squared.append((said - float(scan.positive.any())) ** 2)
+    assert judged["brier"]["value"] == pytest.approx(sum(squared) / len(squared), abs=5e-3)
+
+
 def test_the_pipeline_says_of_a_scan_what_the_training_said(finished: Path, data: Path) -> None:
     said = {}
     for line in (finished / "test.csv").read_text().splitlines()[1:]:

@@ -1,14 +1,29 @@
-"""Of whom a training learns: as many as it is told, fewer among more, and somebody who bled among the fewest."""
+"""Of whom a training learns: as many as it is told, fewer among more, and somebody who bled among the fewest; by which
+splits, where its folder holds some; and with whom.
+"""
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
+import torch
 from drawn_cohort import write_drawn_cohort
 
-from hgisam.train.cohort import Cohort
+from hgisam import __version__
+from hgisam.io.errors import InputError
+from hgisam.io.tables import write_json
+from hgisam.train.cohort import Cohort, CohortRefused
 from hgisam.train.layouts import read_cohort
-from hgisam.train.splits import Role, make_splits
-from hgisam.train.training import SplitOptions, taught_by
+from hgisam.train.processes import joined
+from hgisam.train.splits import Role, load_splits, make_splits
+from hgisam.train.training import (
+    RUN_RECORD,
+    SPLITS,
+    SplitOptions,
+    check_together,
+    fold_of,
+    taught_by,
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,3 +46,45 @@ def test_fewer_patients_are_among_more_and_the_first_has_bled(cohort: Cohort, se
 def test_more_than_there_are_is_all(cohort: Cohort) -> None:
     fold = make_splits(cohort, 2, seed=0).folds[1]
     assert taught_by(fold, SplitOptions(train_patients=99), cohort) == fold.patients(Role.TRAIN)
+
+
+def begun(output: Path) -> Path:
+    """A folder with the record of a run that goes on."""
+    write_json(output / RUN_RECORD, {"versions": {"hgisam": __version__}, "state": "running"})
+    return output
+
+
+def test_splits_that_no_run_has_used_are_made_anew(cohort: Cohort, tmp_path: Path) -> None:
+    """A training that was refused leaves splits behind, perhaps by another seed."""
+    make_splits(cohort, 2, 0.2, seed=1).save(tmp_path / SPLITS)
+    expected = make_splits(cohort, 4, 0.15, seed=0)
+    assert fold_of(SplitOptions(folds=4, fold=2), cohort, tmp_path) == expected.folds[2]
+    assert load_splits(tmp_path / SPLITS, cohort).folds == expected.folds
+
+
+def test_a_run_that_goes_on_keeps_its_splits(cohort: Cohort, tmp_path: Path) -> None:
+    splits = make_splits(cohort, 2, 0.2, seed=5)
+    splits.save(begun(tmp_path) / SPLITS)
+    assert fold_of(SplitOptions(folds=2, fold=1), cohort, tmp_path) == splits.folds[1]
+    with pytest.raises(CohortRefused, match="expected 4 folds; got 2"):
+        fold_of(SplitOptions(folds=4, fold=1), cohort, tmp_path)
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe\x00", b'patient,fold_0,cohort_sha256\n"p0'])
+def test_damaged_splits_are_refused_in_one_line(cohort: Cohort, tmp_path: Path, damage: bytes) -> None:
+    (begun(tmp_path) / SPLITS).write_bytes(damage)
+    with pytest.raises(CohortRefused, match=SPLITS):
+        fold_of(SplitOptions(), cohort, tmp_path)
+
+
+def test_processes_that_found_other_checkpoints_do_not_learn_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hgisam.train.training.shared_out", lambda n, work: [work(0), 200])
+    check_together(200)
+    with pytest.raises(InputError, match="got 0, 200"):
+        check_together(0)
+
+
+def test_fewer_gpus_than_processes_are_told_before_anything_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="a GPU for each process"), joined(torch.device("cuda")):
+        raise AssertionError("joined")
