@@ -153,12 +153,21 @@ def test_monai_agrees_where_no_mask_is_empty(spacing_mm: tuple[float, ...], shar
     areas = torch.cat([area_p[edge_p], area_r[edge_r]])
     pooled = (torch.cat([d_p, d_r]) * areas).sum() / areas.sum()
     assert found.average_mm() == pytest.approx(pooled.item(), rel=1e-5)
+    directions = ((d_p, area_p[edge_p]), (d_r, area_r[edge_r]))
+    for share_within in (0.5, 0.95):
+        farthest = max(within(share_within, of_side, sizes) for of_side, sizes in directions)
+        assert found.hausdorff_mm(share_within) == pytest.approx(farthest, rel=1e-5)
     for tolerance_mm in (0.3, 1.01, 2.01):
         theirs = compute_surface_dice(
             prediction[None, None], reference[None, None], [tolerance_mm], include_background=True,
             spacing=spacing_mm, use_subvoxels=True,
         )  # fmt: skip
         assert found.agreement(tolerance_mm) == pytest.approx(theirs.item(), abs=1e-5)
+
+
+def within(share: float, distances_mm: torch.Tensor, sizes: torch.Tensor) -> float:
+    """The least distance within which this share of a surface lies, found by trying each."""
+    return min(d for d in distances_mm.tolist() if sizes[distances_mm <= d].sum() >= share * sizes.sum())
 
 
 masks = st.lists(st.booleans(), min_size=24, max_size=24).map(lambda bits: torch.tensor(bits).reshape(2, 3, 4))
