@@ -153,6 +153,12 @@ class Stopwatch:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
+    def copy(self) -> "Stopwatch":
+        """One that goes on from here by itself."""
+        other = Stopwatch()
+        other.seconds |= self.seconds
+        return other
+
     @contextmanager
     def of(self, stage: str) -> Iterator[None]:
         """Count the block's time to a stage."""

@@ -5,6 +5,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -224,8 +225,11 @@ class SegmentationResult(ClassificationResult):
 
 
 @dataclass(frozen=True, eq=False)
-class _Look:
-    """A scan after preprocessing and one forward pass, where there is a network. Slices in house order."""
+class Look:
+    """A scan after preprocessing and one forward pass, where there is a network: what a `Segmenter` makes masks of.
+
+    Slices are in house order.
+    """
 
     checked: CheckedScan
     median_hu: float
@@ -253,9 +257,9 @@ class _Loaded(ABC):
 
     device: torch.device
     batch_size: int
-    _made_of: Callable[[], "_Loaded"]
+    _made_of: Callable[..., "_Loaded"]
 
-    def __reduce__(self) -> tuple[Callable[[], "_Loaded"], tuple[()]]:
+    def __reduce__(self) -> tuple[Callable[..., "_Loaded"], tuple[()]]:
         """To another process it goes as what it was made of, which loads the weights there."""
         return self._made_of, ()
 
@@ -383,17 +387,20 @@ class Segmenter(_Loaded):
             WeightsError: the settings' method asks no network.
         """
         self.ensure_able("classify")
-        return ClassificationResult(**self._classification(self._look(scan)))
+        return ClassificationResult(**self._classification(self.look(scan)))
 
-    def segment(self, scan: Scan) -> SegmentationResult:
+    def segment(self, scan: Scan | Look) -> SegmentationResult:
         """Where the blood is, and how much. Nothing is written to disk.
+
+        Args:
+            scan: the scan, or what a segmenter of the same `eye` has seen of it.
 
         Raises:
             ScanRefused: the scan cannot be read or is no plausible head CT.
             WeightsError: the settings' method cannot look into this network.
         """
         self.ensure_able("segment")
-        look = self._look(scan)
+        look = replace(scan, timings=scan.timings.copy()) if isinstance(scan, Look) else self.look(scan)
         gated, saliency = self._map(look)
         with look.timings.of("mask"):
             mask = refine(saliency, look.ct, look.region, look.median_hu, self.threshold, self.options.refine)
@@ -426,8 +433,38 @@ class Segmenter(_Loaded):
             "weights_sha256": self._weights.sha256 if self._weights else None,
         }
 
-    def _look(self, scan: Scan) -> _Look:
-        """Read, check, preprocess, and one forward pass over every slice that shows brain."""
+    @property
+    def eye(self) -> str:
+        """What a look follows from: segmenters of one eye see a scan alike, whatever they make of it."""
+        made_later = {"gate", "operating_point", "threshold", "weak", "poses", "aggregation", "refine"}
+        settings = self.settings
+        return hash_of(settings | {"segment": {k: v for k, v in settings["segment"].items() if k not in made_later}})
+
+    def with_options(self, options: SegmentOptions) -> "Segmenter":
+        """Another one, which shares this one's network.
+
+        Args:
+            options: of a method that asks a network.
+
+        Raises:
+            WeightsError: where this one, or the method, asks none.
+        """
+        metadata = self.weights.metadata
+        if isinstance(options.weak, HuThreshold):
+            raise WeightsError(f"expected a method with a network; got '{options.weak.method}'; make a new Segmenter")
+        other = copy(self)
+        other.options = options
+        other._made_of = partial(self._made_of, options=options)
+        other.operating_point = _first(options.operating_point, metadata.operating_point)
+        other.threshold = _first(options.threshold, metadata.threshold)
+        return other
+
+    def look(self, scan: Scan) -> Look:
+        """Read, check, preprocess, and one forward pass over every slice that shows brain.
+
+        Raises:
+            ScanRefused: the scan cannot be read or is no plausible head CT.
+        """
         look = _prepared(scan, self.options, self._brain, self._preprocess if self._weights else None)
         if not self._weights:
             return replace(look, probabilities=look.probabilities + torch.nan)
@@ -471,7 +508,7 @@ class Segmenter(_Loaded):
         height, width = batch.images.shape[-2:]
         return plan_windows((height, width), self._preprocess.fov_px, self.options.windows)
 
-    def _map(self, look: _Look) -> tuple[Bool[Tensor, " depth"], Float[Tensor, "depth height width"]]:
+    def _map(self, look: Look) -> tuple[Bool[Tensor, " depth"], Float[Tensor, "depth height width"]]:
         """Which slices pass the gate, and the saliency of the scan on its own grid."""
         gated = torch.zeros(len(look.ct.hu), dtype=torch.bool)
         gated[look.slices] = True
@@ -512,7 +549,7 @@ class Segmenter(_Loaded):
             saliency = look.batch.to_native(canvas).clamp_(0.0, 1.0).mul_(look.region)
         return gated, saliency
 
-    def _classification(self, look: _Look) -> dict[str, Any]:
+    def _classification(self, look: Look) -> dict[str, Any]:
         """The fields of a ClassificationResult."""
         return {
             **_fields(look),
@@ -625,9 +662,7 @@ class MaskSegmenter(_Loaded):
         }
 
 
-def _prepared(
-    scan: Scan, options: IntakeOptions, brain: BrainOptions, preprocessing: PreprocessOptions | None
-) -> _Look:
+def _prepared(scan: Scan, options: IntakeOptions, brain: BrainOptions, preprocessing: PreprocessOptions | None) -> Look:
     """Read, check and find the brain; lay slices on the canvas, where a network is to see them."""
     timings = Stopwatch()
     checked = check_scan(scan, brain, options, timings)
@@ -639,10 +674,10 @@ def _prepared(
             median_hu = brain_median_hu(ct, region)
             if preprocessing is not None:
                 batch = preprocess(ct, region, midsagittal_line(ct, region, brain), median_hu, preprocessing)
-    return _Look(checked, median_hu, batch, slices, torch.zeros(len(ct.hu)), {}, timings)
+    return Look(checked, median_hu, batch, slices, torch.zeros(len(ct.hu)), {}, timings)
 
 
-def _fields(look: _Look) -> dict[str, Any]:
+def _fields(look: Look) -> dict[str, Any]:
     """The fields of a ClassificationResult that do not depend on who looked."""
     has_brain = torch.zeros(len(look.ct.hu), dtype=torch.bool)
     has_brain[look.slices] = True
@@ -697,7 +732,7 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def _volume_reason(look: _Look) -> str | None:
+def _volume_reason(look: Look) -> str | None:
     """Why a scan's volume is not measured; None where it is."""
     if not look.slices:
         return "no brain was found in the scan, so nothing was measured"

@@ -341,6 +341,31 @@ def test_a_gap_is_refused_until_it_is_allowed_and_one_slice_of_unknown_thickness
     assert "thickness is not stated" in str(one.volume_reason)
 
 
+def test_what_one_network_saw_serves_any_method_of_the_same_eye(
+    make_weights: Callable[..., Path], phantom: Phantom
+) -> None:
+    scan = (phantom.ct.hu.numpy(), phantom.ct.affine.numpy())
+    weights = make_weights()
+    first = Segmenter(weights, options=SegmentOptions(gate=False), device="cpu")
+    other = SegmentOptions(operating_point=0.4, weak=GradCam(), refine=Threshold(), threshold=0.2)
+    beside, alone = first.with_options(other), Segmenter(weights, options=other, device="cpu")
+    look = first.look(scan)
+    assert first.eye == beside.eye == alone.eye
+    for segmenter in (first, beside):
+        shared, fresh = segmenter.segment(look), segmenter.segment(scan)
+        np.testing.assert_array_equal(shared.saliency, fresh.saliency)
+        assert shared.settings == fresh.settings
+        assert set(shared.timings_s) == set(fresh.timings_s)
+    assert "map" not in look.timings.seconds
+    np.testing.assert_array_equal(beside.segment(look).mask, alone.segment(scan).mask)
+    assert beside.settings == alone.settings
+    assert pickle.loads(pickle.dumps(beside)).settings == alone.settings  # noqa: S301
+    for seen_otherwise in (SegmentOptions(mirrored=False), SegmentOptions(hu_offset=1.0)):
+        assert first.with_options(seen_otherwise).eye != first.eye
+    with pytest.raises(WeightsError, match="a method with a network"):
+        first.with_options(SegmentOptions(gate=False, weak=HuThreshold()))
+
+
 def test_another_process_gets_the_same_segmenter(make_weights: Callable[..., Path], phantom: Phantom) -> None:
     scan = (phantom.ct.hu.numpy(), phantom.ct.affine.numpy())
     options = SegmentOptions(mirrored=False, hu_offset=2.0)

@@ -151,6 +151,7 @@ def _blocks(
     blocks += _cases(results, folder)
     if results.working:
         blocks += [Heading("Time and memory"), _cost_table(results)]
+    blocks += _trainings(results)
     blocks += [Heading("What failed"), *_failures(results, data)]
     blocks += [Heading("How to read this"), Items(_reading(results))]
     return [*blocks, Heading("Settings"), *_settings(results)]
@@ -335,12 +336,41 @@ def _cost_table(results: Results) -> Table:
     costs = [one for name in results.best_first() for one in results.case_results(name).values()]
     threads = sorted({one.threads for one in costs if one.threads is not None})
     caption = (
-        "Seconds from file to mask, writing left out; MiB at the highest, of the GPU where there is one, else of the"
+        "Seconds of all stages from file to mask; MiB at the highest, of the GPU where there is one, else of the"
         f" whole process. {platform.machine()}, {' or '.join(map(str, threads)) or '?'} threads a method; where the"
         " machine has more, others ran beside it. A busy machine is slower."
     )
     heads = ("method", "scans", "median s", "least to most s", "peak MiB")
     return Table(heads, tuple(rows), caption, own=results.options.reference)
+
+
+def _trainings(results: Results) -> list[Block]:
+    rows = []
+    for found in results.methods:
+        ends = found.trainings
+        if not ends:
+            continue
+        n_early = sum(end.steps < end.allowed for end in ends)
+        rows.append(
+            (
+                found.method.name,
+                ", ".join(str(end.fold) for end in ends),
+                ", ".join("-" if end.score is None else f"{end.score:.3f}" for end in ends),
+                ", ".join(str(end.kept_step) for end in ends),
+                ", ".join(str(end.steps) for end in ends),
+                str(ends[0].allowed),
+                f"{n_early} of {len(ends)}",
+            )
+        )
+    if not rows:
+        return []
+    caption = (
+        "Of each fold: what the tuning set says of the network that was kept ('-': nobody chose), at which step that"
+        " was, and how many steps were made. Ended early: the tuning set had long seen nothing better. The others made"
+        " all steps, over which the learning rate falls to nothing: whether more would have given more is not known."
+    )
+    heads = ("method", "folds", "tuning score", "kept at step", "steps made", "allowed", "ended early")
+    return [Heading("How trainings ended"), Table(heads, tuple(rows), caption, own=results.options.reference)]
 
 
 def _cases(results: Results, folder: Path) -> list[Block]:

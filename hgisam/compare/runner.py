@@ -6,8 +6,8 @@ A record counts as done only if its key is the one that method, weights, scan an
 import hashlib
 import json
 import logging
-import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from hgisam.cases import own_record
 from hgisam.compare.data import ComparedCase, ComparedData
 from hgisam.compare.memory import PeakMemory
 from hgisam.compare.settings import AnyMethod, CompareOptions, GivenMethod, TrainedMethod, learns_from_masks
-from hgisam.compare.training import FoldTraining, train_side_by_side
+from hgisam.compare.training import FoldTraining, TrainingEnd, train_side_by_side
 from hgisam.config import Settings
 from hgisam.evaluate.folders import with_probabilities
 from hgisam.evaluate.scores import ScanScore, score_masks
@@ -30,10 +30,11 @@ from hgisam.io.atomic import make_output_folder
 from hgisam.io.errors import OutputError, ScanRefused
 from hgisam.io.nifti import read_mask_and_labels, write_mask
 from hgisam.io.tables import write_json
-from hgisam.pipeline import MaskSegmenter, SegmentationResult, Segmenter, pick_device
+from hgisam.pipeline import Look, MaskSegmenter, SegmentationResult, Segmenter, pick_device
 from hgisam.processes import side_by_side
 from hgisam.records import Record, case_record, recorded_reason, refusal_record, segmentation_record
 from hgisam.volume import MaskVolume, same_grid
+from hgisam.weak import HuThreshold
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class CaseResult:
         case: the case.
         score: of its mask; of an empty one where the method failed.
         failure: why there is no mask; None where there is one.
-        seconds: from file to mask; None where it failed.
+        seconds: of all stages from file to mask; None where it failed.
         threads: of the CPU, that it had; None where that is not on record.
         peak_mib: the most memory meanwhile; None where it failed, or the system does not tell.
         mask: the file; None where it failed.
@@ -88,12 +89,14 @@ class MethodResult:
         cases: by name; empty where the method could not be started.
         failure: why it could not be started; None where it could.
         settings: of the first of its networks, resolved; None where it could not be started.
+        trainings: how those of its networks ended, by fold; empty where it is not trained here.
     """
 
     method: AnyMethod
     cases: tuple[CaseResult, ...] = ()
     failure: str | None = None
     settings: dict[str, Any] | None = field(default=None, compare=False)
+    trainings: tuple[TrainingEnd, ...] = ()
 
     @property
     def failed_cases(self) -> tuple[CaseResult, ...]:
@@ -153,19 +156,47 @@ class Runner:
         return tuple(self._one(method, data, shas, interrupts) for method in self.options.methods)
 
     def _judge_side_by_side(self, data: ComparedData, shas: dict[str, tuple[str, str]]) -> None:
-        """So many methods at a time, each in a process of its own and with its share of threads; records stay."""
+        """So many processes at a time, each with its share of threads; records stay.
+
+        Methods that come as they are are asked case after case, so that those of one network share its look at a case;
+        cases are dealt to the processes. A trained method has a process of its own.
+        """
         left = [method for method in self.options.methods if not self._judged(method, data)]
-        at_once = min(self.workers, len(left))
+        given = tuple(method for method in left if isinstance(method, GivenMethod))
+        work: list[_Work] = [(given, data.cases[k :: self.workers]) for k in range(self.workers if given else 0)]
+        work += [((method,), data.cases) for method in left if isinstance(method, TrainedMethod)]
+        at_once = min(self.workers, len(work))
         if at_once > 1:
             threads = max(1, torch.get_num_threads() // at_once)
             alone = replace(self, workers=1, begin=_unseen)
-            side_by_side(partial(_judge, runner=alone, data=data, shas=shas, threads=threads), left, at_once)
+            side_by_side(partial(_judge, runner=alone, data=data, shas=shas, threads=threads), work, at_once)
 
     def _judged(self, method: AnyMethod, data: ComparedData) -> bool:
         """Whether each of a method's cases has a record, true or not any more."""
         folds, folder = _folds_of(method, self.options), self.output / METHODS / method.folder_name
         cases = [case for case in data.cases if None in folds or case.fold in folds]
         return all((folder / f"{case.name}.json").is_file() for case in cases)
+
+    def judge(self, work: "_Work", data: ComparedData, shas: dict[str, tuple[str, str]]) -> None:
+        """Some methods on some cases, for the records; a method that cannot be started is left for who reads them.
+
+        Raises:
+            OutputError: where something cannot be written.
+        """
+        methods, cases = work
+        networks: dict[Path | None, Segmenter] = {}
+        makers: list[tuple[AnyMethod, int | None, MaskMaker]] = []
+        for method in methods:
+            make_output_folder(self.output / METHODS / method.folder_name)
+            with suppress(Exception):
+                folds = _folds_of(method, self.options)
+                makers += [(method, fold, self._segmenter(method, data, fold, networks)) for fold in folds]
+        for case in cases:
+            looks: dict[str, Look] = {}
+            for method, fold, maker in makers:
+                if fold in {None, case.fold}:
+                    folder = self.output / METHODS / method.folder_name
+                    compare_case(_Sharing(maker, looks), case, shas[case.name], folder, Interrupts())
 
     def _one(
         self, method: AnyMethod, data: ComparedData, shas: dict[str, tuple[str, str]], interrupts: Interrupts
@@ -175,12 +206,15 @@ class Runner:
         results: list[CaseResult] = []
         settings: dict[str, Any] | None = None
         failure: str | None = None
+        trainings: list[TrainingEnd] = []
         try:
             for fold in _folds_of(method, self.options):
-                cases = [case for case in data.cases if fold is None or case.fold == fold]
+                judged = [case for case in data.cases if fold is None or case.fold == fold]
                 segmenter = self._segmenter(method, data, fold)
                 settings = settings or segmenter.settings
-                for case in cases:
+                if isinstance(method, TrainedMethod) and fold is not None:
+                    trainings.append(self._training(method, method.settings(self.base), data, fold).end)
+                for case in judged:
                     self.begin(f"{method.name}: {case.name}")
                     results.append(compare_case(segmenter, case, shas[case.name], folder, interrupts))
         except (OutputError, KeyboardInterrupt):
@@ -190,12 +224,20 @@ class Runner:
             log.error("%s: left out: %s", method.name, failure)
             log.debug("%s: where it failed", method.name, exc_info=error)
             results = []
-        found = MethodResult(method, tuple(sorted(results, key=lambda r: r.case.name)), failure, settings)
+        cases = tuple(sorted(results, key=lambda result: result.case.name))
+        found = MethodResult(method, cases, failure, settings, tuple(trainings))
         with interrupts.held():
             write_json(folder / METHOD_RECORD, _method_record(found))
         return found
 
-    def _segmenter(self, method: AnyMethod, data: ComparedData, fold: int | None) -> MaskMaker:
+    def _segmenter(
+        self,
+        method: AnyMethod,
+        data: ComparedData,
+        fold: int | None,
+        networks: dict[Path | None, Segmenter] | None = None,
+    ) -> MaskMaker:
+        """The method, ready; with `networks`, it takes one of these where it can, and else adds its own."""
         settings = method.settings(self.base)
         supervised = learns_from_masks(settings)
         weights: Path | None = None
@@ -206,7 +248,14 @@ class Runner:
         if supervised and weights is not None:
             network = settings.supervised
             return MaskSegmenter(weights, options=network, device=self.device, batch_size=self.batch_size)
-        segmenter = Segmenter(weights, options=settings.segment, device=self.device, batch_size=self.batch_size)
+        options = settings.segment
+        asks = networks is not None and not isinstance(options.weak, HuThreshold)
+        if networks is not None and asks and weights in networks:
+            segmenter = networks[weights].with_options(options)
+        else:
+            segmenter = Segmenter(weights, options=options, device=self.device, batch_size=self.batch_size)
+        if networks is not None and asks:
+            networks[weights] = segmenter
         segmenter.ensure_able("segment")
         return segmenter
 
@@ -223,12 +272,43 @@ class Runner:
         )
 
 
-def _judge(
-    method: AnyMethod, runner: Runner, data: ComparedData, shas: dict[str, tuple[str, str]], threads: int
-) -> None:
+_Work = tuple[tuple[AnyMethod, ...], tuple[ComparedCase, ...]]
+"""Methods, and the cases that they are asked about."""
+
+
+def _judge(work: _Work, runner: Runner, data: ComparedData, shas: dict[str, tuple[str, str]], threads: int) -> None:
     torch.set_num_threads(threads)
-    runner._one(method, data, shas, Interrupts())
-    log.info("%s: judged", method.name)
+    runner.judge(work, data, shas)
+    log.info("judged: %s, %d cases", ", ".join(method.name for method in work[0]), len(work[1]))
+
+
+@dataclass(frozen=True, eq=False)
+class _Sharing:
+    """A method that shares its look at a case with others of the same eye.
+
+    Attributes:
+        maker: the method.
+        looks: at the case, by the eye.
+    """
+
+    maker: MaskMaker
+    looks: dict[str, Look]
+
+    @property
+    def device(self) -> torch.device:
+        return self.maker.device
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.maker.settings
+
+    def segment(self, scan: Path) -> SegmentationResult:
+        if not isinstance(self.maker, Segmenter):
+            return self.maker.segment(scan)
+        eye = self.maker.eye
+        if eye not in self.looks:
+            self.looks[eye] = self.maker.look(scan)
+        return self.maker.segment(self.looks[eye])
 
 
 def compare_case(
@@ -258,11 +338,10 @@ def compare_case(
     mask.unlink(missing_ok=True)
     reference, labels, grid = read_mask_and_labels(case.reference)
     memory = PeakMemory(segmenter.device)
-    begun = time.perf_counter()
     result: SegmentationResult | None = None
     try:
         result = segmenter.segment(case.scan)
-        seconds, peak_mib = time.perf_counter() - begun, memory.mib()
+        seconds, peak_mib = sum(result.timings_s.values()), memory.mib()
         prediction = result.mask_volume
         if not same_grid(prediction, reference):
             raise ScanRefused(f"{case.name}: expected scan and reference on one grid; got two; resample the reference")

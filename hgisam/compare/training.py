@@ -24,6 +24,25 @@ from hgisam.train.training import BEST, SPLITS
 
 
 @dataclass(frozen=True)
+class TrainingEnd:
+    """How the training of one fold ended.
+
+    Attributes:
+        fold: which.
+        score: what the tuning set says of the network that was kept; None where nobody chose.
+        kept_step: at which it was kept.
+        steps: that were made.
+        allowed: steps that the recipe allows.
+    """
+
+    fold: int
+    score: float | None
+    kept_step: int
+    steps: int
+    allowed: int
+
+
+@dataclass(frozen=True)
 class FoldTraining:
     """The training of one fold.
 
@@ -54,6 +73,15 @@ class FoldTraining:
         else:
             settings = recorded_settings(self.options)
         return record.get("state") == "finished" and recorded == settings and (self.run / BEST).is_file()
+
+    @property
+    def end(self) -> TrainingEnd:
+        """How it ended, once it is finished."""
+        kept, loop = own_record(self.run / RUN_RECORD)["kept"], self.options.loop
+        steps = loop.steps
+        if loop.patience is not None and kept["looks_since"] >= loop.patience:
+            steps = min(steps, kept["step"] + kept["looks_since"] * loop.evaluate_every)
+        return TrainingEnd(self.options.split.fold, kept["score"], kept["step"], steps, loop.steps)
 
     def weights(self, workers: int) -> Path:
         """The weights that lie in the run's folder if its training is done, else newly learned.

@@ -166,19 +166,36 @@ def test_a_stopped_run_goes_on_and_what_has_changed_is_done_again(tmp_path: Path
     assert watched.asked == ["p1", "p0", "p1", "p1"], "another reference everywhere, other settings in the second"
 
 
-def test_methods_side_by_side_say_what_they_say_one_after_the_other(tmp_path: Path) -> None:
+def test_methods_side_by_side_say_what_they_say_one_after_the_other(
+    tmp_path: Path, tiny_weights: tuple[Path, str]
+) -> None:
+    """Those of one network share its look at a case; that one of them cannot be started is told once."""
     heads = write_heads(tmp_path / "heads", 2)
-    config = write_comparison_yaml(tmp_path / "a.yaml", BROKEN)
+    network = {"learned_from": "nothing", "weights": str(tiny_weights[0])}
+    ungated = {"gate": False, "refine": {"method": "threshold"}, "threshold": 0.3}
+    config = write_comparison_yaml(
+        tmp_path / "a.yaml",
+        network | {"name": "attention", "segment": ungated},
+        network | {"name": "classes", "segment": ungated | {"weak": {"method": "grad_cam"}}},
+        network | {"name": "another eye", "segment": ungated | {"mirrored": False}},
+        BROKEN,
+    )
     alone, beside = (
         compare(config, tmp_path / name, data_folder=heads, device="cpu", workers=workers)
         for name, workers in (("alone", 1), ("beside", 2))
     )
     share = max(1, torch.get_num_threads() // 2)
-    assert [one.threads for method in beside.methods for one in method.cases] == [share] * 6
+    assert [one.threads for method in beside.methods for one in method.cases] == [share] * 12
     assert [[one.score for one in method.cases] for method in beside.methods] == [
         [one.score for one in method.cases] for method in alone.methods
     ]
     assert [method.failure for method in beside.methods] == [method.failure for method in alone.methods]
+    assert [method.settings for method in beside.methods] == [method.settings for method in alone.methods]
+    for name in ("attention", "classes", "another_eye"):
+        masks = [tmp_path / folder / "methods" / name / "p1_mask.nii.gz" for folder in ("alone", "beside")]
+        one, two = (read_mask(mask)[0].voxels for mask in masks)
+        assert torch.equal(one, two)
+        assert one.any()
 
 
 def test_a_case_that_fails_counts_as_an_empty_mask_and_is_tried_again(tmp_path: Path, watched: type[Watched]) -> None:

@@ -15,7 +15,8 @@ from tiny_training import TINY
 
 from hgisam import __version__
 from hgisam.compare.comparison import compare
-from hgisam.compare.training import FoldTraining
+from hgisam.compare.training import FoldTraining, TrainingEnd
+from hgisam.config import load_settings
 from hgisam.io.nifti import read_ct, read_labels, write_labels, write_mask
 from hgisam.model.checkpoint import load_segmenter
 from hgisam.train.layouts import read_cohort
@@ -57,6 +58,20 @@ def test_a_finished_training_is_not_done_again(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "run" / "run.json").write_text(json.dumps(record | {"state": "running"}))
     training.weights(workers=1)
     assert trainer.resumed == [False, True]
+
+
+def test_how_a_training_ended_is_read_from_its_record(tmp_path: Path) -> None:
+    """Two looks of 50 steps after the best one the recipe has enough; with one it had made all its steps."""
+    loop = OPTIONS.loop.model_copy(update={"steps": 400, "evaluate_every": 50, "patience": 2})
+    training = FoldTraining(
+        OPTIONS.model_copy(update={"loop": loop}), tmp_path, tmp_path, frozenset(), tmp_path / "cache", "cpu"
+    )
+    ends = []
+    for step, looks_since in ((250, 2), (350, 1)):
+        kept = {"score": 0.5, "step": step, "looks_since": looks_since}
+        (tmp_path / "run.json").write_text(json.dumps({"versions": {"hgisam": __version__}, "kept": kept}))
+        ends.append(training.end)
+    assert ends == [TrainingEnd(0, 0.5, 250, 350, 400), TrainingEnd(0, 0.5, 350, 400, 400)]
 
 
 def test_a_training_that_saw_patients_of_its_fold_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,4 +218,8 @@ def test_segmenters_trained_per_fold_beside_one_with_weights(tmp_path: Path, mon
     for name, n_patients in (("U-Net", 4), ("one_mask", 1)):
         metadata = load_segmenter(weights.parents[2] / name / "fold_0" / weights.name).metadata
         assert metadata.data.startswith(f"masks of {n_patients} patients (phantoms, cohort ")
-    assert "masks (judged in 1 of 2 folds)" in (tmp_path / "out" / "report.md").read_text()
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "masks (judged in 1 of 2 folds)" in report
+    steps = load_settings(tmp_path / "unet.yaml").train_segmenter.loop.steps
+    assert f" | 0, 1 | -, - | {steps}, {steps} | {steps}, {steps} | {steps} | 0 of 2 |" in report.replace("**", "")
+    assert "| one mask | 0 | - | 2 | 2 | 2 | 0 of 1 |" in report
