@@ -16,8 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from hgisam.io.errors import InputError
 from hgisam.model.slice_classifier import SliceClassifier
 from hgisam.model.supervised import MaskNetwork
+
+MOST_LOST = 50
+"""So many steps in a row whose gradient is not finite end a training."""
 
 
 class LoopOptions(BaseModel):
@@ -142,6 +146,7 @@ class Trainer(Generic[Network, Learned]):
         self.model: Network = model.to(device).train()
         self.averaged: Network = deepcopy(model).eval()
         self.step = 0
+        self._n_lost = 0
         self._options, self._device = options, device
         self._objective: Objective[Network, Learned] = objective
         self._question: nn.Module = objective.question(self.model)
@@ -150,10 +155,13 @@ class Trainer(Generic[Network, Learned]):
         self._optimizer = torch.optim.AdamW(_groups(model, options), lr=options.learning_rate)
 
     def learn(self, batch: Learned) -> StepReport:
-        """Make one step.
+        """Make one step. Where its gradient is not finite the parameters stay as they are, as under a loss scaler.
 
         Args:
             batch: this process's part of it, on the CPU.
+
+        Raises:
+            InputError: where that has happened in many steps in a row.
         """
         started = time.perf_counter()
         rank = dist.get_rank() if dist.is_initialized() else 0
@@ -180,7 +188,15 @@ class Trainer(Generic[Network, Learned]):
                 if not _is_head(name):
                     parameter.grad = None
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._options.clip_norm)
-        self._optimizer.step()
+        finite = bool(torch.isfinite(norm))
+        self._n_lost = 0 if finite else self._n_lost + 1
+        if self._n_lost >= MOST_LOST:
+            raise InputError(
+                f"expected finite gradients; got none in steps {self.step + 2 - MOST_LOST} to {self.step + 1}; lower"
+                " loop.learning_rate, or set loop.bfloat16 to false"
+            )
+        if finite:
+            self._optimizer.step()
         self.step += 1
         _average(self.averaged, self.model, min(self._options.average_decay, self.step / (self.step + 9)))
         losses = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))

@@ -5,11 +5,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from hgisam.io.errors import InputError
 from hgisam.labels import Subtype
 from hgisam.model.classifier import ClassifierOptions, HemorrhageClassifier
 from hgisam.model.swin import SwinOptions
 from hgisam.train.batches import TrainingBatch
-from hgisam.train.loop import LoopOptions, Trainer
+from hgisam.train.loop import MOST_LOST, LoopOptions, Trainer
 from hgisam.train.losses import ClassifierObjective, LossOptions
 
 SWIN = SwinOptions(img_size=32, window=4, embed_dim=8, depths=(2, 2, 2), heads=(1, 2, 4), in_channels=1)
@@ -82,6 +83,23 @@ def test_a_step_in_parts_is_the_step_as_a_whole() -> None:
     whole, in_parts = (trainer(accumulate=parts).learn(bright_squares(0)) for parts in (1, 3))
     assert in_parts.losses == pytest.approx(whole.losses, rel=1e-6)
     assert in_parts.gradient_norm == pytest.approx(whole.gradient_norm, rel=1e-5)
+
+
+def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_many_in_a_row_end_the_training() -> None:
+    training = trainer()
+    training.learn(bright_squares(0))
+    before = {name: value.clone() for name, value in training.model.state_dict().items()}
+    broken = bright_squares(1)
+    broken.images[0, 0, 0, 0] = torch.nan
+    for _ in range(MOST_LOST - 1):
+        training.learn(broken)
+    assert training.step == MOST_LOST
+    assert all(torch.equal(value, before[name]) for name, value in training.model.state_dict().items())
+    training.learn(bright_squares(2))
+    assert not all(torch.equal(value, before[name]) for name, value in training.model.state_dict().items())
+    with pytest.raises(InputError, match="expected finite gradients"):
+        for _ in range(MOST_LOST):
+            training.learn(broken)
 
 
 def test_frozen_layers_stay_and_heads_learn() -> None:
