@@ -27,8 +27,8 @@ def write(path: Path, **changes: object) -> Path:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_comparison_loads_and_its_methods_differ(path: Path, tmp_path: Path) -> None:
-    assert len(SHIPPED) == 3
-    comparison = load_comparison(path, tmp_path if path.name == "compare_bhsd.yaml" else None)
+    assert len(SHIPPED) == 4
+    comparison = load_comparison(path, tmp_path if path.name.startswith("compare_bhsd") else None)
     settings = [method.settings(path.parent) for method in comparison.compare.methods]
     options = [(found.segment, found.train, found.supervised, found.train_segmenter) for found in settings]
     assert all(first != second for i, first in enumerate(options) for second in options[:i])
