@@ -6,12 +6,13 @@ plain left-right flip. The way back is the inverse of the same affine.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Float32, Float64
-from pydantic import BaseModel, ConfigDict, Field
+from jaxtyping import Bool, Float, Float32, Float64, Int64
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
@@ -56,16 +57,24 @@ class PreprocessOptions(BaseModel):
     """Standard deviation of the smoothing before the two sides are compared."""
     skull_channel: bool = False
     """`relative` only: a third channel, -200..1000 HU over the brain median as 0..1, never masked: the skull."""
+    neighbours: int = Field(default=0, ge=0, le=3)
+    """`relative` only: HU of so many slices above and as many below are channels too, after the slice's own."""
     mask_outside: bool = True
     """`relative` only: hide what lies outside the skull (scalp, head rest), which differs between sources."""
     mask_margin_mm: float = Field(default=3.0, ge=0)
     """How far around the intracranial region is still shown where the outside is hidden."""
 
+    @model_validator(mode="after")
+    def _neighbours_are_relative(self) -> "PreprocessOptions":
+        if self.neighbours and self.channels != "relative":
+            raise ValueError(f"expected neighbours 0 with channels {self.channels}; got {self.neighbours}")
+        return self
+
     @property
     def n_channels(self) -> int:
         """Channels of an image."""
         if self.channels == "relative":
-            return 3 if self.skull_channel else 2
+            return 2 + self.skull_channel + 2 * self.neighbours
         return 3
 
 
@@ -176,6 +185,7 @@ def preprocess(
     sampling, canvas = _place_canvas(volume, region, midline, options)
     depth = volume.hu.shape[0]
     images = torch.empty(depth, options.n_channels, *canvas, dtype=torch.float32)
+    n_own = options.n_channels - 2 * options.neighbours
     relative_hu = torch.empty(depth, *canvas, dtype=torch.float32)
     canvas_region = torch.empty(depth, *canvas, dtype=torch.bool)
     oversampling = max(1, round(options.spacing_mm / min(volume.spacing_mm[1:])))
@@ -185,7 +195,14 @@ def preprocess(
         hu, inside = _resample(volume.hu[part], region[part], sampling[part], canvas, oversampling)
         canvas_region[part] = inside
         relative_hu[part] = hu - median_hu
-        images[part] = network_images(hu, inside, median_hu, options)
+        images[part, :n_own] = _own_channels(hu, inside, median_hu, options)
+    if options.neighbours:
+        with_brain = torch.nonzero(region.any(dim=2).any(dim=1)).flatten().tolist()
+        beside = torch.arange(depth)[:, None].expand(-1, 2 * options.neighbours).clone()
+        beside[with_brain] = torch.tensor(with_brain)[neighbour_rows(with_brain, options.neighbours)]
+        for start in range(0, depth, chunk):
+            part = slice(start, start + chunk)
+            images[part, n_own:] = _shown_hu(relative_hu[beside[part]], canvas_region[part], options)
     return SliceBatch(
         images=images,
         region=canvas_region,
@@ -291,11 +308,27 @@ def _invert(sampling: Float64[Tensor, "depth 2 3"]) -> Float64[Tensor, "depth 2 
     return torch.cat([inverse, -inverse @ sampling[:, :, 2:]], dim=2)
 
 
+def neighbour_rows(slices: Sequence[int], neighbours: int) -> Int64[Tensor, "n beside"]:
+    """For each of a scan's slices that show brain, which of them lie beside it: the nearest above and below, then on.
+
+    Where there is none, at the ends or at a gap, the slice stands for its own neighbour.
+
+    Args:
+        slices: their indices in the scan, ascending.
+        neighbours: how many on either side.
+    """
+    row_of = {index: row for row, index in enumerate(slices)}
+    steps = [step * side for step in range(1, neighbours + 1) for side in (-1, 1)]
+    rows = [[row_of.get(index + step, row) for step in steps] for row, index in enumerate(slices)]
+    return torch.tensor(rows, dtype=torch.int64).reshape(len(slices), len(steps))
+
+
 def network_images(
     hu: Float32[Tensor, "n height width"],
     region: Bool[Tensor, "n height width"],
     median_hu: float | Float32[Tensor, "n 1 1"],
     options: PreprocessOptions,
+    beside_hu: Float32[Tensor, "n beside height width"] | None = None,
 ) -> Float32[Tensor, "n channels height width"]:
     """The network's channels in [0, 1] from slices that lie on the canvas already.
 
@@ -304,7 +337,28 @@ def network_images(
         region: their intracranial region.
         median_hu: brain median of the slices' scan, or of each slice's own.
         options: the channels.
+        beside_hu: HU over the brain median of each slice's neighbours, as `neighbour_rows` has them; not needed where
+            neighbours are no channels.
+
+    Raises:
+        ValueError: where neighbours are channels and are not given.
     """
+    own = _own_channels(hu, region, median_hu, options)
+    if not options.neighbours:
+        return own
+    if beside_hu is None or beside_hu.shape[1] != 2 * options.neighbours:
+        got = "none" if beside_hu is None else beside_hu.shape[1]
+        raise ValueError(f"expected {2 * options.neighbours} neighbours of each slice; got {got}; set neighbours to 0")
+    return torch.cat([own, _shown_hu(beside_hu, region, options)], dim=1)
+
+
+def _own_channels(
+    hu: Float32[Tensor, "n height width"],
+    region: Bool[Tensor, "n height width"],
+    median_hu: float | Float32[Tensor, "n 1 1"],
+    options: PreprocessOptions,
+) -> Float32[Tensor, "n channels height width"]:
+    """What is shown of the slices themselves."""
     if options.channels == "relative":
         return _relative_channels(hu - median_hu, region, options)
     windowed = torch.stack([window.apply(hu) for window in (BRAIN, SUBDURAL, BONE)], dim=1)
@@ -327,16 +381,27 @@ def _relative_channels(
     relative_hu: Float32[Tensor, "n height width"], region: Bool[Tensor, "n height width"], options: PreprocessOptions
 ) -> Float32[Tensor, "n channels height width"]:
     low, high = options.relative_range_hu
-    shown = relative_hu
-    if options.mask_outside:
-        shown = torch.where(_dilate(region, options.mask_margin_mm / options.spacing_mm), relative_hu, low)
-    relative = ((shown - low) / (high - low)).clamp(0.0, 1.0)
+    relative = _shown_hu(relative_hu[:, None], region, options)[:, 0]
     difference = _mirror_difference_hu(relative_hu.clamp(low, high), region, options)
     mirror = (difference / (2 * options.mirror_clip_hu) + 0.5).clamp(0.0, 1.0)
     channels = [relative, mirror]
     if options.skull_channel:
         channels.append(HUWindow(center_hu=400.0, width_hu=1200.0).apply(relative_hu))
     return torch.stack(channels, dim=1)
+
+
+def _shown_hu(
+    relative_hu: Float32[Tensor, "n planes height width"],
+    region: Bool[Tensor, "n height width"],
+    options: PreprocessOptions,
+) -> Float32[Tensor, "n planes height width"]:
+    """HU over the brain median in [0, 1], hidden where the slice's own outside is."""
+    low, high = options.relative_range_hu
+    shown = relative_hu
+    if options.mask_outside:
+        margin_px = options.mask_margin_mm / options.spacing_mm
+        shown = torch.where(_dilate(region, margin_px)[:, None], relative_hu, low)
+    return ((shown - low) / (high - low)).clamp(0.0, 1.0)
 
 
 def _mirror_difference_hu(

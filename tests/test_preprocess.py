@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hgisam.brain import Midline
-from hgisam.preprocess import PreprocessOptions, SliceBatch, preprocess
+from hgisam.preprocess import PreprocessOptions, SliceBatch, neighbour_rows, network_images, preprocess
 from hgisam.volume import CTVolume
 
 STRAIGHT = Midline(angle_deg=0.0, offset_mm=0.0, offset_step_mm=0.0)
@@ -225,13 +225,46 @@ def test_a_slice_does_not_depend_on_its_batch_mates(channels: str) -> None:
     torch.testing.assert_close(apart.images[0], together.images[0], atol=1e-6, rtol=0)
 
 
+def test_neighbours_are_channels_where_both_show_brain() -> None:
+    head = draw_head(bottom_mm=-20.0, top_mm=20.0)
+    region = head.inside.clone()
+    region[3] = False
+    options = PreprocessOptions(neighbours=1, align=False)
+    hu = head.ct.hu + 3.0 * torch.arange(len(region))[:, None, None]
+    ct = CTVolume(hu, head.ct.affine, "a ramp")
+    batch = preprocess(ct, region, STRAIGHT, 35.0, options)
+    own = preprocess(ct, region, STRAIGHT, 35.0, PreprocessOptions(align=False))
+    assert batch.images.shape[1] == options.n_channels == 4
+    assert torch.equal(batch.images[:, :2], own.images)
+    assert len(region) == 8
+    inside = batch.region[[0, 1, 2, 4, 5, 6, 7]].all(dim=0)
+    for index, sources in {0: (0, 1), 1: (0, 2), 2: (1, 2), 4: (4, 5), 6: (5, 7), 7: (6, 7)}.items():
+        for channel, source in enumerate(sources, start=2):
+            assert torch.equal(batch.images[index, channel][inside], own.images[source, 0][inside])
+    outside = ~batch.region[0] & ~batch.region[1]
+    assert not batch.images[0, 3][outside & (own.images[0, 0] == 0)].any()  # hidden where the slice's own outside is
+
+
+def test_neighbours_are_numbered_from_the_nearest_above_and_below() -> None:
+    assert neighbour_rows([4, 5, 6, 9], 2).tolist() == [[0, 1, 0, 2], [0, 2, 1, 1], [1, 2, 0, 2], [3, 3, 3, 3]]
+    assert neighbour_rows([], 1).shape == (0, 2)
+
+
+def test_neighbours_are_not_guessed() -> None:
+    options, hu, region = PreprocessOptions(neighbours=1), torch.zeros(2, 8, 8), torch.ones(2, 8, 8, dtype=torch.bool)
+    with pytest.raises(ValueError, match="expected 2 neighbours of each slice; got none"):
+        network_images(hu, region, 30.0, options)
+    with pytest.raises(ValueError, match="expected neighbours 0 with channels windows_fixed"):
+        PreprocessOptions(neighbours=1, channels="windows_fixed")
+
+
 def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     head = draw_head(angle_deg=9.0, bottom_mm=-20.0, top_mm=20.0)
     line = Midline(angle_deg=9.0, offset_mm=1.0, offset_step_mm=0.2)
-    whole = prepared(head, line)
+    whole = prepared(head, line, neighbours=1)
     native = whole.to_native(whole.relative_hu)
     monkeypatch.setattr("hgisam.preprocess._CHUNK_VOXELS", 1)
-    single = prepared(head, line)
+    single = prepared(head, line, neighbours=1)
     torch.testing.assert_close(single.images, whole.images, atol=1e-6, rtol=0)
     torch.testing.assert_close(single.to_native(single.relative_hu), native, atol=1e-4, rtol=0)
 

@@ -68,12 +68,13 @@ class SwinShape:
     heads: tuple[int, ...]
 
 
-def load_initial_weights(model: SliceClassifier, path: Path) -> InitialReport:
+def load_initial_weights(model: SliceClassifier, path: Path, *, added_channels: bool = False) -> InitialReport:
     """Let a network begin with the weights of a file; what the file cannot give stays as it is.
 
     Args:
         model: the network; changed in place, and only once all is known to fit. Token heads are never in a file.
         path: a .safetensors file: hgisam's own, or a Swin under timm's names. If a .sha256 lies beside it, it counts.
+        added_channels: whether the network's first channels are the file's; those after them begin without a say.
 
     Returns:
         What became of every tensor.
@@ -85,14 +86,16 @@ def load_initial_weights(model: SliceClassifier, path: Path) -> InitialReport:
     check_finite({name: t for name, t in stored.tensors.items() if not follows_from_geometry(name)}, path)
     own = model.state_dict()
     try:
-        adapted, report = adapt_state(stored.tensors, own)
+        adapted, report = adapt_state(stored.tensors, own, added_channels=added_channels)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
     model.load_state_dict(own | adapted)  # copy_ casts to the network's own type
     return replace(report, sha256=stored.sha256)
 
 
-def adapt_state(state: Mapping[str, Tensor], network: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], InitialReport]:
+def adapt_state(
+    state: Mapping[str, Tensor], network: Mapping[str, Tensor], *, added_channels: bool = False
+) -> tuple[dict[str, Tensor], InitialReport]:
     """What a network can take over from the tensors of another.
 
     Tables of the relative position bias are resized to the network's attention windows, the first convolution to its
@@ -102,6 +105,7 @@ def adapt_state(state: Mapping[str, Tensor], network: Mapping[str, Tensor]) -> t
     Args:
         state: names as timm, HGI-SAM or hgisam have them.
         network: the state_dict of the network; only names and shapes count.
+        added_channels: whether the network's first channels are the file's; those after them begin without a say.
 
     Returns:
         Tensors under the network's names and in its shapes, and what became of every tensor of either side.
@@ -123,7 +127,7 @@ def adapt_state(state: Mapping[str, Tensor], network: Mapping[str, Tensor]) -> t
         elif published[name].shape == tensor.shape:
             taken[name] = published[name]
             copied.append(name)
-        elif (fitted := _fitted(name, published[name], tensor.shape)) is not None:
+        elif (fitted := _fitted(name, published[name], tensor.shape, added_channels)) is not None:
             taken[name], adapted[name] = fitted
         else:
             random[name] = f"expected shape {[*tensor.shape]}; the file's is {[*published[name].shape]}"
@@ -233,12 +237,12 @@ def _refuse_another_network(got: SwinShape, expected: SwinShape) -> None:
         )
 
 
-def _fitted(name: str, tensor: Tensor, shape: torch.Size) -> tuple[Tensor, str] | None:
+def _fitted(name: str, tensor: Tensor, shape: torch.Size, added_channels: bool) -> tuple[Tensor, str] | None:
     """A tensor in the shape that the network's has, and how it came there; None where there is no way."""
     if name.endswith(_BIAS_TABLE):
         return _fitted_table(tensor, shape)
     if name in {_PATCH_KERNEL, _FIRST_OF_DEEP_STEM} and tensor.dim() == 4 and len(tensor) == shape[0]:
-        return _fitted_kernel(name, tensor, shape)
+        return _fitted_kernel(name, tensor, shape, added_channels)
     return None
 
 
@@ -252,14 +256,19 @@ def _fitted_table(table: Tensor, shape: torch.Size) -> tuple[Tensor, str] | None
     return resized, f"relative position bias of attention window {windows[0]} resized to {windows[1]}"
 
 
-def _fitted_kernel(name: str, kernel: Tensor, shape: torch.Size) -> tuple[Tensor, str] | None:
+def _fitted_kernel(name: str, kernel: Tensor, shape: torch.Size, added_channels: bool) -> tuple[Tensor, str] | None:
     ways = []
     if kernel.shape[2:] != shape[2:]:
         if name != _PATCH_KERNEL:
             return None
         ways.append(f"patch of {kernel.shape[2]} px resized to {shape[2]}")
         kernel = resize_patch_kernel(kernel, shape[2])
-    if kernel.shape[1] != shape[1]:
+    if added_channels and kernel.shape[1] < shape[1]:
+        ways.append(f"{shape[1] - kernel.shape[1]} more channels, which begin without a say")
+        kernel = torch.cat(
+            [kernel, kernel.new_zeros(len(kernel), shape[1] - kernel.shape[1], *kernel.shape[2:])], dim=1
+        )
+    elif kernel.shape[1] != shape[1]:
         ways.append(f"sum over {kernel.shape[1]} channels spread over {shape[1]}")
         kernel = spread_channels(kernel, shape[1])
     return kernel, ", ".join(ways)

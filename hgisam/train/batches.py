@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hgisam.labels import ANY_COLUMN, Subtype
-from hgisam.preprocess import PreprocessOptions, network_images
+from hgisam.preprocess import PreprocessOptions, neighbour_rows, network_images
 from hgisam.train.augment import AugmentOptions, SliceChanger
 from hgisam.train.deck import Deck
-from hgisam.train.painting import PaintingOptions, paint_distractor, paint_slice
+from hgisam.train.painting import PaintingOptions, carry_over, paint_distractor, paint_slice
 from hgisam.train.prepared import HU_STEP, PreparedScan, PreparedScans
 
 MAX_TRIES = 20
@@ -119,9 +119,14 @@ class TrainingBatch:
 
 @dataclass(frozen=True, eq=False)
 class DrawnSlice:
-    """One slice as it is, before augmentation. Fields as in `TrainingBatch`."""
+    """One slice as it is, before augmentation. Fields as in `TrainingBatch`.
+
+    Attributes:
+        beside_hu: its neighbours, HU minus the brain median; none where they are no channels.
+    """
 
     relative_hu: Float[Tensor, "height width"]
+    beside_hu: Float[Tensor, "beside height width"]
     region: Bool[Tensor, "height width"]
     blood: Bool[Tensor, "height width"]
     median_hu: float
@@ -241,10 +246,11 @@ class _PatientDraws:
         sampling: SamplingOptions,
         painting: PaintingOptions,
         thickness: float,
-        spacing_mm: float,
+        preprocessing: PreprocessOptions,
         seed: int,
     ) -> None:
-        self._slices, self._painting, self._thickness, self._spacing_mm = slices, painting, thickness, spacing_mm
+        self._slices, self._painting, self._thickness = slices, painting, thickness
+        self._spacing_mm, self._neighbours = preprocessing.spacing_mm, preprocessing.neighbours
         weights = {"positive": slices.weights(balance_subtypes=sampling.balance_subtypes).tolist()}
         plain = [1.0] * len(slices.negative)
         self._decks = {
@@ -273,7 +279,8 @@ class _PatientDraws:
     def _hard_negative(self, position: int, _difficulty: float, random: np.random.Generator) -> list[DrawnSlice]:
         plain = self._without_blood(self._decks["hard_negative"][position], random)
         painted_hu = paint_distractor(plain.relative_hu, plain.region, self._spacing_mm, random)
-        return [replace(plain, relative_hu=painted_hu)]
+        beside_hu = carry_over(plain.beside_hu, painted_hu - plain.relative_hu, random)
+        return [replace(plain, relative_hu=painted_hu, beside_hu=beside_hu)]
 
     def _painted(self, position: int, difficulty: float, random: np.random.Generator) -> list[DrawnSlice]:
         plain = self._without_blood(self._decks["painted"][position], random)
@@ -281,7 +288,9 @@ class _PatientDraws:
             found = paint_slice(plain.relative_hu, plain.region, self._spacing_mm, difficulty, self._painting, random)
             if found is not None:
                 shown = torch.tensor([subtype in {found.subtype, Subtype.ANY} for subtype in Subtype])
-                return [replace(plain, relative_hu=found.relative_hu, blood=found.blood, labels=shown), plain]
+                beside_hu = carry_over(plain.beside_hu, found.relative_hu - plain.relative_hu, random)
+                bled = replace(plain, relative_hu=found.relative_hu, beside_hu=beside_hu)
+                return [replace(bled, blood=found.blood, labels=shown), plain]
             plain = self._without_blood(int(random.integers(len(self._slices.negative))), random)
         return [plain, plain]
 
@@ -298,16 +307,16 @@ class _PatientDraws:
             if alike:
                 beside = torch.stack([scan.relative_hu[other] for other in alike]).float().mean(dim=0) * HU_STEP
                 relative = (1.0 - share) * relative + share * beside
-        region = scan.region[row]
+        region, beside_hu = scan.region[row], _beside(scan, row, self._neighbours)
         labels, known = self._slices.labels(index)
-        return DrawnSlice(relative, region, torch.zeros_like(region), scan.median_hu, labels, known, traced)
+        return DrawnSlice(relative, beside_hu, region, torch.zeros_like(region), scan.median_hu, labels, known, traced)
 
 
 class _PhantomDraws:
     """Draws slices of phantoms."""
 
-    def __init__(self, slices: PhantomSlices, sampling: SamplingOptions, seed: int) -> None:
-        self._slices, self._easy_share = slices, sampling.easy_share
+    def __init__(self, slices: PhantomSlices, sampling: SamplingOptions, neighbours: int, seed: int) -> None:
+        self._slices, self._easy_share, self._neighbours = slices, sampling.easy_share, neighbours
         lengths = {"phantom_positive": len(slices.positive), "phantom_negative": len(slices.negative)}
         self._decks = {
             kind: Deck([1.0] * lengths[kind], 1000 * seed + number)
@@ -324,11 +333,11 @@ class _PhantomDraws:
         share = self._easy_share + (1.0 - self._easy_share) * difficulty
         index, row = self._slices.positive[int(self._decks["phantom_positive"][position] * share)]
         shown = [(self._slices.scans[index], row), self._slices.twin_of(index, row)]
-        return [_of_phantom(*slice_) for slice_ in shown if slice_ is not None]
+        return [_of_phantom(*slice_, self._neighbours) for slice_ in shown if slice_ is not None]
 
     def _negative(self, position: int, _difficulty: float, _random: np.random.Generator) -> list[DrawnSlice]:
         index, row = self._slices.negative[self._decks["phantom_negative"][position]]
-        return [_of_phantom(self._slices.scans[index], row)]
+        return [_of_phantom(self._slices.scans[index], row, self._neighbours)]
 
 
 class TrainingBatches(Dataset[TrainingBatch]):
@@ -372,10 +381,10 @@ class TrainingBatches(Dataset[TrainingBatch]):
         self._seed, self._rank, self._n_processes = seed, rank, n_processes
         self._draw: dict[str, Draw] = {}
         if patients is not None:
-            thickness, spacing_mm = augmentation.thickness, preprocessing.spacing_mm
-            self._draw |= _PatientDraws(patients, sampling, painting, thickness, spacing_mm, seed).kinds
+            thickness = augmentation.thickness
+            self._draw |= _PatientDraws(patients, sampling, painting, thickness, preprocessing, seed).kinds
         if phantoms is not None:
-            self._draw |= _PhantomDraws(phantoms, sampling, seed).kinds
+            self._draw |= _PhantomDraws(phantoms, sampling, preprocessing.neighbours, seed).kinds
         self._units = [(kind, place, count) for kind, count in sampling.counts for place in range(count)]
         missing = {kind for kind, *_ in self._units} - self._draw.keys()
         if missing or not self._units:
@@ -394,10 +403,11 @@ class TrainingBatches(Dataset[TrainingBatch]):
             seed = int(random.integers(2**32))  # one for both: nothing but the blood tells a slice from its twin
             shown += [self._changed(one, seed) for one in drawn[: 1 + (place < n_twins.get(kind, 0))]]
         relative = torch.stack([drawn.relative_hu for drawn in shown])
+        beside_hu = torch.stack([drawn.beside_hu for drawn in shown])
         region = torch.stack([drawn.region for drawn in shown])
         median_hu = torch.tensor([drawn.median_hu for drawn in shown])[:, None, None]
         return TrainingBatch(
-            images=network_images(relative + median_hu, region, median_hu, self._preprocessing),
+            images=network_images(relative + median_hu, region, median_hu, self._preprocessing, beside_hu),
             labels=torch.stack([drawn.labels for drawn in shown]),
             known=torch.stack([drawn.known for drawn in shown]),
             blood=torch.stack([drawn.blood for drawn in shown]),
@@ -405,8 +415,14 @@ class TrainingBatches(Dataset[TrainingBatch]):
         )
 
     def _changed(self, drawn: DrawnSlice, seed: int) -> DrawnSlice:
-        relative_hu, region, blood = self._change(drawn.relative_hu, drawn.region, drawn.blood, seed)
-        return replace(drawn, relative_hu=relative_hu, region=region, blood=blood)
+        hu = torch.cat([drawn.relative_hu[None], drawn.beside_hu])
+        hu, region, blood = self._change(hu, drawn.region.expand(hu.shape), drawn.blood.expand(hu.shape), seed)
+        return replace(drawn, relative_hu=hu[0], beside_hu=hu[1:], region=region[0], blood=blood[0])
+
+
+def _beside(scan: PreparedScan, row: int, neighbours: int) -> Float[Tensor, "beside height width"]:
+    """HU of a slice's neighbours over the brain median."""
+    return scan.relative_hu[neighbour_rows(scan.slices, neighbours)[row]].float() * HU_STEP
 
 
 def _are_alike_neighbours(scan: PreparedScan, row: int, other: int) -> bool:
@@ -418,9 +434,10 @@ def _are_alike_neighbours(scan: PreparedScan, row: int, other: int) -> bool:
     return bool(scan.known[other, ANY_COLUMN] and scan.labels[other, ANY_COLUMN] == scan.labels[row, ANY_COLUMN])
 
 
-def _of_phantom(scan: PreparedScan, row: int) -> DrawnSlice:
+def _of_phantom(scan: PreparedScan, row: int, neighbours: int) -> DrawnSlice:
     labels = torch.zeros(len(Subtype), dtype=torch.bool) if scan.labels is None else scan.labels[row].clone()
     labels[ANY_COLUMN] = scan.blood[row].any()
     relative_hu = scan.relative_hu[row].float() * HU_STEP
-    known = torch.ones_like(labels)
-    return DrawnSlice(relative_hu, scan.region[row], scan.blood[row], scan.median_hu, labels, known, traced=True)
+    known, beside_hu = torch.ones_like(labels), _beside(scan, row, neighbours)
+    region, blood = scan.region[row], scan.blood[row]
+    return DrawnSlice(relative_hu, beside_hu, region, blood, scan.median_hu, labels, known, traced=True)

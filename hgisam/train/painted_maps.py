@@ -13,9 +13,9 @@ from hgisam.evaluate.overlap import overlap
 from hgisam.labels import ANY_COLUMN
 from hgisam.model.classifier import HemorrhageClassifier
 from hgisam.model.slice_classifier import SliceClassifier
-from hgisam.preprocess import PreprocessOptions, network_images
+from hgisam.preprocess import PreprocessOptions, neighbour_rows, network_images
 from hgisam.segment import AggregationOptions, aggregate
-from hgisam.train.painting import PaintedSlice, PaintingOptions, paint_slice
+from hgisam.train.painting import PaintedSlice, PaintingOptions, carry_over, paint_slice
 from hgisam.train.prepared import HU_STEP
 from hgisam.train.scoring import Judge
 from hgisam.weak import HGI_SAM, GradCam, WeakLabeler
@@ -82,7 +82,13 @@ def judge_maps(
         painted = paint_slice(relative, region, preprocessing.spacing_mm, 1.0, painting, random)
         if painted is None:
             continue
-        stages = _stage_maps(method, model, painted, judge, row, preprocessing)
+        beside = neighbour_rows(judge.scan.slices, preprocessing.neighbours)[row]
+        beside_hu = carry_over(judge.scan.relative_hu[beside].float() * HU_STEP, painted.relative_hu - relative, random)
+        images = network_images(
+            painted.relative_hu[None] + judge.scan.median_hu, region[None], judge.scan.median_hu, preprocessing,
+            beside_hu[None],
+        )  # fmt: skip
+        stages = _stage_maps(method, model, images)
         maps = [
             aggregate(stages, region[None], AggregationOptions(normalisation=kind), method.combination)[0]
             for kind in ("volume", "slice")
@@ -99,18 +105,11 @@ def judge_maps(
 
 
 def _stage_maps(
-    method: WeakLabeler,
-    model: SliceClassifier,
-    painted: PaintedSlice,
-    judge: Judge,
-    row: int,
-    preprocessing: PreprocessOptions,
+    method: WeakLabeler, model: SliceClassifier, images: Float[Tensor, "1 channels height width"]
 ) -> Float[Tensor, "1 stages height width"]:
     """Raw maps of one painted slice, each stage at full size."""
-    region, median_hu = judge.scan.region[row : row + 1], judge.scan.median_hu
-    images = network_images(painted.relative_hu[None] + median_hu, region, median_hu, preprocessing)
     _, stages = method.stage_maps(model, images.to(next(model.parameters()).device))
-    size = region.shape[1:]
+    size = images.shape[2:]
     fine = [interpolate(stage[:, None].float().cpu(), size=size, mode="bilinear")[:, 0] for stage in stages]
     return torch.stack(fine, dim=1)
 

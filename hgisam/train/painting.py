@@ -125,6 +125,24 @@ def paint_slice(
     return PaintedSlice(torch.from_numpy(painted.astype(np.float32)), torch.from_numpy(blood >= COVERED) & region, kind)
 
 
+def carry_over(
+    beside_hu: Float[Tensor, "beside height width"],
+    change_hu: Float[Tensor, "height width"],
+    rng: np.random.Generator,
+) -> Float[Tensor, "beside height width"]:
+    """Neighbours of a slice with their part of what was painted into it: else only one channel would show a bleed.
+
+    Each side goes on by a share of its own between nothing and all, and fades farther out.
+
+    Args:
+        beside_hu: the neighbours as `hgisam.preprocess.neighbour_rows` has them: nearest above and below first.
+        change_hu: the painted slice minus what it was.
+        rng: the source of all chance.
+    """
+    shares = rng.random((len(beside_hu) // 2, 2)).cumprod(axis=0).ravel()
+    return beside_hu + torch.from_numpy(shares.astype(np.float32))[:, None, None] * change_hu
+
+
 def paint_distractor(
     relative_hu: Float[Tensor, "height width"],
     region: Bool[Tensor, "height width"],

@@ -277,6 +277,16 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
     return Sources(cohort, fold, patients, phantoms, tuning, test, left_out)
 
 
+def _only_adds_neighbours(weights: Path, seen: PreprocessOptions) -> bool:
+    """Whether a network sees what that of a file saw, and neighbouring slices beside."""
+    stored = read_tensors(weights).metadata
+    if stored is None:
+        return False
+    before = PreprocessOptions.model_validate(WeightsMetadata.model_validate_json(stored).preprocess)
+    same = ("channels", "skull_channel", "relative_range_hu", "mirror_clip_hu", "mirror_smoothing_mm")
+    return before.neighbours == 0 < seen.neighbours and all(getattr(before, k) == getattr(seen, k) for k in same)
+
+
 def _shows_both(judges: Sequence[Judge]) -> bool:
     """Whether there are positive and negative slices among those that show brain."""
     labels = torch.cat([judge.labels[judge.scan.slices, -1][judge.known[judge.scan.slices, -1]] for judge in judges])
@@ -311,7 +321,7 @@ class _ClassifierTraining(Training[SliceClassifier, TrainingBatch, Trained]):
         self._initial: dict[str, Tensor] = {}
         if options.initial_weights != "none":
             path = phantom_weights_path() if options.initial_weights == "phantoms" else Path(options.initial_weights)
-            found = load_initial_weights(model, path)
+            found = load_initial_weights(model, path, added_channels=_only_adds_neighbours(path, options.preprocess))
             for line in found.lines():
                 log.info("initial weights: %s", line)
             if options.initial_share:

@@ -10,7 +10,7 @@ from torch import Tensor
 from hgisam.evaluate.scored import ScoredSlices
 from hgisam.labels import ANY_COLUMN, Subtype
 from hgisam.model.slice_classifier import SliceClassifier
-from hgisam.preprocess import PreprocessOptions, network_images
+from hgisam.preprocess import PreprocessOptions, neighbour_rows, network_images
 from hgisam.segment import smooth_over_slices, to_log_odds
 from hgisam.train.calibration import Calibration, ScoredScan
 from hgisam.train.prepared import HU_STEP, PreparedScan, PreparedScans
@@ -85,10 +85,13 @@ def score_scan(
     """
     device = next(model.parameters()).device
     found = [torch.zeros(0)]
+    beside = neighbour_rows(scan.slices, preprocessing.neighbours)
     for rows in torch.split(torch.arange(len(scan.slices)), BATCH_SIZE.get(device.type, 4)):
         relative = scan.relative_hu[rows].float() * HU_STEP
         median_hu = torch.full((len(rows), 1, 1), scan.median_hu)
-        images = network_images(relative + scan.median_hu, scan.region[rows], median_hu, preprocessing).to(device)
+        beside_hu = scan.relative_hu[beside[rows]].float() * HU_STEP
+        images = network_images(relative + scan.median_hu, scan.region[rows], median_hu, preprocessing, beside_hu)
+        images = images.to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16):
             logits = (model(images).float() + model(images.flip(3)).float()) / 2
         found.append(model.probabilities(logits)[:, -1].cpu())

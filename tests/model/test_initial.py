@@ -159,6 +159,18 @@ def test_our_own_weights_begin_a_network_of_another_image_head_and_channels(tmp_
     torch.testing.assert_close(model.swin.patch_embed.eval()(brightness.repeat(1, 3, 1, 1)), before)
 
 
+def test_channels_that_are_added_begin_without_a_say(tmp_path: Path) -> None:
+    source = small_network(stem="deep", in_channels=2)
+    tensors, geometry = source.state_dict(), source.options.swin.model_dump()
+    wider = HemorrhageClassifier(ClassifierOptions.model_validate({"swin": geometry | {"in_channels": 4}}))
+    adapted, report = adapt_state(tensors, wider.state_dict(), added_channels=True)
+    first = "swin.patch_embed.at_full.enter.conv.weight"
+    assert report.adapted == {first: "2 more channels, which begin without a say"}
+    wider.load_state_dict(wider.state_dict() | adapted)
+    images = torch.rand(2, 4, 64, 64)
+    torch.testing.assert_close(wider.eval()(images), source.eval()(images[:, :2]))
+
+
 windows = st.integers(1, 12)
 cubics = st.lists(st.floats(-1, 1), min_size=4, max_size=4)
 

@@ -86,6 +86,25 @@ def test_training_begins_with_phantoms_whose_blood_shows_and_ends_with_all() -> 
     assert set(torch.cat(areas[20:]).tolist()) == {16, 100, 400}
 
 
+def test_neighbours_are_shown_and_moved_with_their_slice(cohort: PreparedScans) -> None:
+    seen = CANVAS.model_copy(update={"neighbours": 1})
+    sampling = SamplingOptions(positive=2, painted=3, painted_twins=3, hard_negative=2)
+    slices = PatientSlices(cohort, {"p0", "p1", "p2", "p3"}, sampling)
+    batches = TrainingBatches(slices, None, seen, sampling, AugmentOptions(noise_hu=0), PaintingOptions(), 0)
+    plain = TrainingBatches(slices, None, CANVAS, sampling, AugmentOptions(noise_hu=0), PaintingOptions(), 0)
+    batch, without = batches[0], plain[0]
+    assert batch.images.shape[1] == 4
+    painted, twins = batch.images[2:8:2], batch.images[3:8:2]
+    for bled, before, blood in zip(painted, twins, batch.blood[2:8:2], strict=True):
+        more = (bled - before).abs()
+        assert more[0][blood].mean() > 0
+        for beside in (2, 3):  # what goes on in a neighbour goes on where the bleed is
+            assert more[beside][blood].mean() > 5 * more[beside][~blood].mean()
+    torch.testing.assert_close(batch.images[:2, :2], without.images[:2])  # positive ones: chance is drawn alike
+    heads = of_phantoms([head("a", [0, 10, 20])], [], phantom_positive=1, phantom_negative=0)
+    assert heads[0].images.shape[1] == 2
+
+
 def test_a_phantom_s_twin_is_the_same_slice_without_its_blood() -> None:
     scans, twins = [head("a", [0, 20])], [head("a", [0, 20], bled=False)]
     batch = of_phantoms(scans, twins, phantom_twins=3)[0]

@@ -12,7 +12,7 @@ from hgisam.model.swin import SwinOptions
 from hgisam.preprocess import PreprocessOptions
 from hgisam.train import painted_maps
 from hgisam.train.painted_maps import MapQuality, judge_maps
-from hgisam.train.painting import PaintedSlice, PaintingOptions
+from hgisam.train.painting import PaintedSlice, PaintingOptions, paint_slice
 from hgisam.train.prepared import prepare_scan
 from hgisam.train.scoring import Judge
 
@@ -48,15 +48,20 @@ def test_the_same_slices_are_painted_every_time(judges: list[Judge]) -> None:
 def test_a_map_of_the_blood_itself_is_whole_and_one_of_nothing_is_not(
     judges: list[Judge], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def truth(_method: object, _model: object, painted: PaintedSlice, *_: object) -> torch.Tensor:
-        return painted.blood.float()[None, None].expand(1, 3, -1, -1)
+    painted: list[PaintedSlice] = []
 
-    monkeypatch.setattr(painted_maps, "_stage_maps", truth)
+    def remembered(*given: object) -> PaintedSlice | None:
+        found = paint_slice(*given)
+        painted.extend([found] if found else [])
+        return found
+
+    monkeypatch.setattr(painted_maps, "paint_slice", remembered)
+    monkeypatch.setattr(
+        painted_maps, "_stage_maps", lambda *_: painted[-1].blood.float()[None, None].expand(1, 3, -1, -1)
+    )
     found = judged(judges)
     assert found.dice == found.published_dice == 1.0
-    monkeypatch.setattr(
-        painted_maps, "_stage_maps", lambda _how, _m, painted, *_: torch.zeros(1, 3, *painted.blood.shape)
-    )
+    monkeypatch.setattr(painted_maps, "_stage_maps", lambda _how, _m, images: torch.zeros(1, 3, *images.shape[2:]))
     assert judged(judges).published_dice == 0.0
 
 

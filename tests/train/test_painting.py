@@ -7,7 +7,7 @@ from analytic_head import draw_head
 from scipy.ndimage import distance_transform_edt
 
 from hgisam.labels import SUBTYPES, Subtype
-from hgisam.train.painting import SKULL_HU, PaintedSlice, PaintingOptions, paint_distractor, paint_slice
+from hgisam.train.painting import SKULL_HU, PaintedSlice, PaintingOptions, carry_over, paint_distractor, paint_slice
 
 SPACING_MM = 1.0
 
@@ -105,3 +105,18 @@ def test_distractors_brighten_the_inside_alone(head_slice: tuple[torch.Tensor, t
         assert float(changed[hu > SKULL_HU].abs().max()) == 0.0
         brightened += float(changed.max()) > 5.0
     assert brightened > 12
+
+
+def test_what_is_painted_goes_on_in_neighbours_by_no_more_than_all_and_fades() -> None:
+    beside, change = torch.rand(4, 8, 8), torch.zeros(8, 8)
+    change[2:5, 3:6] = 20.0
+    for seed in range(20):
+        added = carry_over(beside, change, np.random.default_rng(seed)) - beside
+        shares = (added[:, 3, 4] / 20.0).tolist()
+        torch.testing.assert_close(added, torch.tensor(shares)[:, None, None] * change, atol=1e-5, rtol=0)
+        assert 1 >= shares[0] >= shares[2] >= 0  # above: the nearest, and the next
+        assert 1 >= shares[1] >= shares[3] >= 0
+        assert shares[0] != shares[1]
+    random = np.random.default_rng(0)
+    assert carry_over(beside[:0], change, random).shape == (0, 8, 8)
+    assert random.random() == np.random.default_rng(0).random()

@@ -1,10 +1,12 @@
 """A whole training: from a folder of labelled scans to weights that segment, whatever happens on the way."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from drawn_cohort import write_drawn_cohort
 from killed_training import assert_equal_to_the_bit, kill_and_resume
 from safetensors.torch import load_file
@@ -14,9 +16,10 @@ from typer.testing import CliRunner
 from hgisam import Segmenter
 from hgisam.cli import app
 from hgisam.config import SettingsError, load_settings
+from hgisam.evaluate.scored import read_scored_slices
 from hgisam.model.checkpoint import load_weights
 from hgisam.train.layouts import read_cohort
-from hgisam.train.recipe import train_classifier
+from hgisam.train.recipe import TrainOptions, train_classifier
 from hgisam.train.splits import Role, load_splits
 from hgisam.train.training import BEST, CHECKPOINTS, RUN_RECORD, SPLITS
 
@@ -111,6 +114,23 @@ def test_the_pipeline_says_of_a_scan_what_the_training_said(finished: Path, data
         found = segmenter.classify(data / f"{name}.nii.gz").slice_probabilities
         expected = [said[name, index] for index in range(len(found))]
         torch.testing.assert_close(torch.from_numpy(found).double(), torch.tensor(expected).double(), atol=2e-3, rtol=0)
+
+
+def test_a_network_that_sees_neighbours_begins_with_one_that_does_not_and_the_pipeline_shows_them(
+    finished: Path, data: Path, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train = yaml.safe_load(write_tiny_recipe(tmp_path / "tiny.yaml", steps=4).read_text())["train"]
+    train["preprocess"]["neighbours"], train["classifier"]["swin"]["in_channels"] = 1, 4
+    options = TrainOptions.model_validate(train | {"initial_weights": finished / BEST})
+    with caplog.at_level(logging.INFO):
+        done = train_classifier(options, data, tmp_path / "run", cache=cache)
+    assert "2 more channels, which begin without a say" in caplog.text
+    assert done is not None
+    segmenter = Segmenter(done.weights, device="cpu")
+    judged = read_scored_slices(tmp_path / "run" / "test.csv")
+    for scan, rows in judged.rows_by_scan().items():
+        found = torch.from_numpy(segmenter.classify(data / f"{scan}.nii.gz").slice_probabilities).double()
+        torch.testing.assert_close(found, judged.probabilities[rows].double(), atol=2e-3, rtol=0)
 
 
 def test_a_training_killed_in_mid_step_and_resumed_ends_to_the_bit_like_one_never_killed(

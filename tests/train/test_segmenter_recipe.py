@@ -221,6 +221,7 @@ def test_a_3d_network_learns_from_stacks_and_outlines_scans_on_their_own_grid(
     [
         ({"preprocess": {"spacing_mm": 4.0, "fov_px": 50}}, "expected windows of multiples of"),
         ({"network": {"kind": "unet", "in_channels": 3}}, "expected a network for the 2 channels"),
+        ({"preprocess": {"neighbours": 1}, "network": {"kind": "unet", "in_channels": 4}}, "neighbours 0"),
         ({"loop": {"layer_decay": 0.9}}, "layers learn as one"),
         ({"augmentation": {"thickness": 0.3}}, "their masks are not known"),
     ],
