@@ -23,19 +23,23 @@ class StackOptions(BaseModel):
     slice_mm: float = Field(default=5.0, gt=0)
     """Distance from one slice of the stack to the next."""
     window_slices: int = Field(default=16, ge=1)
-    """Slices that the network sees at a time; a shorter stack is filled up with empty ones on both sides."""
+    """Slices that the network sees at a time; in a shorter stack the outermost are repeated on both sides:
+    networks that learned from whole heads have never seen empty ones."""
 
 
 def stack_positions_mm(positions_mm: Float64[Tensor, " slices"], options: StackOptions) -> Float64[Tensor, " stack"]:
     """Where the slices of a scan's stack lie: from the scan's first slice to its last or just beyond.
 
+    A stack shorter than the window reaches beyond the scan on both sides, where `slice_weights` repeats its ends.
+
     Args:
         positions_mm: of the scan's slices, ascending; at least one.
-        options: the distance.
+        options: the distance and the window.
     """
     length = float(positions_mm[-1] - positions_mm[0])
-    n = int(-(-(length - 1e-6) // options.slice_mm)) + 1
-    return positions_mm[0] + options.slice_mm * torch.arange(max(1, n), dtype=torch.float64)
+    n = max(1, int(-(-(length - 1e-6) // options.slice_mm)) + 1)
+    missing = max(0, options.window_slices - n)
+    return positions_mm[0] + options.slice_mm * (torch.arange(n + missing, dtype=torch.float64) - missing // 2)
 
 
 def slice_weights(

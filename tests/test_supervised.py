@@ -41,7 +41,7 @@ def test_thin_slices_are_averaged_and_thick_ones_are_not() -> None:
 
 
 def test_slices_as_far_apart_as_the_stack_s_stay_as_they_are() -> None:
-    positions, options = mm(10, 15, 20, 25), StackOptions(slice_mm=5.0)
+    positions, options = mm(10, 15, 20, 25), StackOptions(slice_mm=5.0, window_slices=4)
     assert torch.equal(stack_positions_mm(positions, options), positions)
     assert torch.equal(slice_weights(positions, positions, 5.0), torch.eye(4))
 
@@ -49,12 +49,35 @@ def test_slices_as_far_apart_as_the_stack_s_stay_as_they_are() -> None:
 @given(st.lists(st.floats(0.5, 12.0), min_size=0, max_size=12), st.floats(0.7, 10.0), st.floats(-50.0, 50.0))
 def test_a_stack_reaches_from_the_first_slice_to_the_last(steps: list[float], slice_mm: float, first: float) -> None:
     positions = first + torch.tensor([0.0, *steps], dtype=torch.float64).cumsum(0)
-    stacked = stack_positions_mm(positions, StackOptions(slice_mm=slice_mm))
+    stacked = stack_positions_mm(positions, StackOptions(slice_mm=slice_mm, window_slices=1))
     assert stacked[0] == positions[0]
     assert float(positions[-1]) - 1e-5 <= float(stacked[-1]) < float(positions[-1]) + slice_mm
     weights = slice_weights(positions, stacked, slice_mm)
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(len(stacked)))
     assert float(weights.min()) >= 0.0
+
+
+def test_a_stack_shorter_than_the_window_reaches_beyond_the_scan_where_its_ends_are_repeated() -> None:
+    positions = mm(10, 15, 20)
+    stacked = stack_positions_mm(positions, StackOptions(slice_mm=5.0, window_slices=6))
+    assert stacked.tolist() == [5, 10, 15, 20, 25, 30]
+    assert slice_weights(positions, stacked, 5.0).argmax(dim=1).tolist() == [0, 0, 1, 2, 2, 2]
+    assert stack_positions_mm(mm(7), StackOptions(slice_mm=5.0, window_slices=4)).tolist() == [2, 7, 12, 17]
+
+
+def test_a_3d_network_is_never_shown_an_empty_slice_of_a_short_scan() -> None:
+    """What answers by the brightness of a whole stack says the same of one slice as of that slice again and again."""
+
+    class Mean(Echo):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images).mean(dim=1, keepdim=True).expand(-1, images.shape[2], -1, -1)
+
+    def said(depth: int) -> Tensor:
+        hu, region = torch.full((depth, 16, 16), 50.0), torch.ones(depth, 16, 16, dtype=torch.bool)
+        stack = StackOptions(slice_mm=5.0, window_slices=4)
+        return voxel_probabilities(Mean(3), hu, region, 5.0 * torch.arange(depth).double(), 33.0, SEEN, stack)
+
+    torch.testing.assert_close(said(1), said(4)[:1])
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from torch.nn.functional import pad
 from torch.utils.data import Dataset
 
 from hgisam.preprocess import PreprocessOptions, network_images
@@ -106,8 +105,6 @@ class _Crop:
     region: Bool[Tensor, "depth height width"]
     blood: Bool[Tensor, "depth height width"]
     certain: Bool[Tensor, "depth height width"] | None
-    empty: tuple[int, int] = (0, 0)
-    """Slices that are added before and after, where the scan is shorter than the stack."""
 
 
 class CropBatches(Dataset[MaskBatch]):
@@ -172,9 +169,7 @@ class CropBatches(Dataset[MaskBatch]):
         images = network_images(relative_hu + median_hu, region, median_hu, self._preprocessing)
         if self._stack is None:
             return images[0], blood[0], None if certain is None else certain[0]
-        beyond = (0, 0, 0, 0, *crop.empty)
-        filled = pad(images.transpose(0, 1), beyond)
-        return filled, pad(blood, beyond), None if certain is None else pad(certain, beyond, value=True)
+        return images.transpose(0, 1), blood, certain
 
 
 def _slice(scan: PreparedScan, row: int) -> _Crop:
@@ -192,11 +187,8 @@ def _stack(scan: PreparedScan, row: int, options: StackOptions, random: np.rando
         start = float(positions_mm[row]) - float(random.uniform(0.0, length_mm))
         start = min(max(start, first), last - length_mm)
         wanted_mm = start + options.slice_mm * torch.arange(n, dtype=torch.float64)
-        empty = (0, 0)
     else:
         wanted_mm = stack_positions_mm(positions_mm, options)
-        missing = n - len(wanted_mm)
-        empty = (missing // 2, missing - missing // 2)
     weights = slice_weights(positions_mm, wanted_mm, options.slice_mm)
     hu, region, blood = (
         resample_slices(weights, planes.float()) for planes in (scan.relative_hu, scan.region, scan.blood)
@@ -204,4 +196,4 @@ def _stack(scan: PreparedScan, row: int, options: StackOptions, random: np.rando
     certain = None
     if scan.certain is not None:  # only where no slice that counts is in doubt
         certain = resample_slices(weights, (~scan.certain).float()) < _LITTLE
-    return _Crop(hu * HU_STEP, region >= 0.5, blood >= 0.5, certain, empty)
+    return _Crop(hu * HU_STEP, region >= 0.5, blood >= 0.5, certain)

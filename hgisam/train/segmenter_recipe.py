@@ -91,7 +91,7 @@ class SegmenterTrainOptions(BaseModel):
                 f"{list(sides)}; change preprocess.fov_px or stack.window_slices"
             )
         if seen.neighbours:
-            raise ValueError("expected preprocess.neighbours 0 for a segmenter; take a 3D network for neighbouring slices")
+            raise ValueError("expected preprocess.neighbours 0: a segmenter that sees more slices is a 3D network")
         if self.loop.layer_decay != 1 or self.loop.freeze_steps:
             raise ValueError("expected loop.layer_decay 1 and loop.freeze_steps 0: a segmenter's layers learn as one")
         if self.own_masks is not None and self.split.tuning_share:
