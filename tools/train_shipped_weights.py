@@ -1,11 +1,12 @@
 """Train the weights that come with hgisam. No mask of a patient is used.
 
-    python tools/train_shipped_weights.py --data FOLDER --out-of-fold runs/ct_ich/final -o runs/shipped
+    python tools/train_shipped_weights.py --data FOLDER -o runs/shipped
 
 1. Phantoms alone: configs/phantoms.yaml, one process per CPU core -> OUTPUT/phantoms (`--start FILE` leaves this out).
 2. All patients of FOLDER: configs/ct_ich.yaml from there, once for each seed -> OUTPUT/seed_S; the mean of them all.
 3. Calibration: temperature, scan head and operating point on probabilities of patients that the same recipe had not
-   seen (`tools/cross_validate.py`, its folder for the recipe); the saliency threshold on phantoms.
+   seen: one seed of the five folds of tools/cross_validate.py -> OUTPUT/out_of_fold (`--out-of-fold FOLDER` takes a row
+   of that tool, which may have more seeds); the saliency threshold on phantoms.
 4. OUTPUT/hgisam-head-ct.safetensors, with all of it in the header, and its .sha256 beside it.
 
 Every part goes on where it was stopped. One process per core, one thread each, learns nearly twice as fast as one
@@ -23,6 +24,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+from cross_validate import FOLDS, run_fold
 from tune_map_thresholds import best_threshold, tuning_phantoms
 
 from hgisam import Segmenter
@@ -45,14 +47,16 @@ SEEDS = (0, 1)
 SENSITIVITY = 0.8
 """Share of the positive slices that the operating point must find, out of fold: about where that and the specificity
 have their highest sum. What it misses is small: a missed slice costs little volume, a false one may invent some."""
-COMMAND = "python tools/train_shipped_weights.py --data ct_ich --out-of-fold runs/ct_ich/final -o runs/shipped"
+COMMAND = "python tools/train_shipped_weights.py --data ct_ich -o runs/shipped"
 
 
 def main() -> None:
     """Train, average, calibrate, save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="labelled scans")
-    parser.add_argument("--out-of-fold", type=Path, required=True, help="a row of tools/cross_validate.py")
+    parser.add_argument(
+        "--out-of-fold", type=Path, metavar="FOLDER", help="a row of tools/cross_validate.py for part 3"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder")
     parser.add_argument("--start", type=Path, metavar="FILE", help="weights to begin with, in place of part 1")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes, one thread each")
@@ -60,11 +64,21 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     given.output.mkdir(parents=True, exist_ok=True)
     start = given.start or trained_on_phantoms(given.output / "phantoms", given.jobs)
+    out_of_fold = given.out_of_fold or given.output / "out_of_fold"
     with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
-        files = list(pool.map(train_seed, SEEDS, *zip(*[(start, given.data, given.output)] * len(SEEDS), strict=True)))
+        seeds = [pool.submit(train_seed, seed, start, given.data, given.output) for seed in SEEDS]
+        folds = [
+            pool.submit(train_fold, fold, start, given.data, given.output)
+            for fold in range(FOLDS)
+            if given.out_of_fold is None
+        ]
+        files = [trained.result() for trained in seeds]
+        for done in folds:
+            done.result()
     path = given.output / NAME
-    metadata = average(files, path, COMMAND if given.start is None else f"{COMMAND} --start {given.start.name}")
-    metadata = calibrate(metadata, given.out_of_fold)
+    flags = {"--start": given.start, "--out-of-fold": given.out_of_fold}
+    metadata = average(files, path, " ".join([COMMAND, *(f"{flag} {p.name}" for flag, p in flags.items() if p)]))
+    metadata = calibrate(metadata, out_of_fold)
     save_weights(path, load_weights(path).model, metadata, half=True)
     cut = Segmenter(path, options=SegmentOptions(refine=Threshold()))
     threshold, dice = best_threshold(cut, tuning_phantoms(given.jobs))
@@ -96,6 +110,12 @@ def train_seed(seed: int, start: Path, data: Path, output: Path) -> Path:
     if trained is None:
         raise SystemExit("expected to train in one process; got several; start with python")
     return trained.weights
+
+
+def train_fold(fold: int, start: Path, data: Path, output: Path) -> None:
+    """Part 3, one fold of one seed: what the recipe says of patients it has not seen."""
+    recipe, cache = CONFIGS / "ct_ich.yaml", output / "cache"
+    run_fold(recipe, {"initial_weights": start}, SEEDS[0], fold, data, output / "out_of_fold", cache)
 
 
 def average(files: list[Path], path: Path, command: str) -> WeightsMetadata:

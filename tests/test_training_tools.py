@@ -1,0 +1,166 @@
+"""tools/cross_validate.py and tools/train_shipped_weights.py, with trainings so small that a test can end them."""
+
+import dataclasses
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from drawn_cohort import write_drawn_cohort
+from safetensors.torch import load_file
+from sklearn.metrics import roc_auc_score
+from tiny_training import TINY, write_tiny_recipe
+
+from hgisam.evaluate.scored import ScoredSlices, read_scored_slices
+from hgisam.labels import Subtype
+from hgisam.model.architecture import build_classifier
+from hgisam.model.checkpoint import WeightsMetadata, load_weights, save_weights
+from hgisam.train.layouts import read_cohort
+from hgisam.train.recipe import TrainOptions, read_out_of_fold
+from hgisam.train.splits import Role, load_splits
+from hgisam.train.training import BEST, SPLITS
+
+MODULES = ("cross_validate", "train_shipped_weights", "tune_map_thresholds")
+N_HEADS = 12
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_drawn_cohort(tmp_path_factory.mktemp("heads"), N_HEADS)
+
+
+@pytest.fixture
+def tools(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.syspath_prepend(repository / "tools")
+    yield
+    for name in MODULES:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    write_tiny_recipe(folder / "tiny.yaml", steps=2)
+    rows = {"one": {"seeds": [0]}, "another": {"seeds": [0]}}
+    (folder / "study.yaml").write_text(yaml.safe_dump({"recipe": "tiny.yaml", "rows": rows}), encoding="utf-8")
+    return folder / "study.yaml"
+
+
+def run(tool: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", [tool.__file__, *map(str, arguments)])
+    tool.main()
+
+
+def tiny_start(path: Path) -> Path:
+    """Weights of the tiny recipe's network that have learned nothing."""
+    options = TrainOptions.model_validate(TINY["train"])
+    metadata = WeightsMetadata(
+        architecture=options.classifier, preprocess=options.preprocess.model_dump(mode="json"), operating_point=0.5,
+        threshold=0.5, data="none", command="none", seed=1, version="0", created=datetime(2026, 1, 2, tzinfo=UTC),
+        licence="Apache-2.0",
+    )  # fmt: skip
+    torch.manual_seed(1)
+    save_weights(path, build_classifier(options.classifier), metadata)
+    return path
+
+
+def any_auc(scored: ScoredSlices) -> float:
+    return float(roc_auc_score(scored.positive, scored.probabilities))
+
+
+def test_every_patient_is_judged_once_by_a_network_that_had_not_seen_them(
+    tools: None, study: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    import cross_validate
+
+    where = (study, "--data", data, "-o", tmp_path, "--jobs", 1)
+    run(cross_validate, monkeypatch, *where, "--rows", "one")
+    printed = capsys.readouterr().out
+    cohort, folder = read_cohort(data), tmp_path / "one" / "seed_0"
+    for number in range(cross_validate.FOLDS):
+        fold = folder / f"fold_{number}"
+        tested = load_splits(fold / SPLITS, cohort).folds[number].patients(Role.TEST)
+        assert set(read_scored_slices(fold / "test.csv").patients) == tested
+    scored = read_out_of_fold(folder)
+    assert set(scored.patients) == set(cohort.patients)
+    assert re.search(rf"^\| one \| 0 \| {any_auc(scored):.3f} \[", printed, re.MULTILINE)
+    assert "Research use only" in printed
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob(BEST)}
+    assert len(files) == cross_validate.FOLDS
+    run(cross_validate, monkeypatch, *where, "--rows", "one")
+    assert capsys.readouterr().out == printed
+    assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob(BEST)}
+
+    shutil.copytree(tmp_path / "one", tmp_path / "another")  # a row that ranks all slices the other way round
+    for table in (tmp_path / "another").rglob("test.csv"):
+        found = read_scored_slices(table)
+        probabilities = torch.where(found.has_brain, 1 - found.probabilities, 0.0)
+        dataclasses.replace(found, probabilities=probabilities).save(table)
+    run(cross_validate, monkeypatch, *where, "--against", "one", "--report")
+    lost = any_auc(read_out_of_fold(tmp_path / "another" / "seed_0")) - any_auc(scored)
+    assert re.search(rf"^\| another \| {re.escape(f'{lost:+.3f}')} \[", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_shipped_weights_learn_from_all_and_are_calibrated_on_those_who_had_not_been_seen(
+    tools: None, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import train_shipped_weights as tool
+
+    write_tiny_recipe(tmp_path / "ct_ich.yaml", steps=2)
+    monkeypatch.setattr(tool, "CONFIGS", tmp_path)
+    start = tiny_start(tmp_path / "start.safetensors")
+    files = [tool.train_seed(seed, start, data, tmp_path) for seed in (0, 1)]
+    for number in range(2):
+        tool.train_fold(number, start, data, tmp_path)
+    for file in files:
+        record = json.loads((file.parent / "run.json").read_text())
+        assert record["settings"]["initial_weights"] == start.name
+        taught = load_splits(file.parent / SPLITS, read_cohort(data)).folds[0].patients(Role.TRAIN)
+        assert len(taught) == N_HEADS
+    metadata = tool.average(files, tmp_path / "mean.safetensors", "a command")
+    one, other, mean = (load_weights(path).model.state_dict() for path in (*files, tmp_path / "mean.safetensors"))
+    for name, value in mean.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, (one[name] + other[name]) / 2, atol=2e-3, rtol=2e-3)  # stored as float16
+    assert "mean of 2 seeds" in metadata.data
+    assert not torch.equal(load_file(files[0])["head.weight"], load_file(files[1])["head.weight"])
+    found = tool.calibrate(metadata, tmp_path / "out_of_fold")
+    scored = read_out_of_fold(tmp_path / "out_of_fold" / "seed_0")
+    shown = scored.has_brain & (scored.positive | scored.negative)
+    auc = roc_auc_score(scored.positive[shown], scored.probabilities[shown])
+    assert found.figures["out_of_fold_slice_auc"] == pytest.approx(auc, abs=1e-3)
+    assert found.figures["out_of_fold_sensitivity"] >= tool.SENSITIVITY
+
+
+def test_a_temperature_undoes_what_a_network_is_too_sure_of(tools: None, tmp_path: Path) -> None:
+    """Labels as likely as log-odds say, which the table states three times as large."""
+    import train_shipped_weights as tool
+
+    chance = np.random.default_rng(0)
+    n_slices, n_scans = 20, 100
+    log_odds = chance.normal(-1.0, 1.5, n_slices * n_scans)
+    labels = torch.zeros(len(log_odds), len(Subtype), dtype=torch.bool)
+    labels[:, -1] = torch.from_numpy(chance.random(len(log_odds)) < 1 / (1 + np.exp(-log_odds)))
+    scans = tuple(f"s{k // n_slices}" for k in range(len(log_odds)))
+    shown = torch.ones(len(log_odds), dtype=torch.bool)
+    slices = torch.arange(len(log_odds)) % n_slices
+    probabilities = torch.from_numpy(3 * log_odds).sigmoid()
+    (tmp_path / "seed_0" / "fold_0").mkdir(parents=True)
+    ScoredSlices(scans, scans, slices, shown, labels, torch.ones_like(labels), probabilities).save(
+        tmp_path / "seed_0" / "fold_0" / "test.csv"
+    )
+    before = load_weights(tiny_start(tmp_path / "start.safetensors")).metadata
+    found = tool.calibrate(before, tmp_path)
+    assert found.temperature == pytest.approx(3.0, rel=0.15)
+    assert found.offset == pytest.approx(0.0, abs=0.3)
+    blood = log_odds[labels[:, -1].numpy()]
+    point = np.log(found.operating_point / (1 - found.operating_point))
+    assert np.mean(blood >= point) == pytest.approx(0.8, abs=0.03)
