@@ -51,7 +51,8 @@ class SplitOptions(BaseModel):
     seed: int = Field(default=0, ge=0)
     """Of the deal."""
     train_patients: int | None = Field(default=None, ge=1)
-    """Learn from so many of the training patients only, drawn by the seed: for learning curves. None takes all."""
+    """Learn from so many of the training patients only, drawn by the seed, with and without blood in
+    proportion: for learning curves. None takes all."""
 
 
 def fold_of(split: SplitOptions, cohort: Cohort, output: Path) -> Fold:
@@ -81,14 +82,17 @@ def fold_of(split: SplitOptions, cohort: Cohort, output: Path) -> Fold:
 def taught_by(fold: Fold, split: SplitOptions, cohort: Cohort) -> frozenset[str]:
     """The training patients of a cohort, or as many of them as the recipe wants; fewer are among more.
 
-    The first who is drawn has bled, if anyone has: from a single patient without blood there is nothing to learn.
+    Among however many are drawn, those who bled have the share that they have among all, rounded up: of a handful drawn
+    regardless, one may have bled, and a learning curve would say what chance did.
     """
     bled = dict(zip(cohort.patients, cohort.patient_subtypes.any(dim=1).tolist(), strict=True))
     everyone = sorted(patient for patient in fold.patients(Role.TRAIN) if patient in bled)
     drawn = [everyone[k] for k in np.random.default_rng(split.seed).permutation(len(everyone))]
-    first = next((patient for patient in drawn if bled[patient]), None)
-    drawn.sort(key=lambda patient: patient != first)
-    return frozenset(drawn[: split.train_patients])
+    n = len(drawn) if split.train_patients is None else min(split.train_patients, len(drawn))
+    n_bled = sum(bled[patient] for patient in drawn)
+    wanted = -(-n * n_bled // max(1, len(drawn)))
+    with_blood, without = ([patient for patient in drawn if bled[patient] is b] for b in (True, False))
+    return frozenset(with_blood[:wanted] + without[: n - wanted])
 
 
 @dataclass(frozen=True)
