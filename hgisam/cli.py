@@ -388,6 +388,10 @@ ResumeTraining = Annotated[bool, typer.Option("--resume", help="Go on from the l
 FoldNumber = Annotated[
     int | None, typer.Option("--fold", min=0, metavar="K", help="Which fold of the split.", show_default="the recipe's")
 ]
+SplitsFile = Annotated[
+    Path | None,
+    typer.Option("--splits", metavar="FILE", help="Who trains and who judges: another run's splits.csv."),
+]
 Seed = Annotated[
     int | None, typer.Option(min=0, metavar="N", help="Of everything random.", show_default="the recipe's")
 ]
@@ -405,6 +409,7 @@ def classifier(
         typer.Option(metavar="FOLDER", help="Labelled scans: slice_labels.csv with NIfTI, RSNA, PhysioNet, BHSD."),
     ] = None,
     resume: ResumeTraining = False,
+    splits: SplitsFile = None,
     fold: FoldNumber = None,
     seed: Seed = None,
     cache: Cache = None,
@@ -419,7 +424,7 @@ def classifier(
         from hgisam.pipeline import pick_device
         from hgisam.train.recipe import train_classifier
 
-        flags = {"split": {"fold": fold}, "loop": {"seed": seed}}
+        flags = {"split": {"splits": splits, "fold": fold}, "loop": {"seed": seed}}
         train_classifier(
             load_settings(config, {"train": flags}, needs="train").train,
             data,
@@ -428,7 +433,7 @@ def classifier(
             cache=cache,
             workers=workers or _n_cpus(),
             device=pick_device(_own_device(device)),
-            command=_train_command("classifier", config, data, fold, seed),
+            command=_train_command("classifier", config, data, splits, fold, seed),
             show_progress=show_progress,
         )
 
@@ -444,6 +449,7 @@ def segmenter(
     ],
     output: Output,
     resume: ResumeTraining = False,
+    splits: SplitsFile = None,
     fold: FoldNumber = None,
     seed: Seed = None,
     cache: Cache = None,
@@ -458,7 +464,7 @@ def segmenter(
         from hgisam.pipeline import pick_device
         from hgisam.train.segmenter_recipe import train_segmenter
 
-        flags = {"split": {"fold": fold}, "loop": {"seed": seed}}
+        flags = {"split": {"splits": splits, "fold": fold}, "loop": {"seed": seed}}
         train_segmenter(
             load_settings(config, {"train_segmenter": flags}, needs="train_segmenter").train_segmenter,
             data,
@@ -467,7 +473,7 @@ def segmenter(
             cache=cache,
             workers=workers or _n_cpus(),
             device=pick_device(_own_device(device)),
-            command=_train_command("segmenter", config, data, fold, seed),
+            command=_train_command("segmenter", config, data, splits, fold, seed),
             show_progress=show_progress,
         )
 
@@ -522,13 +528,14 @@ def _has_own_gpu() -> bool:
     return "LOCAL_RANK" in os.environ and torch.cuda.device_count() > int(os.environ["LOCAL_RANK"])
 
 
-def _train_command(what: str, config: Path, data: Path | None, fold: int | None, seed: int | None) -> str:
+def _train_command(
+    what: str, config: Path, data: Path | None, splits: Path | None, fold: int | None, seed: int | None
+) -> str:
     """The command as records state it: files by name, no folder of this machine."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     words = [f"torchrun --nproc-per-node {processes} -m hgisam" if processes > 1 else "hgisam", f"train {what}"]
     words.append(f"--config {config.name}")
-    if data is not None:
-        words.append(f"--data {data.name}")
+    words += [f"--{name} {path.name}" for name, path in (("data", data), ("splits", splits)) if path is not None]
     words += [f"--{name} {value}" for name, value in (("fold", fold), ("seed", seed)) if value is not None]
     return " ".join(words)
 

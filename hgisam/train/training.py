@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_serializer
 from torch.utils.data import DataLoader, Dataset
 
 from hgisam import NOTICE, __version__
@@ -50,25 +50,37 @@ class SplitOptions(BaseModel):
     """Share of those not tested that chooses: when to stop, and what is calibrated."""
     seed: int = Field(default=0, ge=0)
     """Of the deal."""
+    splits: Path | None = None
+    """A `splits.csv` of this cohort to go by, such as another run's; folds, tuning_share and seed then say nothing of
+    the deal. None deals anew."""
     train_patients: int | None = Field(default=None, ge=1)
     """Learn from so many of the training patients only, drawn by the seed, with and without blood in
     proportion: for learning curves. None takes all."""
 
+    @field_serializer("splits", when_used="json-unless-none")
+    def _by_name(self, splits: Path) -> str:
+        return splits.name  # records name no folder of a machine
+
 
 def fold_of(split: SplitOptions, cohort: Cohort, output: Path) -> Fold:
-    """A training's division of the patients: a new one, put into its folder; of a run that goes on, the one there.
+    """A training's division of the patients: a new one or that of a file, put into its folder; of a run that goes on,
+    the one there.
 
     Raises:
-        InputError: where the cohort has too few patients for the split, or the fold does not exist.
-        CohortRefused: where the splits of a run that goes on are of another cohort, or damaged.
+        InputError: where the cohort has too few patients for the split, or the fold or the file does not exist.
+        CohortRefused: where the splits that there are are of another cohort, or damaged.
     """
-    if not split.fold < split.folds:
-        raise InputError(f"expected a fold below {split.folds}; got {split.fold}; they count from 0")
     path = output / SPLITS
     if path.is_file() and own_record(output / RUN_RECORD):
         splits = load_splits(path, cohort)
-        if len(splits.folds) != split.folds:
+        if split.splits is None and len(splits.folds) != split.folds:
             raise CohortRefused(f"{SPLITS}: expected {split.folds} folds; got {len(splits.folds)}; name another folder")
+    elif split.splits is not None:
+        if not split.splits.is_file():
+            raise InputError(f"{split.splits}: expected a table of splits; got none; name a run's {SPLITS}")
+        splits = load_splits(split.splits, cohort)
+        if not rank():
+            splits.save(path)
     else:
         try:
             splits = make_splits(cohort, split.folds, split.tuning_share, split.seed)
@@ -76,6 +88,8 @@ def fold_of(split: SplitOptions, cohort: Cohort, output: Path) -> Fold:
             raise InputError(f"split: {error}") from error
         if not rank():
             splits.save(path)
+    if not split.fold < len(splits.folds):
+        raise InputError(f"expected a fold below {len(splits.folds)}; got {split.fold}; they count from 0")
     return splits.folds[split.fold]
 
 

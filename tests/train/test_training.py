@@ -65,6 +65,27 @@ def test_splits_that_no_run_has_used_are_made_anew(cohort: Cohort, tmp_path: Pat
     assert load_splits(tmp_path / SPLITS, cohort).folds == expected.folds
 
 
+def test_another_run_s_splits_are_gone_by_and_kept(cohort: Cohort, tmp_path: Path) -> None:
+    splits = make_splits(cohort, 4, 0.3, seed=7)
+    splits.save(tmp_path / "other.csv")
+    given = SplitOptions(folds=2, fold=3, splits=tmp_path / "other.csv")
+    assert fold_of(given, cohort, begun(tmp_path)) == splits.folds[3]
+    (tmp_path / "other.csv").unlink()
+    assert fold_of(given, cohort, tmp_path) == splits.folds[3]  # as it goes on: its own copy
+    assert given.model_dump(mode="json")["splits"] == "other.csv"
+    with pytest.raises(InputError, match="expected a fold below 4; got 4"):
+        fold_of(given.model_copy(update={"fold": 4}), cohort, tmp_path)
+
+
+def test_splits_that_are_not_there_or_of_another_cohort_are_refused(cohort: Cohort, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected a table of splits; got none"):
+        fold_of(SplitOptions(splits=tmp_path / "none.csv"), cohort, tmp_path)
+    fewer = read_cohort(write_drawn_cohort(tmp_path / "heads", 4))
+    make_splits(fewer, 2, 0.2, seed=0).save(tmp_path / "other.csv")
+    with pytest.raises(CohortRefused, match="expected splits of the cohort"):
+        fold_of(SplitOptions(splits=tmp_path / "other.csv"), cohort, tmp_path)
+
+
 def test_a_run_that_goes_on_keeps_its_splits(cohort: Cohort, tmp_path: Path) -> None:
     splits = make_splits(cohort, 2, 0.2, seed=5)
     splits.save(begun(tmp_path) / SPLITS)
