@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from hgisam.labels import ANY_COLUMN, Subtype
 from hgisam.preprocess import PreprocessOptions, neighbour_rows, network_images
 from hgisam.train.augment import AugmentOptions, SliceChanger
+from hgisam.train.cohort import Finding, Findings, Trouble
 from hgisam.train.deck import Deck
 from hgisam.train.painting import PaintingOptions, carry_over, paint_distractor, paint_slice
 from hgisam.train.prepared import HU_STEP, PreparedScan, PreparedScans
@@ -155,6 +156,16 @@ class PatientSlices:
         self.positive = torch.nonzero(fit & shown).flatten()
         self.negative = torch.nonzero(fit & ~shown & index.known[:, ANY_COLUMN]).flatten()
         self._labels, self._known = index.labels, index.known
+        self._unfit = torch.nonzero(allowed[index.scan] & ~fit & shown).flatten()
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Positive slices that are never shown."""
+        found = Findings()
+        for index in self._unfit.tolist():
+            scan, row = self.at(index)
+            found.add(Trouble.LITTLE_BRAIN, f"{scan.name} slice {scan.slices[row]}")
+        return found.found()
 
     @property
     def n_patients(self) -> int:

@@ -44,6 +44,7 @@ class Trouble(StrEnum):
     DISAGREEING = "a slice labelled twice, differently: its labels unknown"
     CONTRADICTING = "a subtype where there is not any, or any without a subtype: its labels unknown"
     BRAINLESS = "a positive slice in which no brain was found: left out"
+    LITTLE_BRAIN = "a positive slice with less brain than sampling.min_region_mm2: it teaches nobody"
     UNEVEN = "slices unevenly spaced: kept, each where it lies"
     WRAPPED = "negative HU stored as unsigned 12 bit: put right"
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -120,4 +121,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def _rounded(value: object) -> object:
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+    """Six digits; null for what JSON has no number for: the mean loss over steps that were lost."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.6g}") if math.isfinite(value) else None

@@ -13,6 +13,7 @@ from hgisam.labels import Subtype
 from hgisam.preprocess import PreprocessOptions
 from hgisam.train.augment import AugmentOptions
 from hgisam.train.batches import PatientSlices, PhantomSlices, SamplingOptions, TrainingBatch, TrainingBatches
+from hgisam.train.cohort import Trouble
 from hgisam.train.layouts import read_cohort
 from hgisam.train.painting import PaintingOptions
 from hgisam.train.prepared import HU_STEP, PreparedScan, PreparedScans, prepare_cohort
@@ -69,6 +70,17 @@ def test_slices_of_phantoms_with_a_trace_of_blood_are_never_shown() -> None:
     slices = PhantomSlices([head("a", [0, 2, 10])], [], SamplingOptions(), 1.0)
     assert slices.positive == [(0, 2)]
     assert slices.negative == [(0, 0)]
+
+
+def test_positive_slices_with_too_little_brain_are_counted(cohort: PreparedScans) -> None:
+    everyone = {scan.patient for scan in cohort.scans}
+    none = PatientSlices(cohort, everyone, SamplingOptions())
+    all_of_them = PatientSlices(cohort, everyone, SamplingOptions(min_region_mm2=1e6))
+    assert none.findings == ()
+    (found,) = all_of_them.findings
+    assert (found.trouble, found.count) == (Trouble.LITTLE_BRAIN, len(none.positive))
+    assert found.examples[0].startswith("p0 slice ")
+    assert len(all_of_them.positive) == 0
 
 
 def test_labels_of_phantoms_say_which_images_hold_blood() -> None:
