@@ -27,10 +27,15 @@ def write(path: Path, **changes: object) -> Path:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_comparison_loads_and_its_methods_differ(path: Path, tmp_path: Path) -> None:
-    assert len(SHIPPED) == 4
-    comparison = load_comparison(path, tmp_path if path.name.startswith("compare_bhsd") else None)
-    settings = [method.settings(path.parent) for method in comparison.compare.methods]
-    options = [(found.segment, found.train, found.supervised, found.train_segmenter) for found in settings]
+    assert len(SHIPPED) == 6
+    comparison = load_comparison(path, tmp_path if "bhsd" in path.name else None)
+    methods = comparison.compare.methods
+    settings = [method.settings(path.parent) for method in methods]
+    weights = [method.weights if isinstance(method, GivenMethod) else None for method in methods]
+    options = [
+        (found.segment, found.train, found.supervised, found.train_segmenter, file)
+        for found, file in zip(settings, weights, strict=True)
+    ]
     assert all(first != second for i, first in enumerate(options) for second in options[:i])
 
 
