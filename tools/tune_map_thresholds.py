@@ -2,6 +2,7 @@
 are maps alone in configs/compare_phantoms.yaml and configs/compare_bhsd.yaml, and of the weights that ship.
 
     python tools/tune_map_thresholds.py
+    python tools/tune_map_thresholds.py --weights runs/resnet18/best.safetensors --recipes grad_cam grad_cam_plus_plus
 
 The heads are those that choose the threshold of the weights; none of them was trained on, and no reported figure comes
 from them. Masks of patients choose nothing here.
@@ -34,11 +35,12 @@ def main() -> None:
     """Print each recipe's best threshold and its Dice."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path)
+    parser.add_argument("--recipes", nargs="*", choices=RECIPES, default=RECIPES, help="that fit the network")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
     phantoms = tuning_phantoms(given.workers)
     print(f"mean volume Dice of the {len(phantoms)} phantoms that bled, of seeds {SEEDS[0]} to {SEEDS[-1]}")
-    for recipe in RECIPES:
+    for recipe in given.recipes:
         settings = load_settings(CONFIGS / f"{recipe}.yaml", {"segment": {"refine": {"method": "threshold"}}})
         threshold, dice = best_threshold(Segmenter(given.weights, options=settings.segment), phantoms)
         print(f"{recipe:28s}  threshold {threshold:5.3f}  Dice {dice:.3f}", flush=True)
