@@ -23,6 +23,7 @@ from hgisam.evaluate.scored import ScoredSlices, read_scored_slices
 from hgisam.labels import Subtype
 from hgisam.model.architecture import build_classifier
 from hgisam.model.checkpoint import WeightsMetadata, load_weights, save_weights
+from hgisam.phantom import PhantomOptions, make_phantom
 from hgisam.train.layouts import read_cohort
 from hgisam.train.recipe import TrainOptions, read_out_of_fold
 from hgisam.train.splits import Role, load_splits
@@ -93,6 +94,7 @@ def test_every_patient_is_judged_once_by_a_network_that_had_not_seen_them(
     assert set(scored.patients) == set(cohort.patients)
     assert re.search(rf"^\| one \| 0 \| {any_auc(scored):.3f} \[", printed, re.MULTILINE)
     assert "Research use only" in printed
+    assert "| as published |\n" in printed
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob(BEST)}
     assert len(files) == cross_validate.FOLDS
     run(cross_validate, monkeypatch, *where, "--rows", "one")
@@ -107,6 +109,17 @@ def test_every_patient_is_judged_once_by_a_network_that_had_not_seen_them(
     run(cross_validate, monkeypatch, *where, "--against", "one", "--report")
     lost = any_auc(read_out_of_fold(tmp_path / "another" / "seed_0")) - any_auc(scored)
     assert re.search(rf"^\| another \| {re.escape(f'{lost:+.3f}')} \[", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_maps_are_judged_on_phantoms_too(tools: None, tmp_path: Path) -> None:
+    import cross_validate
+
+    small = PhantomOptions(
+        n_slices=15, slice_mm=10.0, size_px=112, pixel_mm=2.0, kinds=(Subtype.INTRAPARENCHYMAL,), volumes_ml=(40.0,)
+    )
+    heads = [make_phantom(seed, small) for seed in (3, 4)]
+    found = cross_validate.dice_on_phantoms(tiny_start(tmp_path / "start.safetensors"), heads)
+    assert 0 < found < 0.5  # of a network that has learned nothing
 
 
 def test_shipped_weights_learn_from_all_and_are_calibrated_on_those_who_had_not_been_seen(

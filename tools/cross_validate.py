@@ -7,7 +7,8 @@ The YAML names a recipe and, for each row, what differs from it and the seeds. E
 in OUTPUT/ROW/seed_S/fold_K; what is finished is not done again, and what was stopped goes on. Then every row's
 out-of-fold probabilities are held against the labels, with 95 % bootstrap intervals by patient: slice AUC; scan AUC by
 the highest slice, and by a scan head fitted on the other folds; and the Dice of the map on bleeds painted into the
-judges' own slices. `--against` names a row from which the others' AUCs are subtracted, patient by patient resampled.
+judges' own slices, and with `--phantoms N` on heads of unseen seeds (volume Dice, no gate, cut at the threshold that
+serves them best). `--against` names a row from which the others' AUCs are subtracted, patient by patient resampled.
 Nothing is chosen on the patients that are tested: steps, and how slices become scans, are fixed beforehand.
 """
 
@@ -15,6 +16,7 @@ import argparse
 import json
 import logging
 import os
+import statistics
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -24,18 +26,28 @@ from typing import Any
 
 import torch
 import yaml
+from tune_map_thresholds import best_threshold
 
+from hgisam import Segmenter
 from hgisam.config import load_settings
 from hgisam.evaluate.detection import Estimate, auc, detection
 from hgisam.evaluate.scored import ScoredSlices, averaged_slices, detection_by_target, read_scored_slices
 from hgisam.evaluate.statistics import figure_interval
 from hgisam.labels import Subtype
+from hgisam.model.checkpoint import load_weights
+from hgisam.model.classifier import HemorrhageClassifier
+from hgisam.phantom import Phantom, PhantomOptions, generate_phantoms
+from hgisam.pipeline import SegmentOptions
+from hgisam.refine import Threshold
 from hgisam.segment import to_log_odds
 from hgisam.train.calibration import fit_scan_head
 from hgisam.train.recipe import read_out_of_fold, train_classifier
-from hgisam.train.training import RUN_RECORD
+from hgisam.train.training import BEST, RUN_RECORD
+from hgisam.weak import HGI_SAM, GradCam
 
 FOLDS = 5
+FIRST_SEED = 3_000_000
+"""Of the phantoms that judge maps; no other tool takes these."""
 
 
 def main() -> None:
@@ -47,6 +59,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", help="these only, in this order")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time, one thread each")
     parser.add_argument("--against", metavar="ROW", help="a row to subtract from the others")
+    parser.add_argument("--phantoms", type=int, default=0, metavar="N", help="judge maps on so many heads that bled")
     parser.add_argument("--report", action="store_true", help="train nothing, print what is there")
     given = parser.parse_args()
     study = yaml.safe_load(given.study.read_text(encoding="utf-8"))
@@ -71,14 +84,17 @@ def main() -> None:
             running = [pool.submit(run_fold, *job, given.output / "cache") for job in jobs]
             for done in running:
                 done.result()
-    print("| row | seed | slices: AUC | scans: AUC, highest slice | scans: AUC, scan head | map: Dice | as published |")
-    print("|---|---|---|---|---|---|---|")
+    bled = PhantomOptions(bleed_probability=1.0)
+    heads = list(generate_phantoms(given.phantoms, FIRST_SEED, bled, workers=given.jobs))
+    columns = ["row", "seed", "slices: AUC", "scans: AUC, highest slice", "scans: AUC, scan head", "map: Dice"]
+    columns += ["as published", "on phantoms"] if heads else ["as published"]
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for row in chosen:
         found = [seed for seed in rows[row]["seeds"] if is_whole(given.output / row / f"seed_{seed}")]
         for seed in found:
-            print_row(row, str(seed), [given.output / row / f"seed_{seed}"])
+            print_row(row, str(seed), [given.output / row / f"seed_{seed}"], heads)
         if len(found) > 1:
-            print_row(row, "mean of seeds", [given.output / row / f"seed_{seed}" for seed in found])
+            print_row(row, "mean of seeds", [given.output / row / f"seed_{seed}" for seed in found], heads)
     whole = {row: [given.output / row / f"seed_{seed}" for seed in rows[row]["seeds"]] for row in chosen}
     scored = {row: averaged(folders) for row, folders in whole.items() if all(map(is_whole, folders))}
     if given.against:
@@ -148,7 +164,14 @@ def scan_head_auc(scored: ScoredSlices, folds: list[ScoredSlices]) -> Estimate:
     return detection(torch.stack([*probabilities.values()]), labels, [whose[scan] for scan in probabilities]).auc
 
 
-def print_row(row: str, seed: str, folders: list[Path]) -> None:
+def dice_on_phantoms(weights: Path, heads: list[Phantom]) -> float:
+    """Mean volume Dice of a network's map (a CNN's: Grad-CAM) on heads that bled, cut where that is best."""
+    weak = HGI_SAM if isinstance(load_weights(weights).model, HemorrhageClassifier) else GradCam()
+    options = SegmentOptions(weak=weak, refine=Threshold(), gate=False)
+    return best_threshold(Segmenter(weights, options=options), heads)[1]
+
+
+def print_row(row: str, seed: str, folders: list[Path], heads: list[Phantom]) -> None:
     """One line of the table."""
     scored = averaged(folders)
     (of_any,) = detection_by_target(scored, targets=(Subtype.ANY,))
@@ -158,7 +181,9 @@ def print_row(row: str, seed: str, folders: list[Path]) -> None:
     n = sum(found["n"] for found in maps)
     dice, published = (sum(found[key] * found["n"] for found in maps) / n for key in ("dice", "published_dice"))
     aucs = f"{shown(of_any.slices.auc)} | {shown(of_any.scans_by_highest.auc)} | {shown(of_scans)}"
-    print(f"| {row} | {seed} | {aucs} | {dice:.3f} | {published:.3f} |", flush=True)
+    found = [dice_on_phantoms(f / f"fold_{k}" / BEST, heads) for f in folders for k in range(FOLDS) if heads]
+    on_phantoms = f" {statistics.mean(found):.3f} |" if found else ""
+    print(f"| {row} | {seed} | {aucs} | {dice:.3f} | {published:.3f} |{on_phantoms}", flush=True)
 
 
 def print_differences(scored: dict[str, ScoredSlices], against: str) -> None:
