@@ -31,6 +31,7 @@ TINY = {
             "negative": 1,
             "start_difficulty": 0.5,
         },
+        "judged_maps": 6,
         "loop": {"steps": 8, "learning_rate": 2.0e-3, "evaluate_every": 4, "checkpoint_every": 3, "bfloat16": False},
     },
 }

@@ -48,7 +48,7 @@ def judge_maps(
     preprocessing: PreprocessOptions,
     painting: PaintingOptions,
     *,
-    n: int = 48,
+    n: int,
     seed: int = 0,
 ) -> MapQuality | None:
     """Paint bleeds of all difficulties into slices without blood, and outline them by the map alone.

@@ -44,7 +44,7 @@ from hgisam.train.cohort import Cohort, Finding
 from hgisam.train.layouts import LayoutName, read_cohort
 from hgisam.train.loop import LoopOptions, Trainer
 from hgisam.train.losses import ClassifierObjective, LossOptions
-from hgisam.train.painted_maps import judge_maps
+from hgisam.train.painted_maps import MapQuality, judge_maps
 from hgisam.train.painting import PaintingOptions
 from hgisam.train.prepared import prepare_cohort, prepare_phantoms
 from hgisam.train.processes import first_process_first, n_processes, rank
@@ -114,6 +114,9 @@ class TrainOptions(BaseModel):
     """How the parameters are found."""
     sensitivity: float = Field(default=0.95, gt=0, le=1)
     """Share of the tuning set's positive slices that the operating point finds."""
+    judged_maps: int = Field(default=48, ge=0)
+    """Slices without blood of those who judge into which bleeds are painted at the end, to tell how well the map covers
+    them; 0 for none."""
     licence: str = "Apache-2.0"
     """Of the weights, as an SPDX identifier; what the data demand goes before what one would like."""
 
@@ -396,7 +399,7 @@ class _ClassifierTraining(Training[SliceClassifier, TrainingBatch, Trained]):
                     scored_slices(judges, scored, calibration),
                     calibration,
                 )
-        maps = judge_maps(model, sources.test or sources.tuning, self._options.preprocess, self._options.painting)
+        maps = self._judged_maps(model, sources.test or sources.tuning)
         self.record(
             "finished",
             kept=asdict(self.kept),
@@ -404,6 +407,12 @@ class _ClassifierTraining(Training[SliceClassifier, TrainingBatch, Trained]):
             maps_on_painted_bleeds=None if maps is None else asdict(maps),
         )
         return Trained(path, self.kept, calibration, tuning, test)
+
+    def _judged_maps(self, model: SliceClassifier, judges: Sequence[Judge]) -> MapQuality | None:
+        options = self._options
+        if not options.judged_maps:
+            return None
+        return judge_maps(model, judges, options.preprocess, options.painting, n=options.judged_maps)
 
     def _scored(self, model: SliceClassifier, judges: Sequence[Judge]) -> list[ScoredScan]:
         return score_judges(model, judges, self._options.preprocess, bfloat16=self._options.loop.bfloat16)

@@ -75,4 +75,4 @@ def test_a_network_without_attention_is_judged_by_its_class_activation(judges: l
 
 def test_slices_that_bled_are_not_painted_into(judges: list[Judge]) -> None:
     everywhere = [Judge("a", judges[0].scan, torch.ones_like(judges[0].labels), judges[0].known)]
-    assert judge_maps(network(), everywhere, CANVAS, PaintingOptions()) is None
+    assert judge_maps(network(), everywhere, CANVAS, PaintingOptions(), n=6) is None
