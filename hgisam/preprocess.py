@@ -58,7 +58,7 @@ class PreprocessOptions(BaseModel):
     skull_channel: bool = False
     """`relative` only: a third channel, -200..1000 HU over the brain median as 0..1, never masked: the skull."""
     neighbours: int = Field(default=0, ge=0, le=3)
-    """`relative` only: HU of so many slices above and as many below are channels too, after the slice's own."""
+    """`relative` only: HU of so many slices below and as many above are channels too, after the slice's own."""
     mask_outside: bool = True
     """`relative` only: hide what lies outside the skull (scalp, head rest), which differs between sources."""
     mask_margin_mm: float = Field(default=3.0, ge=0)
@@ -199,7 +199,7 @@ def preprocess(
     if options.neighbours:
         with_brain = torch.nonzero(region.any(dim=2).any(dim=1)).flatten().tolist()
         beside = torch.arange(depth)[:, None].expand(-1, 2 * options.neighbours).clone()
-        beside[with_brain] = torch.tensor(with_brain)[neighbour_rows(with_brain, options.neighbours)]
+        beside[with_brain] = torch.tensor(with_brain, dtype=torch.int64)[neighbour_rows(with_brain, options.neighbours)]
         for start in range(0, depth, chunk):
             part = slice(start, start + chunk)
             images[part, n_own:] = _shown_hu(relative_hu[beside[part]], canvas_region[part], options)
@@ -309,9 +309,10 @@ def _invert(sampling: Float64[Tensor, "depth 2 3"]) -> Float64[Tensor, "depth 2 
 
 
 def neighbour_rows(slices: Sequence[int], neighbours: int) -> Int64[Tensor, "n beside"]:
-    """For each of a scan's slices that show brain, which of them lie beside it: the nearest above and below, then on.
+    """For each of a scan's slices that show brain, which of them lie beside it: below and above, the nearest first.
 
-    Where there is none, at the ends or at a gap, the slice stands for its own neighbour.
+    Slices count, not mm: of thin ones, a neighbour shows nearly the same. Where there is none, at the ends or at a gap,
+    the slice stands for its own neighbour.
 
     Args:
         slices: their indices in the scan, ascending.

@@ -23,8 +23,8 @@ class StackOptions(BaseModel):
     slice_mm: float = Field(default=5.0, gt=0)
     """Distance from one slice of the stack to the next."""
     window_slices: int = Field(default=16, ge=1)
-    """Slices that the network sees at a time; in a shorter stack the outermost are repeated on both sides:
-    networks that learned from whole heads have never seen empty ones."""
+    """Slices that the network sees at a time; in a shorter stack the outermost are repeated on both sides,
+    so that a scan of one slice is not shown as a head that ends above and below it."""
 
 
 def stack_positions_mm(positions_mm: Float64[Tensor, " slices"], options: StackOptions) -> Float64[Tensor, " stack"]:

@@ -250,6 +250,13 @@ def test_neighbours_are_numbered_from_the_nearest_above_and_below() -> None:
     assert neighbour_rows([], 1).shape == (0, 2)
 
 
+def test_a_scan_without_brain_has_neighbours_of_its_own() -> None:
+    volume, region = disc_scan()
+    images = preprocess(volume, torch.zeros_like(region), STRAIGHT, 30.0, PreprocessOptions(neighbours=1)).images
+    assert images.shape[1] == 4
+    assert torch.equal(images[:, 2], images[:, 0])
+
+
 def test_neighbours_are_not_guessed() -> None:
     options, hu, region = PreprocessOptions(neighbours=1), torch.zeros(2, 8, 8), torch.ones(2, 8, 8, dtype=torch.bool)
     with pytest.raises(ValueError, match="expected 2 neighbours of each slice; got none"):

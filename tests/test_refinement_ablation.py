@@ -118,6 +118,14 @@ def test_a_watershed_leaves_one_ball_whole(tool: ModuleType) -> None:
     assert torch.equal(outlined(tool, "cut by a watershed", seen), outlined(tool, "whole components", seen))
 
 
+def test_a_film_that_is_nowhere_a_millimetre_deep_survives_the_watershed(tool: ModuleType) -> None:
+    up, back, left = places_mm()
+    film = (up.abs() < 8) & (back.abs() < 15) & ((left - 10.0).abs() < 0.9)
+    seen = look(tool, film, NOWHERE, (0.0, 0.0, 10.0))
+    cut, whole = outlined(tool, "cut by a watershed", seen), outlined(tool, "whole components", seen)
+    assert int((cut & film).sum()) > 0.9 * int((whole & film).sum()) > 0
+
+
 def test_grab_cut_takes_the_bleed_and_nothing_that_is_far_from_the_default(tool: ModuleType) -> None:
     far = within((0.0, -24.0, -8.0), 6.0)
     seen = look(tool, within(AT, 10.0), far, AT)

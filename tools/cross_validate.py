@@ -15,6 +15,7 @@ Nothing is chosen on the patients that are tested: steps, and how slices become 
 import argparse
 import json
 import logging
+import math
 import os
 import statistics
 from collections.abc import Sequence
@@ -41,12 +42,12 @@ from hgisam.pipeline import SegmentOptions
 from hgisam.refine import Threshold
 from hgisam.segment import to_log_odds
 from hgisam.train.calibration import fit_scan_head
-from hgisam.train.recipe import read_out_of_fold, train_classifier
-from hgisam.train.training import BEST, RUN_RECORD
+from hgisam.train.recipe import TrainOptions, read_out_of_fold, recorded_settings, train_classifier
+from hgisam.train.training import BEST, RUN_RECORD, as_now
 from hgisam.weak import HGI_SAM, GradCam
 
 FOLDS = 5
-FIRST_SEED = 3_000_000
+FIRST_SEED = 4_000_000
 """Of the phantoms that judge maps; no other tool takes these."""
 
 
@@ -111,10 +112,13 @@ def run_fold(
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.INFO, format=f"{output.name} {seed} {fold}: %(message)s")
     folder = output / f"seed_{seed}" / f"fold_{fold}"
-    if state(folder) == "finished":
-        return
     common = {"split": {"folds": FOLDS, "fold": fold, "tuning_share": 0.0}, "loop": {"seed": seed}}
     options = load_settings(recipe, {"train": merged(changed, common)}).train
+    if state(folder) == "finished":
+        before = json.loads((folder / RUN_RECORD).read_text(encoding="utf-8"))["settings"]
+        if as_now(before, TrainOptions) != recorded_settings(options):
+            raise SystemExit(f"{folder}: expected a training by this row; got one by other settings; move it away")
+        return
     command = f"tools/cross_validate.py: {output.name}, seed {seed}, fold {fold}"
     train_classifier(options, data, folder, resume=True, cache=cache, workers=1, command=command)
 
@@ -177,8 +181,8 @@ def print_row(row: str, seed: str, folders: list[Path], heads: list[Phantom]) ->
     (of_any,) = detection_by_target(scored, targets=(Subtype.ANY,))
     of_scans = scan_head_auc(scored, [averaged_slices([table(f, k) for f in folders]) for k in range(FOLDS)])
     records = [json.loads((f / f"fold_{k}" / RUN_RECORD).read_text()) for f in folders for k in range(FOLDS)]
-    maps = [record["maps_on_painted_bleeds"] for record in records]
-    n = sum(found["n"] for found in maps)
+    maps = [record["maps_on_painted_bleeds"] for record in records if record["maps_on_painted_bleeds"]]
+    n = sum(found["n"] for found in maps) or math.nan
     dice, published = (sum(found[key] * found["n"] for found in maps) / n for key in ("dice", "published_dice"))
     aucs = f"{shown(of_any.slices.auc)} | {shown(of_any.scans_by_highest.auc)} | {shown(of_scans)}"
     found = [dice_on_phantoms(f / f"fold_{k}" / BEST, heads) for f in folders for k in range(FOLDS) if heads]

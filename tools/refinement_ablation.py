@@ -149,7 +149,8 @@ def by_sums(look: Look) -> Mask:
 
 
 def flooded(look: Look) -> Mask:
-    """Components that touch are cut by a watershed of their depth in mm, in 3D; basins less than 1 mm deep are one.
+    """Components that touch are cut by a watershed of their depth in mm, in 3D; basins less than 1 mm deep are one, and
+    a component that is nowhere so deep stays whole.
 
     Source: Meyer 1994, as in scikit-image.
     """
@@ -158,6 +159,8 @@ def flooded(look: Look) -> Mask:
     touching = ndimage.generate_binary_structure(3, 2)
     markers, _ = ndimage.label(h_maxima(depth_mm, 1.0), touching)
     pieces = watershed(-depth_mm, markers, connectivity=touching, mask=is_dense).astype(np.int64)
+    thin, _ = ndimage.label(is_dense & (pieces == 0), touching)
+    pieces = np.where(thin > 0, thin + pieces.max(), pieces)
     return chosen_components(pieces, look.saliency.numpy(), OURS.min_share, min_mean=0.0) > 0
 
 

@@ -148,8 +148,10 @@ class TrainedMethod(Method):
     def _folds_are_the_comparison_s(self) -> Self:
         for stage, settings in (("train", self.train), ("train_segmenter", self.train_segmenter)):
             split = settings.get("split", {})
-            if isinstance(split, dict) and {"folds", "fold", "seed"} & set(split):
-                raise ValueError(f"expected no folds, fold or seed under {stage}.split: they are the comparison's")
+            if isinstance(split, dict) and {"folds", "fold", "seed", "splits"} & set(split):
+                raise ValueError(
+                    f"expected no folds, fold, seed or splits under {stage}.split: they are the comparison's"
+                )
         return self
 
 

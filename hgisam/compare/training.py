@@ -7,10 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import ValidationError
 
 from hgisam.cases import own_record
 from hgisam.outputs import RUN_RECORD
@@ -20,7 +18,7 @@ from hgisam.train.layouts import read_cohort
 from hgisam.train.recipe import TrainOptions, recorded_settings, train_classifier
 from hgisam.train.segmenter_recipe import SegmenterTrainOptions, recorded_segmenter_settings, train_segmenter
 from hgisam.train.splits import Role, load_splits
-from hgisam.train.training import BEST, SPLITS
+from hgisam.train.training import BEST, SPLITS, as_now
 
 
 @dataclass(frozen=True)
@@ -66,10 +64,9 @@ class FoldTraining:
     def finished(self) -> bool:
         """Whether the run's folder holds the weights of a training with these settings."""
         record = own_record(self.run / RUN_RECORD)
-        recorded = record.get("settings")
+        recorded = as_now(record.get("settings"), type(self.options))
         if isinstance(self.options, SegmenterTrainOptions):
             settings = recorded_segmenter_settings(self.options)
-            recorded = _as_now(recorded)
         else:
             settings = recorded_settings(self.options)
         return record.get("state") == "finished" and recorded == settings and (self.run / BEST).is_file()
@@ -132,11 +129,3 @@ def train_side_by_side(trainings: Sequence[FoldTraining], workers: int) -> None:
 def _train(training: FoldTraining, threads: int) -> None:
     torch.set_num_threads(threads)
     training.weights(workers=1)
-
-
-def _as_now(recorded: Any) -> Any:
-    """A segmenter's settings on record, with the default of each that did not exist then: defaults change nothing."""
-    try:
-        return recorded_segmenter_settings(SegmenterTrainOptions.model_validate(recorded))
-    except ValidationError:
-        return recorded

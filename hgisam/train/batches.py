@@ -124,10 +124,12 @@ class DrawnSlice:
 
     Attributes:
         beside_hu: its neighbours, HU minus the brain median; none where they are no channels.
+        is_own: which of these the slice stands for itself, at the ends of a scan and at gaps.
     """
 
     relative_hu: Float[Tensor, "height width"]
     beside_hu: Float[Tensor, "beside height width"]
+    is_own: Bool[Tensor, " beside"]
     region: Bool[Tensor, "height width"]
     blood: Bool[Tensor, "height width"]
     median_hu: float
@@ -318,9 +320,10 @@ class _PatientDraws:
             if alike:
                 beside = torch.stack([scan.relative_hu[other] for other in alike]).float().mean(dim=0) * HU_STEP
                 relative = (1.0 - share) * relative + share * beside
-        region, beside_hu = scan.region[row], _beside(scan, row, self._neighbours)
+        region, (beside_hu, is_own) = scan.region[row], _beside(scan, row, self._neighbours)
         labels, known = self._slices.labels(index)
-        return DrawnSlice(relative, beside_hu, region, torch.zeros_like(region), scan.median_hu, labels, known, traced)
+        blood = torch.zeros_like(region)
+        return DrawnSlice(relative, beside_hu, is_own, region, blood, scan.median_hu, labels, known, traced)
 
 
 class _PhantomDraws:
@@ -428,12 +431,16 @@ class TrainingBatches(Dataset[TrainingBatch]):
     def _changed(self, drawn: DrawnSlice, seed: int) -> DrawnSlice:
         hu = torch.cat([drawn.relative_hu[None], drawn.beside_hu])
         hu, region, blood = self._change(hu, drawn.region.expand(hu.shape), drawn.blood.expand(hu.shape), seed)
-        return replace(drawn, relative_hu=hu[0], beside_hu=hu[1:], region=region[0], blood=blood[0])
+        beside_hu = torch.where(drawn.is_own[:, None, None], hu[0], hu[1:])
+        return replace(drawn, relative_hu=hu[0], beside_hu=beside_hu, region=region[0], blood=blood[0])
 
 
-def _beside(scan: PreparedScan, row: int, neighbours: int) -> Float[Tensor, "beside height width"]:
-    """HU of a slice's neighbours over the brain median."""
-    return scan.relative_hu[neighbour_rows(scan.slices, neighbours)[row]].float() * HU_STEP
+def _beside(
+    scan: PreparedScan, row: int, neighbours: int
+) -> tuple[Float[Tensor, "beside height width"], Bool[Tensor, " beside"]]:
+    """HU of a slice's neighbours over the brain median, and which of them is the slice itself."""
+    rows = neighbour_rows(scan.slices, neighbours)[row]
+    return scan.relative_hu[rows].float() * HU_STEP, rows == row
 
 
 def _are_alike_neighbours(scan: PreparedScan, row: int, other: int) -> bool:
@@ -449,6 +456,6 @@ def _of_phantom(scan: PreparedScan, row: int, neighbours: int) -> DrawnSlice:
     labels = torch.zeros(len(Subtype), dtype=torch.bool) if scan.labels is None else scan.labels[row].clone()
     labels[ANY_COLUMN] = scan.blood[row].any()
     relative_hu = scan.relative_hu[row].float() * HU_STEP
-    known, beside_hu = torch.ones_like(labels), _beside(scan, row, neighbours)
+    known, beside = torch.ones_like(labels), _beside(scan, row, neighbours)
     region, blood = scan.region[row], scan.blood[row]
-    return DrawnSlice(relative_hu, beside_hu, region, blood, scan.median_hu, labels, known, traced=True)
+    return DrawnSlice(relative_hu, *beside, region, blood, scan.median_hu, labels, known, traced=True)

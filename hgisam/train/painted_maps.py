@@ -84,6 +84,7 @@ def judge_maps(
             continue
         beside = neighbour_rows(judge.scan.slices, preprocessing.neighbours)[row]
         beside_hu = carry_over(judge.scan.relative_hu[beside].float() * HU_STEP, painted.relative_hu - relative, random)
+        beside_hu = torch.where((beside == row)[:, None, None], painted.relative_hu, beside_hu)
         images = network_images(
             painted.relative_hu[None] + judge.scan.median_hu, region[None], judge.scan.median_hu, preprocessing,
             beside_hu[None],

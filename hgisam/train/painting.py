@@ -135,7 +135,7 @@ def carry_over(
     Each side goes on by a share of its own between nothing and all, and fades farther out.
 
     Args:
-        beside_hu: the neighbours as `hgisam.preprocess.neighbour_rows` has them: nearest above and below first.
+        beside_hu: the neighbours as `hgisam.preprocess.neighbour_rows` has them: nearest first, below then above.
         change_hu: the painted slice minus what it was.
         rng: the source of all chance.
     """

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
 from hgisam import NOTICE, __version__
@@ -224,6 +224,7 @@ def train_classifier(
         begin,
         options.loop,
         recorded_settings(options),
+        TrainOptions,
         output,
         device,
         resume=resume,
@@ -283,14 +284,16 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
     return Sources(cohort, fold, patients, phantoms, tuning, test, left_out)
 
 
-def _only_adds_neighbours(weights: Path, seen: PreprocessOptions) -> bool:
-    """Whether a network sees what that of a file saw, and neighbouring slices beside."""
-    stored = read_tensors(weights).metadata
-    if stored is None:
+def _saw_no_neighbours(weights: Path, seen: PreprocessOptions) -> bool:
+    """Whether the network of a file saw the same of each slice, but no neighbours."""
+    try:
+        before = PreprocessOptions.model_validate(
+            WeightsMetadata.model_validate_json(read_tensors(weights).metadata or "").preprocess
+        )
+    except ValidationError:  # another toolkit's, or no classifier's
         return False
-    before = PreprocessOptions.model_validate(WeightsMetadata.model_validate_json(stored).preprocess)
     same = ("channels", "skull_channel", "relative_range_hu", "mirror_clip_hu", "mirror_smoothing_mm")
-    return before.neighbours == 0 < seen.neighbours and all(getattr(before, k) == getattr(seen, k) for k in same)
+    return before.neighbours == 0 and all(getattr(before, key) == getattr(seen, key) for key in same)
 
 
 def _shows_both(judges: Sequence[Judge]) -> bool:
@@ -327,7 +330,8 @@ class _ClassifierTraining(Training[SliceClassifier, TrainingBatch, Trained]):
         self._initial: dict[str, Tensor] = {}
         if options.initial_weights != "none":
             path = phantom_weights_path() if options.initial_weights == "phantoms" else Path(options.initial_weights)
-            found = load_initial_weights(model, path, added_channels=_only_adds_neighbours(path, options.preprocess))
+            beside = options.preprocess.neighbours > 0 and _saw_no_neighbours(path, options.preprocess)
+            found = load_initial_weights(model, path, added_channels=beside)
             for line in found.lines():
                 log.info("initial weights: %s", line)
             if options.initial_share:

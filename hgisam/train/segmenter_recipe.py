@@ -186,6 +186,7 @@ def train_segmenter(
         begin,
         options.loop,
         recorded_segmenter_settings(options),
+        SegmenterTrainOptions,
         output,
         device,
         resume=resume,
@@ -235,6 +236,11 @@ def gather_masks(
             tuning, test = (mask_judges(prepared, fold.patients(role)) for role in (Role.TUNING, Role.TEST))
         else:
             fold = fold_of(options.split, everything, output)
+            if chosen_by := fold.patients(Role.TUNING):
+                raise InputError(
+                    f"expected splits without tuning patients with own_masks, since no reference may choose; got "
+                    f"{len(chosen_by)}; take splits that were dealt with tuning_share 0"
+                )
             learned = taught_by(fold, options.split, everything)
             taught = Cohort(everything.layout, everything.of(learned)).without_references()
             own = outline_by_ourselves(taught, options.own_masks, cache, workers, device or torch.device("cpu"))

@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_serializer
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
 from torch.utils.data import DataLoader, Dataset
 
 from hgisam import NOTICE, __version__
@@ -268,6 +268,7 @@ def carried_out(
     begin: Callable[[], Training[Network, Learned, Result]],
     loop: LoopOptions,
     settings: Mapping[str, Any],
+    kind: type[BaseModel],
     output: Path,
     device: torch.device,
     *,
@@ -283,6 +284,7 @@ def carried_out(
         begin: makes the training; what it reads and prepares, the first process does before the others.
         loop: how long.
         settings: of the recipe; a run is gone on with under the same alone.
+        kind: what they are the settings of.
         output: the run's folder.
         device: where to train.
         resume: go on from the latest checkpoint there, if there is one.
@@ -299,7 +301,7 @@ def carried_out(
     with joined(device):
         if not rank():
             make_output_folder(output)
-            _check_folder(output, settings, resume=resume)
+            _check_folder(output, settings, kind, resume=resume)
         training = begin()
         if resume:
             training.go_back_to_checkpoint()
@@ -327,7 +329,20 @@ def check_together(step: int) -> None:
         )
 
 
-def _check_folder(output: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
+def as_now(recorded: object, kind: type[BaseModel]) -> object:
+    """Settings on record as they are recorded now: what did not exist then has its default, which changes nothing.
+
+    Args:
+        recorded: as a record has them.
+        kind: what they are the settings of; where they are none of it, they come back as they are.
+    """
+    try:
+        return kind.model_validate(recorded).model_dump(mode="json")
+    except ValidationError:
+        return recorded
+
+
+def _check_folder(output: Path, settings: Mapping[str, Any], kind: type[BaseModel], *, resume: bool) -> None:
     """Stop before another run is overwritten, or gone on with under other settings.
 
     Raises:
@@ -338,7 +353,7 @@ def _check_folder(output: Path, settings: Mapping[str, Any], *, resume: bool) ->
         if before or (output / RUN_RECORD).exists() or (output / BEST).exists():
             raise InputError(f"{output}: expected a folder without a run; got one; add --resume, or name another")
         return
-    then = before.get("settings", settings)
+    then = as_now(before.get("settings", settings), kind)
     changed = sorted(key for key in settings if not isinstance(then, dict) or then.get(key) != settings[key])
     if changed:
         raise InputError(

@@ -113,8 +113,42 @@ def test_neighbours_are_shown_and_moved_with_their_slice(cohort: PreparedScans) 
         for beside in (2, 3):  # what goes on in a neighbour goes on where the bleed is
             assert more[beside][blood].mean() > 5 * more[beside][~blood].mean()
     torch.testing.assert_close(batch.images[:2, :2], without.images[:2])  # positive ones: chance is drawn alike
-    heads = of_phantoms([head("a", [0, 10, 20])], [], phantom_positive=1, phantom_negative=0)
-    assert heads[0].images.shape[1] == 2
+
+
+def same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """But for rounding: HU go by way of the scan's median."""
+    return torch.allclose(one, other, atol=1e-5, rtol=0)
+
+
+def test_what_is_shown_of_neighbours_is_what_they_show_of_themselves() -> None:
+    """Of the middle one of three slices those beside it; at the ends the slice itself, painted or noisy as it is."""
+    seen = SEEN.model_copy(update={"neighbours": 1})
+    scan = head("a", [12, 16, 20])
+    sampling = SamplingOptions(phantom_positive=3, easy_share=1.0)
+    phantoms = PhantomSlices([scan], [], sampling, 1.0)
+    batches = TrainingBatches(None, phantoms, seen, sampling, STILL, PaintingOptions(), 0)
+    of_side = {int(blood.sum()): image for image, blood in zip(batches[0].images, batches[0].blood, strict=True)}
+    first, middle, last = (of_side[side**2] for side in (12, 16, 20))
+    assert same(middle[2], first[0]) and same(middle[3], last[0])
+    assert same(first[2], first[0]) and same(first[3], middle[0])
+    assert same(last[2], middle[0]) and same(last[3], last[0])
+    noisy = TrainingBatches(None, phantoms, seen, sampling, AugmentOptions(noise_hu=8.0), PaintingOptions(), 0)[0]
+    ends = [image for image, blood in zip(noisy.images, noisy.blood, strict=True) if int(blood.sum()) < 13**2]
+    assert len(ends) == 1
+    assert same(ends[0][2], ends[0][0])
+
+
+def test_a_bleed_painted_at_the_end_of_a_scan_is_in_the_slice_that_stands_for_its_neighbour(
+    cohort: PreparedScans,
+) -> None:
+    seen = CANVAS.model_copy(update={"neighbours": 1})
+    sampling = SamplingOptions(painted=4)
+    slices = PatientSlices(cohort, {"p1"}, sampling)
+    scan = cohort[[labelled.patient for labelled in cohort.scans].index("p1")]
+    batches = TrainingBatches(slices, None, seen, sampling, STILL, PaintingOptions(), 0)
+    images = torch.cat([batches[step].images for step in range(12)])
+    alike = [same(image[0], image[2]) or same(image[0], image[3]) for image in images]
+    assert 0 < sum(alike) <= len(images) * 4 / len(scan.slices)  # two of its slices are ends, each drawn as often
 
 
 def test_a_phantom_s_twin_is_the_same_slice_without_its_blood() -> None:

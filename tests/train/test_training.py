@@ -15,11 +15,13 @@ from hgisam.io.tables import write_json
 from hgisam.train.cohort import Cohort, CohortRefused
 from hgisam.train.layouts import read_cohort
 from hgisam.train.processes import joined
+from hgisam.train.recipe import TrainOptions
 from hgisam.train.splits import Role, load_splits, make_splits
 from hgisam.train.training import (
     RUN_RECORD,
     SPLITS,
     SplitOptions,
+    as_now,
     check_together,
     fold_of,
     taught_by,
@@ -84,6 +86,15 @@ def test_splits_that_are_not_there_or_of_another_cohort_are_refused(cohort: Coho
     make_splits(fewer, 2, 0.2, seed=0).save(tmp_path / "other.csv")
     with pytest.raises(CohortRefused, match="expected splits of the cohort"):
         fold_of(SplitOptions(splits=tmp_path / "other.csv"), cohort, tmp_path)
+
+
+def test_settings_on_record_from_before_one_existed_have_its_default() -> None:
+    now = TrainOptions().model_dump(mode="json")
+    before = {key: value for key, value in now.items() if key != "judged_maps"}
+    before["split"] = {key: value for key, value in now["split"].items() if key != "splits"}
+    assert before != now == as_now(before, TrainOptions)
+    assert as_now(before | {"judged_maps": 6}, TrainOptions) != now
+    assert as_now({"no": "settings"}, TrainOptions) == {"no": "settings"}
 
 
 def test_a_run_that_goes_on_keeps_its_splits(cohort: Cohort, tmp_path: Path) -> None:
