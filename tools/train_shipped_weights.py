@@ -72,9 +72,13 @@ def main() -> None:
             for fold in range(FOLDS)
             if given.out_of_fold is None
         ]
-        files = [trained.result() for trained in seeds]
-        for done in folds:
-            done.result()
+        try:
+            files = [trained.result() for trained in seeds]
+            for done in folds:
+                done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # what waits is not begun
+            raise
     path = given.output / NAME
     flags = {"--start": given.start, "--out-of-fold": given.out_of_fold}
     metadata = average(files, path, " ".join([COMMAND, *(f"{flag} {p.name}" for flag, p in flags.items() if p)]))
