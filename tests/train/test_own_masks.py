@@ -19,7 +19,7 @@ from tiny_segmenter import TINY, write_tiny_segmenter
 from torch import Tensor
 
 from hgisam.config import load_settings
-from hgisam.io.errors import ScanRefused
+from hgisam.io.errors import InputError, ScanRefused
 from hgisam.io.nifti import read_labels, write_ct, write_labels
 from hgisam.labels import Subtype
 from hgisam.model.checkpoint import load_segmenter
@@ -34,7 +34,7 @@ from hgisam.train.segmenter_recipe import (
     recorded_segmenter_settings,
     train_segmenter,
 )
-from hgisam.train.splits import Role, load_splits
+from hgisam.train.splits import Role, load_splits, make_splits
 from hgisam.train.training import BEST, CHECKPOINTS, RUN_RECORD, SPLITS
 from hgisam.volume import CTVolume, MaskVolume
 
@@ -280,6 +280,16 @@ def test_nobody_may_choose_where_no_reference_may_be_seen() -> None:
     recipe = {"own_masks": {}, "split": {"tuning_share": 0.2}}
     with pytest.raises(ValidationError, match=r"expected split\.tuning_share 0 with own_masks"):
         SegmenterTrainOptions.model_validate(recipe)
+
+
+def test_splits_that_name_who_chooses_are_refused_before_any_mask_is_made(tmp_path: Path) -> None:
+    data = write_drawn_cohort(tmp_path / "heads", 8)
+    make_splits(read_cohort(data), 2, 0.3, seed=0).save(tmp_path / "other.csv")
+    options = options_of(tmp_path)
+    given = options.model_copy(update={"split": options.split.model_copy(update={"splits": tmp_path / "other.csv"})})
+    with pytest.raises(InputError, match="expected splits without tuning patients with own_masks"):
+        train_segmenter(given, data, tmp_path / "run")
+    assert not (tmp_path / "run" / OWN_MASKS).exists()
 
 
 def test_a_record_names_the_file_of_the_weights_and_not_its_folder() -> None:
