@@ -165,8 +165,7 @@ class PatientSlices:
         """Positive slices that are never shown."""
         found = Findings()
         for index in self._unfit.tolist():
-            scan, row = self.at(index)
-            found.add(Trouble.LITTLE_BRAIN, f"{scan.name} slice {scan.slices[row]}")
+            found.add(Trouble.LITTLE_BRAIN, self._prepared.slice_name(int(self._scan[index]), int(self._row[index])))
         return found.found()
 
     @property

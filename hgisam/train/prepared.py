@@ -190,6 +190,10 @@ class PreparedScans(Sequence[PreparedScan]):
             probabilities=of_all,
         )
 
+    def slice_name(self, scan: int, row: int) -> str:
+        """What one of a scan's prepared slices is called in messages, without a look at its pixels."""
+        return f"{self.scans[scan].name} slice {self._records[scan]['slices'][row]}"
+
     def n_patients(self, scans: Int64[Tensor, " n"]) -> int:
         """How many patients some of the scans, by their numbers, are of."""
         return len({self.scans[scan].patient for scan in set(scans.tolist())})

@@ -269,9 +269,10 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
             if sampling.of_patients():
                 patients = PatientSlices(prepared, taught_by(fold, options.split, cohort), sampling)
                 log.info("%d positive and %d negative slices", len(patients.positive), len(patients.negative))
-                for finding in patients.findings:
+                never_shown = patients.findings
+                for finding in never_shown:
                     log.warning("%s", finding)
-                left_out = (*left_out, *patients.findings)
+                left_out = (*left_out, *never_shown)
         phantoms = _phantoms(options, cache, workers) if sampling.of_phantoms() else None
         if data is None and options.phantoms.n_tuning:
             seeds, heads = options.phantoms.tuning_seeds, options.phantoms.heads

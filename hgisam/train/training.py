@@ -71,7 +71,8 @@ def fold_of(split: SplitOptions, cohort: Cohort, output: Path) -> Fold:
         CohortRefused: where the splits that there are are of another cohort, or damaged.
     """
     path = output / SPLITS
-    if path.is_file() and own_record(output / RUN_RECORD):
+    goes_on = path.is_file() and bool(own_record(output / RUN_RECORD))
+    if goes_on:
         splits = load_splits(path, cohort)
         if split.splits is None and len(splits.folds) != split.folds:
             raise CohortRefused(f"{SPLITS}: expected {split.folds} folds; got {len(splits.folds)}; name another folder")
@@ -79,17 +80,15 @@ def fold_of(split: SplitOptions, cohort: Cohort, output: Path) -> Fold:
         if not split.splits.is_file():
             raise InputError(f"{split.splits}: expected a table of splits; got none; name a run's {SPLITS}")
         splits = load_splits(split.splits, cohort)
-        if not rank():
-            splits.save(path)
     else:
         try:
             splits = make_splits(cohort, split.folds, split.tuning_share, split.seed)
         except ValueError as error:
             raise InputError(f"split: {error}") from error
-        if not rank():
-            splits.save(path)
     if not split.fold < len(splits.folds):
         raise InputError(f"expected a fold below {len(splits.folds)}; got {split.fold}; they count from 0")
+    if not goes_on and not rank():
+        splits.save(path)
     return splits.folds[split.fold]
 
 

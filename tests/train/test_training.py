@@ -79,6 +79,12 @@ def test_another_run_s_splits_are_gone_by_and_kept(cohort: Cohort, tmp_path: Pat
         fold_of(given.model_copy(update={"fold": 4}), cohort, tmp_path)
 
 
+def test_a_fold_that_does_not_exist_leaves_no_splits_behind(cohort: Cohort, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected a fold below 2; got 5"):
+        fold_of(SplitOptions(folds=2, fold=5), cohort, tmp_path)
+    assert not (tmp_path / SPLITS).exists()
+
+
 def test_splits_that_are_not_there_or_of_another_cohort_are_refused(cohort: Cohort, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected a table of splits; got none"):
         fold_of(SplitOptions(splits=tmp_path / "none.csv"), cohort, tmp_path)
