@@ -1,7 +1,8 @@
 """What every test shares: shapes and types checked as it runs, one thread per worker, the way to the real scans."""
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,6 +32,16 @@ def pytest_configure() -> None:
 def repository() -> Path:
     """The root of the checkout."""
     return REPOSITORY
+
+
+@pytest.fixture
+def tools(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The modules of tools/ can be imported; those that were are forgotten afterwards."""
+    folder = repository / "tools"
+    monkeypatch.syspath_prepend(folder)
+    yield
+    for path in folder.glob("*.py"):
+        sys.modules.pop(path.stem, None)
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,7 @@ import pytest
 
 
 @pytest.mark.parametrize("shards", [1, 2])
-def test_a_run_that_is_killed_and_resumed_ends_as_an_undisturbed_one(
-    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch, shards: int
-) -> None:
-    monkeypatch.syspath_prepend(repository / "tools")
+def test_a_run_that_is_killed_and_resumed_ends_as_an_undisturbed_one(tmp_path: Path, tools: None, shards: int) -> None:
     from chaos import chaos
 
     told: list[str] = []

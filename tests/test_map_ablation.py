@@ -1,7 +1,5 @@
 """tools/map_ablation.py and what it looks with: the maths that its rows stand on."""
 
-import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +25,6 @@ from hgisam.weak import SelfAttention
 SMALL = PhantomOptions(
     n_slices=15, slice_mm=10.0, size_px=112, pixel_mm=2.0, kinds=(Subtype.INTRAPARENCHYMAL,), volumes_ml=(40.0,)
 )
-MODULES = ("ablation_heads", "map_looks", "map_ablation", "evaluate_on_labels")
 
 
 def tiny_four_stages(path: Path) -> Path:
@@ -45,13 +42,10 @@ def tiny_four_stages(path: Path) -> Path:
 
 
 @pytest.fixture
-def tool(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(repository / "tools")
+def tool(tools: None) -> ModuleType:
     import map_ablation
 
-    yield map_ablation
-    for name in MODULES:
-        sys.modules.pop(name, None)
+    return map_ablation
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """tools/refinement_ablation.py: the candidates for an outline that are not in the package."""
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,20 +11,16 @@ import torch
 from hgisam.refine import Components, Threshold, refine
 from hgisam.volume import CTVolume
 
-MODULES = ("ablation_heads", "evaluate_on_labels", "refinement_ablation")
 SPACING_MM = (5.0, 0.8, 0.8)
 BRAIN_HU = 30.0
 Ball = tuple[float, float, float]
 
 
 @pytest.fixture
-def tool(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(repository / "tools")
+def tool(tools: None) -> ModuleType:
     import refinement_ablation
 
-    yield refinement_ablation
-    for name in MODULES:
-        sys.modules.pop(name, None)
+    return refinement_ablation
 
 
 def places_mm() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

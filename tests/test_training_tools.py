@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -33,21 +32,12 @@ from hgisam.train.splits import Role, load_splits
 from hgisam.train.training import SPLITS
 from hgisam.weak import HGI_SAM
 
-MODULES = ("cross_validate", "train_shipped_weights", "tune_map_thresholds")
 N_HEADS = 12
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_drawn_cohort(tmp_path_factory.mktemp("heads"), N_HEADS)
-
-
-@pytest.fixture
-def tools(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.syspath_prepend(repository / "tools")
-    yield
-    for name in MODULES:
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture(scope="module")
