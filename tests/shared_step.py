@@ -20,11 +20,11 @@ TINY = ClassifierOptions(
 OPTIONS = LoopOptions(steps=5, learning_rate=5e-4, bfloat16=False)
 
 
-def trained(part: slice) -> dict[str, Tensor]:
+def trained(part: slice, device: str = "cpu") -> dict[str, Tensor]:
     """The parameters after a few steps of eight images, of which a process sees its part; most blood is in one half."""
     torch.manual_seed(0)
     model = HemorrhageClassifier(TINY, token_heads=True)
-    training = Trainer(model, OPTIONS, ClassifierObjective(LossOptions()), torch.device("cpu"))
+    training = Trainer(model, OPTIONS, ClassifierObjective(LossOptions()), torch.device(device))
     generator = torch.Generator().manual_seed(3)
     for _ in range(OPTIONS.steps):
         images = torch.rand(8, 1, 32, 32, generator=generator)

@@ -128,9 +128,9 @@ def test_shipped_weights_learn_from_all_and_are_calibrated_on_those_who_had_not_
     write_tiny_recipe(tmp_path / "ct_ich.yaml", steps=2)
     monkeypatch.setattr(tool, "CONFIGS", tmp_path)
     start = tiny_start(tmp_path / "start.safetensors")
-    files = [tool.train_seed(seed, start, data, tmp_path) for seed in (0, 1)]
+    files = [tool.train_seed(seed, start, data, tmp_path, "cpu") for seed in (0, 1)]
     for number in range(2):
-        tool.train_fold(number, start, data, tmp_path)
+        tool.train_fold(number, start, data, tmp_path, "cpu")
     for file in files:
         record = json.loads((file.parent / "run.json").read_text())
         assert record["settings"]["initial_weights"] == start.name

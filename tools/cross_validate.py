@@ -1,7 +1,7 @@
 """What a recipe, and each of its ingredients, is worth: every patient is judged by a network that never saw them.
 
     python tools/cross_validate.py tools/ct_ich_ablation.yaml --data FOLDER -o runs/ct_ich [--rows final ...]
-        [--against "100 steps"]
+        [--against final] [--device cuda]
 
 The YAML names a recipe and, for each row, what differs from it and the seeds. Each row, seed and fold is one training
 in OUTPUT/ROW/seed_S/fold_K; what is finished is not done again, and what was stopped goes on. Then every row's
@@ -38,7 +38,7 @@ from hgisam.labels import Subtype
 from hgisam.model.checkpoint import load_weights
 from hgisam.model.classifier import HemorrhageClassifier
 from hgisam.phantom import Phantom, PhantomOptions, generate_phantoms
-from hgisam.pipeline import SegmentOptions
+from hgisam.pipeline import SegmentOptions, pick_device
 from hgisam.refine import Threshold
 from hgisam.segment import to_log_odds
 from hgisam.train.calibration import fit_scan_head
@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--rows", nargs="*", help="these only, in this order")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time, one thread each")
+    parser.add_argument("--device", default="cpu", help="where to train; on a GPU, --jobs trainings share it")
     parser.add_argument("--against", metavar="ROW", help="a row to subtract from the others")
     parser.add_argument("--phantoms", type=int, default=0, metavar="N", help="judge maps on so many heads that bled")
     parser.add_argument("--report", action="store_true", help="train nothing, print what is there")
@@ -76,13 +77,15 @@ def main() -> None:
                 fold,
                 given.data,
                 given.output / row,
+                given.output / "cache",
+                given.device,
             )
             for row in chosen
             for seed in rows[row]["seeds"]
             for fold in range(FOLDS)
         ]
         with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
-            running = [pool.submit(run_fold, *job, given.output / "cache") for job in jobs]
+            running = [pool.submit(run_fold, *job) for job in jobs]
             for done in running:
                 done.result()
     bled = PhantomOptions(bleed_probability=1.0)
@@ -106,7 +109,7 @@ def main() -> None:
 
 
 def run_fold(
-    recipe: Path, changed: dict[str, Any], seed: int, fold: int, data: Path, output: Path, cache: Path
+    recipe: Path, changed: dict[str, Any], seed: int, fold: int, data: Path, output: Path, cache: Path, device: str
 ) -> None:
     """One training, unless it is finished."""
     torch.set_num_threads(1)
@@ -120,7 +123,8 @@ def run_fold(
             raise SystemExit(f"{folder}: expected a training by this row; got one by other settings; move it away")
         return
     command = f"tools/cross_validate.py: {output.name}, seed {seed}, fold {fold}"
-    train_classifier(options, data, folder, resume=True, cache=cache, workers=1, command=command)
+    where = pick_device(device)
+    train_classifier(options, data, folder, resume=True, cache=cache, workers=1, device=where, command=command)
 
 
 def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from hgisam.config import load_settings
 from hgisam.evaluate.detection import auc
 from hgisam.evaluate.scored import averaged_slices
 from hgisam.model.checkpoint import WeightsMetadata, load_weights, save_weights
-from hgisam.pipeline import SegmentOptions
+from hgisam.pipeline import SegmentOptions, pick_device
 from hgisam.refine import Threshold
 from hgisam.segment import to_log_odds
 from hgisam.train.calibration import fit_scan_head, fit_temperature, pick_operating_point
@@ -60,15 +60,16 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder")
     parser.add_argument("--start", type=Path, metavar="FILE", help="weights to begin with, in place of part 1")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes, one thread each")
+    parser.add_argument("--device", default="cpu", help="of parts 2 and 3; on a GPU, --jobs trainings share it")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     given.output.mkdir(parents=True, exist_ok=True)
     start = given.start or trained_on_phantoms(given.output / "phantoms", given.jobs)
     out_of_fold = given.out_of_fold or given.output / "out_of_fold"
     with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
-        seeds = [pool.submit(train_seed, seed, start, given.data, given.output) for seed in SEEDS]
+        seeds = [pool.submit(train_seed, seed, start, given.data, given.output, given.device) for seed in SEEDS]
         folds = [
-            pool.submit(train_fold, fold, start, given.data, given.output)
+            pool.submit(train_fold, fold, start, given.data, given.output, given.device)
             for fold in range(FOLDS)
             if given.out_of_fold is None
         ]
@@ -101,25 +102,31 @@ def trained_on_phantoms(folder: Path, jobs: int) -> Path:
     return folder / BEST
 
 
-def train_seed(seed: int, start: Path, data: Path, output: Path) -> Path:
+def train_seed(seed: int, start: Path, data: Path, output: Path, device: str) -> Path:
     """Part 2, one seed: all patients, for as many steps as the recipe has; nobody is left to choose."""
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s seed {seed}: %(message)s", datefmt="%H:%M:%S")
     changed = {"initial_weights": start, "split": {"folds": 1, "tuning_share": 0.0}, "loop": {"seed": seed}}
     options = load_settings(CONFIGS / "ct_ich.yaml", {"train": changed}).train
-    folder = output / f"seed_{seed}"
+    folder, where = output / f"seed_{seed}", pick_device(device)
     trained = train_classifier(
-        options, data, folder, resume=True, cache=output / "cache", command="tools/train_shipped_weights.py"
+        options,
+        data,
+        folder,
+        resume=True,
+        cache=output / "cache",
+        device=where,
+        command="tools/train_shipped_weights.py",
     )
     if trained is None:
         raise SystemExit("expected to train in one process; got several; start with python")
     return trained.weights
 
 
-def train_fold(fold: int, start: Path, data: Path, output: Path) -> None:
+def train_fold(fold: int, start: Path, data: Path, output: Path, device: str) -> None:
     """Part 3, one fold of one seed: what the recipe says of patients it has not seen."""
     recipe, cache = CONFIGS / "ct_ich.yaml", output / "cache"
-    run_fold(recipe, {"initial_weights": start}, SEEDS[0], fold, data, output / "out_of_fold", cache)
+    run_fold(recipe, {"initial_weights": start}, SEEDS[0], fold, data, output / "out_of_fold", cache, device)
 
 
 def average(files: list[Path], path: Path, command: str) -> WeightsMetadata:
