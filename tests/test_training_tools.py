@@ -44,8 +44,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     write_tiny_recipe(folder / "tiny.yaml", steps=2)
-    rows = {"one": {"seeds": [0]}, "another": {"seeds": [0]}}
-    (folder / "study.yaml").write_text(yaml.safe_dump({"recipe": "tiny.yaml", "rows": rows}), encoding="utf-8")
+    rows = {"one": {"seeds": [0], "train": {"sampling": {"negative": 2}}}, "another": {"seeds": [0]}}
+    common = {"sampling": {"negative": 3, "hard_negative": 2}}
+    found = {"recipe": "tiny.yaml", "common": common, "rows": rows}
+    (folder / "study.yaml").write_text(yaml.safe_dump(found), encoding="utf-8")
     return folder / "study.yaml"
 
 
@@ -84,6 +86,8 @@ def test_every_patient_is_judged_once_by_a_network_that_had_not_seen_them(
         fold = folder / f"fold_{number}"
         tested = load_splits(fold / SPLITS, cohort).folds[number].patients(Role.TEST)
         assert set(read_scored_slices(fold / "test.csv").patients) == tested
+        sampling = json.loads((fold / "run.json").read_text())["settings"]["sampling"]
+        assert (sampling["negative"], sampling["hard_negative"]) == (2, 2)  # the row's own, and what all have in common
     scored = read_out_of_fold(folder)
     assert set(scored.patients) == set(cohort.patients)
     assert re.search(rf"^\| one \| 0 \| {any_auc(scored):.3f} \[", printed, re.MULTILINE)

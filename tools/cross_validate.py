@@ -1,14 +1,15 @@
 """What a recipe, and each of its ingredients, is worth: every patient is judged by a network that never saw them.
 
-    python tools/cross_validate.py tools/ct_ich_ablation.yaml --data FOLDER -o runs/ct_ich [--rows final ...]
+    python tools/cross_validate.py tools/ct_ich_full_length.yaml --data FOLDER -o runs/ct_ich [--rows final ...]
         [--against final] [--device cuda]
 
-The YAML names a recipe and, for each row, what differs from it and the seeds. Each row, seed and fold is one training
-in OUTPUT/ROW/seed_S/fold_K; what is finished is not done again, and what was stopped goes on. Then every row's
-out-of-fold probabilities are held against the labels, with 95 % bootstrap intervals by patient: slice AUC; scan AUC by
-the highest slice, and by a scan head fitted on the other folds; and the Dice of the map on bleeds painted into the
-judges' own slices, and with `--phantoms N` on heads of unseen seeds (volume Dice, no gate, cut at the threshold that
-serves them best). `--against` names a row from which the others' AUCs are subtracted, patient by patient resampled.
+The YAML names a recipe, for each row what differs from it and the seeds, and, as `common`, what differs in all of them.
+Each row, seed and fold is one training in OUTPUT/ROW/seed_S/fold_K; what is finished is not done again, and what was
+stopped goes on. Then every row's out-of-fold probabilities are held against the labels, with 95 % bootstrap intervals
+by patient: slice AUC; scan AUC by the highest slice, and by a scan head fitted on the other folds; and the Dice of the
+map on bleeds painted into the judges' own slices, and with `--phantoms N` on heads of unseen seeds (volume Dice, no
+gate, cut at the threshold that serves them best). `--against` names a row from which the others' AUCs are subtracted,
+patient by patient resampled.
 Nothing is chosen on the patients that are tested: steps, and how slices become scans, are fixed beforehand.
 """
 
@@ -72,7 +73,7 @@ def main() -> None:
         jobs = [
             (
                 recipe,
-                rows[row].get("train", {}),
+                merged(study.get("common", {}), rows[row].get("train", {})),
                 seed,
                 fold,
                 given.data,
