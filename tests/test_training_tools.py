@@ -44,7 +44,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     write_tiny_recipe(folder / "tiny.yaml", steps=2)
-    rows = {"one": {"seeds": [0], "train": {"sampling": {"negative": 2}}}, "another": {"seeds": [0]}}
+    row = {"seeds": [0], "train": {"sampling": {"negative": 2}}}
+    rows = {"one": row, "another": row, "by other settings": {"seeds": [0]}}
     common = {"sampling": {"negative": 3, "hard_negative": 2}}
     found = {"recipe": "tiny.yaml", "common": common, "rows": rows}
     (folder / "study.yaml").write_text(yaml.safe_dump(found), encoding="utf-8")
@@ -99,9 +100,14 @@ def test_every_patient_is_judged_once_by_a_network_that_had_not_seen_them(
         found = read_scored_slices(table)
         probabilities = torch.where(found.has_brain, 1 - found.probabilities, 0.0)
         dataclasses.replace(found, probabilities=probabilities).save(table)
-    run(cross_validate, monkeypatch, *where, "--against", "one", "--report")
+    run(cross_validate, monkeypatch, *where, "--against", "one", "--report", "--rows", "one", "another")
     lost = any_auc(read_out_of_fold(tmp_path / "another" / "seed_0")) - any_auc(scored)
     assert re.search(rf"^\| another \| {re.escape(f'{lost:+.3f}')} \[", capsys.readouterr().out, re.MULTILINE)
+
+    (tmp_path / "another").rename(tmp_path / "by other settings")
+    for train_or_not in ([], ["--report"]):
+        with pytest.raises(SystemExit, match="got one by other settings"):
+            run(cross_validate, monkeypatch, *where, "--rows", "by other settings", *train_or_not)
 
 
 def test_maps_are_judged_on_phantoms_too(tools: None, tmp_path: Path) -> None:

@@ -69,24 +69,19 @@ def main() -> None:
     rows: dict[str, dict[str, Any]] = study["rows"]
     chosen = given.rows or list(rows)
     recipe = given.study.parent / study["recipe"]
+    trainings = {
+        fold_folder(given.output / row, seed, fold): fold_options(
+            recipe, merged(study.get("common", {}), rows[row].get("train", {})), seed, fold
+        )
+        for row in chosen
+        for seed in rows[row]["seeds"]
+        for fold in range(FOLDS)
+    }
+    missing = [job for job in trainings.items() if not is_finished(*job)]
     if not given.report:
-        jobs = [
-            (
-                recipe,
-                merged(study.get("common", {}), rows[row].get("train", {})),
-                seed,
-                fold,
-                given.data,
-                given.output / row,
-                given.output / "cache",
-                given.device,
-            )
-            for row in chosen
-            for seed in rows[row]["seeds"]
-            for fold in range(FOLDS)
-        ]
         with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
-            running = [pool.submit(run_fold, *job) for job in jobs]
+            where = given.data, given.output / "cache", given.device
+            running = [pool.submit(run_fold, *job, *where) for job in missing]
             for done in running:
                 done.result()
     bled = PhantomOptions(bleed_probability=1.0)
@@ -109,21 +104,33 @@ def main() -> None:
     print("\nResearch use only, not a medical device.")
 
 
-def run_fold(
-    recipe: Path, changed: dict[str, Any], seed: int, fold: int, data: Path, output: Path, cache: Path, device: str
-) -> None:
-    """One training, unless it is finished."""
-    torch.set_num_threads(1)
-    logging.basicConfig(level=logging.INFO, format=f"{output.name} {seed} {fold}: %(message)s")
-    folder = output / f"seed_{seed}" / f"fold_{fold}"
+def fold_folder(row: Path, seed: int, fold: int) -> Path:
+    """Where one training of a row leaves what it makes."""
+    return row / f"seed_{seed}" / f"fold_{fold}"
+
+
+def fold_options(recipe: Path, changed: dict[str, Any], seed: int, fold: int) -> TrainOptions:
+    """One training's settings: a recipe's, those of a row laid over them, and nobody who chooses."""
     common = {"split": {"folds": FOLDS, "fold": fold, "tuning_share": 0.0}, "loop": {"seed": seed}}
-    options = load_settings(recipe, {"train": merged(changed, common)}).train
-    if state(folder) == "finished":
-        before = json.loads((folder / RUN_RECORD).read_text(encoding="utf-8"))["settings"]
-        if as_now(before, TrainOptions) != recorded_settings(options):
-            raise SystemExit(f"{folder}: expected a training by this row; got one by other settings; move it away")
-        return
-    command = f"tools/cross_validate.py: {output.name}, seed {seed}, fold {fold}"
+    return load_settings(recipe, {"train": merged(changed, common)}).train
+
+
+def is_finished(folder: Path, options: TrainOptions) -> bool:
+    """Whether a training is; stops where what is there is by other settings."""
+    if state(folder) != "finished":
+        return False
+    before = json.loads((folder / RUN_RECORD).read_text(encoding="utf-8"))["settings"]
+    if as_now(before, TrainOptions) != recorded_settings(options):
+        raise SystemExit(f"{folder}: expected a training by this row; got one by other settings; move it away")
+    return True
+
+
+def run_fold(folder: Path, options: TrainOptions, data: Path, cache: Path, device: str) -> None:
+    """One training, from where it is to its end."""
+    torch.set_num_threads(1)
+    name = " ".join(folder.parts[-3:])
+    logging.basicConfig(level=logging.INFO, format=f"{name}: %(message)s")
+    command = f"tools/cross_validate.py: {name}"
     where = pick_device(device)
     train_classifier(options, data, folder, resume=True, cache=cache, workers=1, device=where, command=command)
 

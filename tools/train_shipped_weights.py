@@ -24,7 +24,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from cross_validate import FOLDS, run_fold
+from cross_validate import FOLDS, fold_folder, fold_options, is_finished, run_fold
 from tune_map_thresholds import best_threshold, tuning_phantoms
 
 from hgisam import Segmenter
@@ -125,8 +125,10 @@ def train_seed(seed: int, start: Path, data: Path, output: Path, device: str) ->
 
 def train_fold(fold: int, start: Path, data: Path, output: Path, device: str) -> None:
     """Part 3, one fold of one seed: what the recipe says of patients it has not seen."""
-    recipe, cache = CONFIGS / "ct_ich.yaml", output / "cache"
-    run_fold(recipe, {"initial_weights": start}, SEEDS[0], fold, data, output / "out_of_fold", cache, device)
+    options = fold_options(CONFIGS / "ct_ich.yaml", {"initial_weights": start}, SEEDS[0], fold)
+    folder = fold_folder(output / "out_of_fold", SEEDS[0], fold)
+    if not is_finished(folder, options):
+        run_fold(folder, options, data, output / "cache", device)
 
 
 def average(files: list[Path], path: Path, command: str) -> WeightsMetadata:
