@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shlex
 import shutil
 import sys
 from datetime import UTC, datetime
@@ -100,7 +101,9 @@ def test_every_patient_is_judged_once_by_a_network_that_had_not_seen_them(
         found = read_scored_slices(table)
         probabilities = torch.where(found.has_brain, 1 - found.probabilities, 0.0)
         dataclasses.replace(found, probabilities=probabilities).save(table)
-    run(cross_validate, monkeypatch, *where, "--against", "one", "--report", "--rows", "one", "another")
+    run(
+        cross_validate, monkeypatch, *where, "--against", "one", "--rows", "one", "another"
+    )  # finished: left as they are
     lost = any_auc(read_out_of_fold(tmp_path / "another" / "seed_0")) - any_auc(scored)
     assert re.search(rf"^\| another \| {re.escape(f'{lost:+.3f}')} \[", capsys.readouterr().out, re.MULTILINE)
 
@@ -108,6 +111,10 @@ def test_every_patient_is_judged_once_by_a_network_that_had_not_seen_them(
     for train_or_not in ([], ["--report"]):
         with pytest.raises(SystemExit, match="got one by other settings"):
             run(cross_validate, monkeypatch, *where, "--rows", "by other settings", *train_or_not)
+    for unknown in (["--rows", "none"], ["--rows", "one", "--against", "another"]):
+        with pytest.raises(SystemExit):
+            run(cross_validate, monkeypatch, *where, *unknown)
+        assert "expected rows of study.yaml among those chosen; got " in capsys.readouterr().err
 
 
 def test_maps_are_judged_on_phantoms_too(tools: None, tmp_path: Path) -> None:
@@ -185,3 +192,30 @@ def test_a_temperature_undoes_what_a_network_is_too_sure_of(tools: None, tmp_pat
     blood = log_odds[labels[:, -1].numpy()]
     point = np.log(found.operating_point / (1 - found.operating_point))
     assert np.mean(blood >= point) == pytest.approx(0.8, abs=0.03)
+
+
+STUDIES = ("ct_ich_ablation", "ct_ich_full_length")
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_row_of_a_study_is_a_training_of_as_many_slices(tools: None, repository: Path, name: str) -> None:
+    import cross_validate
+
+    path = repository / "tools" / f"{name}.yaml"
+    found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    settings = [cross_validate.merged(found.get("common", {}), row.get("train", {})) for row in found["rows"].values()]
+    rows = [cross_validate.fold_options(path.parent / found["recipe"], changed, 0, 0) for changed in settings]
+    assert {row.sampling.n_images for row in rows} == {17}
+    assert len({row.model_dump_json() for row in rows}) == len(rows)
+
+
+def test_commands_on_pages_name_rows_that_are_there(repository: Path) -> None:
+    pages = [repository / "README.md", *repository.glob("docs/**/*.md"), *repository.glob("hgisam/**/*.md")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages).replace("\\\n", " ")
+    commands = [shlex.split(line) for line in re.findall(r"^python tools/cross_validate.py .*$", text, re.MULTILINE)]
+    assert {Path(command[2]).stem for command in commands} == {*STUDIES}
+    for command in commands:
+        rows = yaml.safe_load((repository / command[2]).read_text(encoding="utf-8"))["rows"]
+        after = command[command.index("--rows") + 1 :]
+        named = [word for word, before in zip(after, ["", *after], strict=False) if "--" not in before + word]
+        assert named and {*named} <= {*rows}

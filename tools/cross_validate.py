@@ -1,6 +1,6 @@
 """What a recipe, and each of its ingredients, is worth: every patient is judged by a network that never saw them.
 
-    python tools/cross_validate.py tools/ct_ich_full_length.yaml --data FOLDER -o runs/ct_ich [--rows final ...]
+    python tools/cross_validate.py tools/ct_ich_full_length.yaml --data FOLDER -o runs/full_length [--rows final ...]
         [--against final] [--device cuda]
 
 The YAML names a recipe, for each row what differs from it and the seeds, and, as `common`, what differs in all of them.
@@ -31,6 +31,7 @@ import yaml
 from tune_map_thresholds import best_threshold
 
 from hgisam import Segmenter
+from hgisam.cases import own_record
 from hgisam.config import load_settings
 from hgisam.evaluate.detection import Estimate, auc, detection
 from hgisam.evaluate.scored import ScoredSlices, averaged_slices, detection_by_target, read_scored_slices
@@ -59,7 +60,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--rows", nargs="*", help="these only, in this order")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time, one thread each")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time, one thread each, on a GPU two"
+    )
     parser.add_argument("--device", default="cpu", help="where to train; on a GPU, --jobs trainings share it")
     parser.add_argument("--against", metavar="ROW", help="a row to subtract from the others")
     parser.add_argument("--phantoms", type=int, default=0, metavar="N", help="judge maps on so many heads that bled")
@@ -68,6 +71,9 @@ def main() -> None:
     study = yaml.safe_load(given.study.read_text(encoding="utf-8"))
     rows: dict[str, dict[str, Any]] = study["rows"]
     chosen = given.rows or list(rows)
+    unknown = {*chosen, *([given.against] if given.against else [])} - ({*rows} & {*chosen})
+    if unknown:
+        parser.error(f"expected rows of {given.study.name} among those chosen; got {', '.join(sorted(unknown))}")
     recipe = given.study.parent / study["recipe"]
     trainings = {
         fold_folder(given.output / row, seed, fold): fold_options(
@@ -79,11 +85,16 @@ def main() -> None:
     }
     missing = [job for job in trainings.items() if not is_finished(*job)]
     if not given.report:
+        pick_device(given.device)
         with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
             where = given.data, given.output / "cache", given.device
             running = [pool.submit(run_fold, *job, *where) for job in missing]
-            for done in running:
-                done.result()
+            try:
+                for done in running:
+                    done.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # what waits is not begun
+                raise
     bled = PhantomOptions(bleed_probability=1.0)
     heads = list(generate_phantoms(given.phantoms, FIRST_SEED, bled, workers=given.jobs))
     columns = ["row", "seed", "slices: AUC", "scans: AUC, highest slice", "scans: AUC, scan head", "map: Dice"]
@@ -116,20 +127,22 @@ def fold_options(recipe: Path, changed: dict[str, Any], seed: int, fold: int) ->
 
 
 def is_finished(folder: Path, options: TrainOptions) -> bool:
-    """Whether a training is; stops where what is there is by other settings."""
-    if state(folder) != "finished":
-        return False
-    before = json.loads((folder / RUN_RECORD).read_text(encoding="utf-8"))["settings"]
-    if as_now(before, TrainOptions) != recorded_settings(options):
+    """Whether a training is; stops where what is there, finished or not, is by other settings."""
+    before = own_record(folder / RUN_RECORD)
+    if before and as_now(before.get("settings"), TrainOptions) != recorded_settings(options):
         raise SystemExit(f"{folder}: expected a training by this row; got one by other settings; move it away")
-    return True
+    return before.get("state") == "finished"
 
 
 def run_fold(folder: Path, options: TrainOptions, data: Path, cache: Path, device: str) -> None:
     """One training, from where it is to its end."""
+    if is_finished(folder, options):
+        return
     torch.set_num_threads(1)
     name = " ".join(folder.parts[-3:])
-    logging.basicConfig(level=logging.INFO, format=f"{name}: %(message)s")
+    logging.basicConfig(
+        level=logging.INFO, format=f"{name}: %(message)s", force=True
+    )  # a process has one after another
     command = f"tools/cross_validate.py: {name}"
     where = pick_device(device)
     train_classifier(options, data, folder, resume=True, cache=cache, workers=1, device=where, command=command)
@@ -141,15 +154,9 @@ def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return below | above | both
 
 
-def state(folder: Path) -> str | None:
-    """How far a training is."""
-    path = folder / RUN_RECORD
-    return json.loads(path.read_text(encoding="utf-8"))["state"] if path.is_file() else None
-
-
 def is_whole(folder: Path) -> bool:
     """Whether all folds of a seed are finished."""
-    return all(state(folder / f"fold_{fold}") == "finished" for fold in range(FOLDS))
+    return all(own_record(folder / f"fold_{fold}" / RUN_RECORD).get("state") == "finished" for fold in range(FOLDS))
 
 
 def averaged(folders: list[Path]) -> ScoredSlices:

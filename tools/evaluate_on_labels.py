@@ -1,7 +1,7 @@
 """How well the weights tell slices and scans of real patients apart, by slice labels: a folder in the layout of ct_ich.
 
     python tools/evaluate_on_labels.py FOLDER
-    python tools/evaluate_on_labels.py FOLDER --out-of-fold runs/ct_ich/final/seed_0
+    python tools/evaluate_on_labels.py FOLDER --out-of-fold runs/full_length/final/seed_0
 
 FOLDER holds one NIfTI file per patient and slice_labels.csv (file, slice_index, ..., any). Intervals are 95 % bootstrap
 intervals over patients. Nothing is chosen here; the weights bring their own operating point.

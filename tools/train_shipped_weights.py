@@ -24,7 +24,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from cross_validate import FOLDS, fold_folder, fold_options, is_finished, run_fold
+from cross_validate import FOLDS, fold_folder, fold_options, run_fold
 from tune_map_thresholds import best_threshold, tuning_phantoms
 
 from hgisam import Segmenter
@@ -105,7 +105,9 @@ def trained_on_phantoms(folder: Path, jobs: int) -> Path:
 def train_seed(seed: int, start: Path, data: Path, output: Path, device: str) -> Path:
     """Part 2, one seed: all patients, for as many steps as the recipe has; nobody is left to choose."""
     torch.set_num_threads(1)
-    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s seed {seed}: %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(
+        level=logging.INFO, format=f"%(asctime)s seed {seed}: %(message)s", datefmt="%H:%M:%S", force=True
+    )
     changed = {"initial_weights": start, "split": {"folds": 1, "tuning_share": 0.0}, "loop": {"seed": seed}}
     options = load_settings(CONFIGS / "ct_ich.yaml", {"train": changed}).train
     folder, where = output / f"seed_{seed}", pick_device(device)
@@ -126,9 +128,7 @@ def train_seed(seed: int, start: Path, data: Path, output: Path, device: str) ->
 def train_fold(fold: int, start: Path, data: Path, output: Path, device: str) -> None:
     """Part 3, one fold of one seed: what the recipe says of patients it has not seen."""
     options = fold_options(CONFIGS / "ct_ich.yaml", {"initial_weights": start}, SEEDS[0], fold)
-    folder = fold_folder(output / "out_of_fold", SEEDS[0], fold)
-    if not is_finished(folder, options):
-        run_fold(folder, options, data, output / "cache", device)
+    run_fold(fold_folder(output / "out_of_fold", SEEDS[0], fold), options, data, output / "cache", device)
 
 
 def average(files: list[Path], path: Path, command: str) -> WeightsMetadata:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from hgisam import NOTICE, __version__
 from hgisam.cases import own_record
+from hgisam.environment import device_name
 from hgisam.evaluate.figures import write_learning_curves
 from hgisam.io.atomic import make_output_folder
 from hgisam.io.errors import InputError
@@ -253,6 +254,7 @@ class Training(ABC, Generic[Network, Learned, Result]):
         findings = [*([] if cohort is None else cohort.findings), *self._left_out]
         values = {
             "versions": {"hgisam": __version__, "torch": torch.__version__},
+            "device": device_name(self._device),
             "notice": NOTICE,
             "command": self._command,
             "state": state,
