@@ -41,12 +41,6 @@ def describe(weights: Path | None = None) -> dict[str, Any]:
     }
 
 
-def device_name(device: torch.device) -> str:
-    """Kind and hardware of a device, for records: "cpu: x86_64", "cuda: NVIDIA H100 80GB HBM3"."""
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else devices().get(device.type, "unknown")
-    return f"{device.type}: {hardware}"
-
-
 def devices() -> dict[str, str]:
     """What may be given as `--device` here, each with the name of the hardware."""
     found = {"cpu": platform.machine()}

@@ -1,6 +1,7 @@
 """A training from its first step to its last, whatever is learned: shared, looked at, kept at its best, resumed."""
 
 import logging
+import platform
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from hgisam import NOTICE, __version__
 from hgisam.cases import own_record
-from hgisam.environment import device_name
 from hgisam.evaluate.figures import write_learning_curves
 from hgisam.io.atomic import make_output_folder
 from hgisam.io.errors import InputError
@@ -254,7 +254,7 @@ class Training(ABC, Generic[Network, Learned, Result]):
         findings = [*([] if cohort is None else cohort.findings), *self._left_out]
         values = {
             "versions": {"hgisam": __version__, "torch": torch.__version__},
-            "device": device_name(self._device),
+            "device": _named(self._device),
             "notice": NOTICE,
             "command": self._command,
             "state": state,
@@ -263,6 +263,12 @@ class Training(ABC, Generic[Network, Learned, Result]):
             "findings": [str(finding) for finding in findings],
         }
         write_json(self._output / RUN_RECORD, values | more)
+
+
+def _named(device: torch.device) -> str:
+    """Kind and hardware: "cpu: x86_64", "cuda: NVIDIA H100 80GB HBM3"."""
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return f"{device.type}: {hardware}"
 
 
 def carried_out(
