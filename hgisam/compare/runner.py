@@ -161,7 +161,8 @@ class Runner:
         Methods that come as they are are asked case after case, so that those of one network share its look at a case;
         cases are dealt to the processes. A trained method has a process of its own.
         """
-        left = [method for method in self.options.methods if not self._judged(method, data)]
+        known: dict[Path | None, Segmenter] = {}
+        left = [method for method in self.options.methods if not self._judged(method, data, shas, known)]
         given = tuple(method for method in left if isinstance(method, GivenMethod))
         work: list[_Work] = [(given, data.cases[k :: self.workers]) for k in range(self.workers if given else 0)]
         work += [((method,), data.cases) for method in left if isinstance(method, TrainedMethod)]
@@ -171,11 +172,25 @@ class Runner:
             alone = replace(self, workers=1, begin=_unseen)
             side_by_side(partial(_judge, runner=alone, data=data, shas=shas, threads=threads), work, at_once)
 
-    def _judged(self, method: AnyMethod, data: ComparedData) -> bool:
-        """Whether each of a method's cases has a record, true or not any more."""
-        folds, folder = _folds_of(method, self.options), self.output / METHODS / method.folder_name
-        cases = [case for case in data.cases if None in folds or case.fold in folds]
-        return all((folder / f"{case.name}.json").is_file() for case in cases)
+    def _judged(
+        self,
+        method: AnyMethod,
+        data: ComparedData,
+        shas: dict[str, tuple[str, str]],
+        networks: dict[Path | None, Segmenter],
+    ) -> bool:
+        """Whether each of a method's cases has a record that is still true; so is one that cannot be started."""
+        folder = self.output / METHODS / method.folder_name
+        for fold in _folds_of(method, self.options):
+            cases = [case for case in data.cases if fold in {None, case.fold}]
+            keys = [own_record(folder / f"{case.name}.json").get("key") for case in cases]
+            if not all(keys):
+                return False
+            with suppress(Exception):  # told where its records are read
+                settings = self._segmenter(method, data, fold, networks).settings
+                if keys != [case_key(settings, shas[case.name]) for case in cases]:
+                    return False
+        return True
 
     def judge(self, work: "_Work", data: ComparedData, shas: dict[str, tuple[str, str]]) -> None:
         """Some methods on some cases, for the records; a method that cannot be started is left for who reads them.

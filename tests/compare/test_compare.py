@@ -167,7 +167,7 @@ def test_a_stopped_run_goes_on_and_what_has_changed_is_done_again(tmp_path: Path
 
 
 def test_methods_side_by_side_say_what_they_say_one_after_the_other(
-    tmp_path: Path, tiny_weights: tuple[Path, str]
+    tmp_path: Path, tiny_weights: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those of one network share its look at a case; that one of them cannot be started is told once."""
     heads = write_heads(tmp_path / "heads", 2)
@@ -196,6 +196,13 @@ def test_methods_side_by_side_say_what_they_say_one_after_the_other(
         one, two = (read_mask(mask)[0].voxels for mask in masks)
         assert torch.equal(one, two)
         assert one.any()
+
+    write_comparison_yaml(tmp_path / "a.yaml", network | {"name": "attention", "segment": ungated | {"threshold": 0.4}})
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # one for each process, both for who goes on alone
+    again = compare(config, tmp_path / "beside", data_folder=heads, device="cpu", workers=2)
+    assert [one.threads for one in again.methods[0].cases] == [1, 1], (
+        "records by other settings are made anew, side by side"
+    )
 
 
 def test_a_case_that_fails_counts_as_an_empty_mask_and_is_tried_again(tmp_path: Path, watched: type[Watched]) -> None:
