@@ -100,15 +100,17 @@ def main() -> None:
     columns = ["row", "seed", "slices: AUC", "scans: AUC, highest slice", "scans: AUC, scan head", "map: Dice"]
     columns += ["as published", "on phantoms"] if heads else ["as published"]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    scored = {}
     for row in chosen:
         found = [seed for seed in rows[row]["seeds"] if is_whole(given.output / row / f"seed_{seed}")]
-        for seed in found:
-            print_row(row, str(seed), [given.output / row / f"seed_{seed}"], heads)
+        folders = [given.output / row / f"seed_{seed}" for seed in found]
+        for seed, folder in zip(found, folders, strict=True):
+            print_row(row, str(seed), [folder], heads)
         if len(found) > 1:
-            print_row(row, "mean of seeds", [given.output / row / f"seed_{seed}" for seed in found], heads)
-    whole = {row: [given.output / row / f"seed_{seed}" for seed in rows[row]["seeds"]] for row in chosen}
-    scored = {row: averaged(folders) for row, folders in whole.items() if all(map(is_whole, folders))}
-    if given.against:
+            print_row(row, "mean of seeds", folders, heads)
+        if found:
+            scored[row] = averaged(folders)
+    if given.against in scored:
         print_differences(scored, given.against)
     for row, slices in scored.items():
         print_subtypes(row, slices)
