@@ -23,11 +23,16 @@ TINY = ClassifierOptions(
 OPTIONS = LoopOptions(steps=5, learning_rate=5e-4, bfloat16=False)
 
 
-def trained(part: slice, device: str = "cpu") -> dict[str, Tensor]:
-    """The parameters after a few steps of eight images, of which a process sees its part; most blood is in one half."""
+def training(device: str = "cpu") -> Trainer[HemorrhageClassifier, TrainingBatch]:
+    """Before its first step."""
     torch.manual_seed(0)
     model = HemorrhageClassifier(TINY, token_heads=True)
-    training = Trainer(model, OPTIONS, ClassifierObjective(LossOptions()), torch.device(device))
+    return Trainer(model, OPTIONS, ClassifierObjective(LossOptions()), torch.device(device))
+
+
+def trained(part: slice, device: str = "cpu") -> dict[str, Tensor]:
+    """The parameters after a few steps of eight images, of which a process sees its part; most blood is in one half."""
+    trainer = training(device)
     generator = torch.Generator().manual_seed(3)
     for _ in range(OPTIONS.steps):
         images = torch.rand(8, 1, 32, 32, generator=generator)
@@ -35,8 +40,8 @@ def trained(part: slice, device: str = "cpu") -> dict[str, Tensor]:
         known = torch.rand(8, 6, generator=generator) < 0.7
         blood = torch.rand(8, 32, 32, generator=generator) < torch.linspace(0.0, 0.02, 8)[:, None, None]
         traced = torch.rand(8, generator=generator) < 0.7
-        training.learn(TrainingBatch(*(field[part] for field in (images, labels, known, blood, traced))))
-    return training.averaged.state_dict()
+        trainer.learn(TrainingBatch(*(field[part] for field in (images, labels, known, blood, traced))))
+    return trainer.averaged.state_dict()
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """One step after the other: a network, its optimizer, and the running average that is kept."""
 
+import gc
 import math
 import time
 from abc import ABC, abstractmethod
@@ -201,6 +202,12 @@ class Trainer(Generic[Network, Learned]):
         _average(self.averaged, self.model, min(self._options.average_decay, self.step / (self.step + 9)))
         losses = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
         return StepReport(losses, float(norm), rate, time.perf_counter() - started)
+
+    def leave(self) -> None:
+        """Go on alone, and let go of the process group: one that is held beyond its end can abort its process."""
+        if isinstance(self._question, DistributedDataParallel):
+            self._question = self._question.module
+            gc.collect()  # the wrapper is part of cycles
 
     def tensors(self) -> dict[str, Tensor]:
         """All that the next step depends on, but for the settings and the number of steps."""

@@ -315,10 +315,12 @@ def carried_out(
             check_together(training.trainer.step)
         if rank():
             training.run(workers, None)
+            training.trainer.leave()
             return None
         training.record("running")
         with journal(output, loop.steps, training.trainer.step, show=show_progress) as told:
             training.run(workers, told)
+        training.trainer.leave()
     return training.finish()  # alone: the other processes are done
 
 

@@ -1,5 +1,6 @@
 """Two processes that share a step end with the network of one process that was given both their batches."""
 
+import gc
 import json
 import os
 import subprocess
@@ -8,10 +9,12 @@ from pathlib import Path
 
 import shared_step
 import torch
+import torch.distributed as dist
 from drawn_cohort import write_drawn_cohort
 from safetensors.torch import load_file
 from tiny_segmenter import write_tiny_segmenter
 from tiny_training import write_shrunk_recipe, write_tiny_recipe
+from torch.nn.parallel import DistributedDataParallel
 
 from hgisam.config import load_settings
 from hgisam.model.checkpoint import load_segmenter, load_weights
@@ -30,6 +33,17 @@ def test_two_processes_reach_the_parameters_of_one(tmp_path: Path) -> None:
         assert shared.keys() == alone.keys()
         for name, value in alone.items():
             torch.testing.assert_close(shared[name], value, atol=1e-5, rtol=1e-5)
+
+
+def test_who_leaves_lets_go_of_the_process_group() -> None:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        training = shared_step.training()
+        assert any(type(found) is DistributedDataParallel for found in gc.get_objects())
+        training.leave()
+        assert not any(type(found) is DistributedDataParallel for found in gc.get_objects())
+    finally:
+        dist.destroy_process_group()
 
 
 def averaged(folder: Path) -> dict[str, torch.Tensor]:
