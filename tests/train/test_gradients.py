@@ -10,9 +10,13 @@ from hgisam.config import load_settings
 from hgisam.model.architecture import build_classifier
 from hgisam.model.supervised import MaskNetwork
 
-SEGMENTERS = {"unet2d": (2, 128, 128), "unet3d": (2, 16, 96, 96), "swin_unetr2d": (2, 128, 128)} | {
-    "swin_unetr3d": (2, 32, 64, 64)
+SEGMENTERS = {
+    "unet2d": (2, 128, 128),
+    "unet3d": (2, 16, 96, 96),
+    "swin_unetr2d": (2, 128, 128),
+    "swin_unetr3d": (2, 32, 64, 64),
 }
+"""Each recipe of configs/, and the shape of what its network sees."""
 
 
 def gradients(network: nn.Module, images: Tensor, *, bfloat16: bool) -> dict[str, Tensor]:

@@ -217,7 +217,7 @@ def test_a_3d_network_learns_from_stacks_and_outlines_scans_on_their_own_grid(
     assert segmenter.settings["stack"] == {"slice_mm": 6.0, "window_slices": 8}
 
 
-def test_a_3d_swin_unetr_in_bfloat16_is_refused_on_the_cpu_alone(data: Path, tmp_path: Path) -> None:
+def test_a_3d_swin_unetr_in_bfloat16_is_refused_on_the_cpu(data: Path, tmp_path: Path) -> None:
     network = {"kind": "swin_unetr", "spatial_dims": 3, "feature_size": 12}
     wrong = {"network": network, "stack": {"window_slices": 32}, "preprocess": {"spacing_mm": 3.0, "fov_px": 64}}
     options = load_settings(write_tiny_segmenter(tmp_path / "tiny.yaml", wrong, bfloat16=True)).train_segmenter
