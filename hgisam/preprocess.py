@@ -47,16 +47,18 @@ class PreprocessOptions(BaseModel):
     align: bool = True
     """Turn and shift each slice so that the mid-sagittal line is the canvas's centre column."""
     channels: Literal["relative", "windows_fixed", "windows_observed"] = "relative"
-    """`relative`: HU minus the scan's brain median, and its left-right difference. `windows_fixed`: brain, subdural and
-    bone window, each over its fixed range. `windows_observed`: the same, stretched to what each slice shows."""
+    """`relative`: HU minus the scan's brain median. `windows_fixed`: brain, subdural and bone window, each over its
+    fixed range. `windows_observed`: the same, stretched to what each slice shows."""
     relative_range_hu: tuple[float, float] = (-40.0, 80.0)
     """HU over the brain median that map to 0 and 1 in the first relative channel."""
+    mirror_channel: bool = True
+    """`relative` only: the next channel, the left-right difference of these HU."""
     mirror_clip_hu: float = Field(default=40.0, gt=0)
     """A left-right difference of this much or more maps to 1, its negative to 0."""
     mirror_smoothing_mm: float = Field(default=2.0, ge=0)
     """Standard deviation of the smoothing before the two sides are compared."""
     skull_channel: bool = False
-    """`relative` only: a third channel, -200..1000 HU over the brain median as 0..1, never masked: the skull."""
+    """`relative` only: one channel more, -200..1000 HU over the brain median as 0..1, never masked: the skull."""
     neighbours: int = Field(default=0, ge=0, le=3)
     """`relative` only: HU of so many slices below and as many above are channels too, after the slice's own."""
     mask_outside: bool = True
@@ -74,7 +76,7 @@ class PreprocessOptions(BaseModel):
     def n_channels(self) -> int:
         """Channels of an image."""
         if self.channels == "relative":
-            return 2 + self.skull_channel + 2 * self.neighbours
+            return 1 + self.mirror_channel + self.skull_channel + 2 * self.neighbours
         return 3
 
 
@@ -382,10 +384,10 @@ def _relative_channels(
     relative_hu: Float32[Tensor, "n height width"], region: Bool[Tensor, "n height width"], options: PreprocessOptions
 ) -> Float32[Tensor, "n channels height width"]:
     low, high = options.relative_range_hu
-    relative = _shown_hu(relative_hu[:, None], region, options)[:, 0]
-    difference = _mirror_difference_hu(relative_hu.clamp(low, high), region, options)
-    mirror = (difference / (2 * options.mirror_clip_hu) + 0.5).clamp(0.0, 1.0)
-    channels = [relative, mirror]
+    channels = [_shown_hu(relative_hu[:, None], region, options)[:, 0]]
+    if options.mirror_channel:
+        difference = _mirror_difference_hu(relative_hu.clamp(low, high), region, options)
+        channels.append((difference / (2 * options.mirror_clip_hu) + 0.5).clamp(0.0, 1.0))
     if options.skull_channel:
         channels.append(HUWindow(center_hu=400.0, width_hu=1200.0).apply(relative_hu))
     return torch.stack(channels, dim=1)

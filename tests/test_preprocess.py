@@ -318,6 +318,13 @@ def test_the_mirror_channel_is_signed_and_antisymmetric() -> None:
     assert bool((mirror[~deep] == 0.5).all())
 
 
+def test_the_mirror_channel_can_be_left_out_and_takes_nothing_else_with_it() -> None:
+    head = draw_head(bottom_mm=0.0, top_mm=10.0)
+    all_channels = prepared(head, STRAIGHT, skull_channel=True, neighbours=1).images
+    without = prepared(head, STRAIGHT, skull_channel=True, neighbours=1, mirror_channel=False).images
+    torch.testing.assert_close(without, all_channels[:, [0, 2, 3, 4]])
+
+
 def test_the_outside_is_hidden_and_can_be_shown() -> None:
     head = draw_head(bottom_mm=0.0, top_mm=10.0)
     hidden = prepared(head, STRAIGHT).images[:, 0]

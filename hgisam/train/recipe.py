@@ -293,7 +293,14 @@ def _saw_no_neighbours(weights: Path, seen: PreprocessOptions) -> bool:
         )
     except ValidationError:  # another toolkit's, or no classifier's
         return False
-    same = ("channels", "skull_channel", "relative_range_hu", "mirror_clip_hu", "mirror_smoothing_mm")
+    same = (
+        "channels",
+        "skull_channel",
+        "relative_range_hu",
+        "mirror_channel",
+        "mirror_clip_hu",
+        "mirror_smoothing_mm",
+    )
     return before.neighbours == 0 and all(getattr(before, key) == getattr(seen, key) for key in same)
 
 
