@@ -1,5 +1,5 @@
 """Which contrast and outline suit a HU threshold without any network, by volume Dice on phantoms: the source of
-configs/hu_threshold.yaml and of its method's default.
+configs/hu_threshold.yaml, of its method's default and of configs/hu_components.yaml.
 
     python tools/tune_hu_threshold.py -n 10 --first-seed 400
 

@@ -193,10 +193,12 @@ def _learned_from(found: MethodResult, options: CompareOptions) -> str:
 
 def _means_table(results: Results) -> Table:
     shown = _SHOWN if results.measure.name in _SHOWN else (results.measure.name, *_SHOWN)
+    several = any(mean.n < len(results.values[name]) for name, mean in results.means_by_patient.items())
     rows = []
     for name in results.best_first():
         summary = results.summaries[name]
-        cells = [_short(summary.means[measure], _FORMS[measure]) for measure in shown]
+        cells = [_short(results.means_by_patient[name], results.measure.form)] if several else []
+        cells += [_short(summary.means[measure], _FORMS[measure]) for measure in shown]
         false_ml, published = summary.means["false_positive_ml"], summary.positive_slices_only_dice
         cells += [_short(false_ml, "{:.2f}"), _short(published, "{:.3f}")]
         rows.append((name, f"{summary.n_positive} + {summary.n_normal}", *cells))
@@ -212,7 +214,11 @@ def _means_table(results: Results) -> Table:
         " published figures do: false alarms elsewhere cost it nothing. Undefined values, all methods together:"
         f" {told or 'none'}."
     )
-    heads = ("method", "n", *(_HEADS[measure] for measure in shown), _HEADS["false_positive_ml"], "slice Dice*")
+    by_patient: tuple[str, ...] = ()
+    if several:
+        by_patient = (f"{_HEADS[results.measure.name]} by patient",)
+        caption += " By patient: the mean over patients, each with the mean of his scans."
+    heads = ("method", "n", *by_patient, *(_HEADS[m] for m in shown), _HEADS["false_positive_ml"], "slice Dice*")
     return Table(heads, tuple(rows), caption, own=results.options.reference)
 
 
@@ -290,6 +296,8 @@ def _ranks(results: Results, folder: Path) -> list[Block]:
         )
     if left_out:
         text += f" Not ranked, since they have fewer cases: {', '.join(left_out)}."
+    if ranking.p is None:
+        return [Heading("Ranks"), Paragraph(text)]
     caption = f"Mean ranks over {ranking.n} patients. Demsar, J Mach Learn Res 7:1, 2006."
     picture = _figure(folder, "ranks.png", lambda p: write_ranks(p, results, ranking), caption)
     return [Heading("Ranks"), Paragraph(text), *picture]
@@ -502,7 +510,10 @@ _DIFFERENCE_COLUMNS = (
 def _mean_rows(results: Results) -> list[Row]:
     rows = []
     for name, summary in results.summaries.items():
-        means = summary.means | {PUBLISHED_DICE: summary.positive_slices_only_dice}
+        means = summary.means | {
+            PUBLISHED_DICE: summary.positive_slices_only_dice,
+            f"{results.measure.name}_by_patient": results.means_by_patient[name],
+        }
         rows += [
             {"method": name, "measure": measure} | {column: getattr(mean, column) for column in _MEAN_COLUMNS[2:]}
             for measure, mean in means.items()

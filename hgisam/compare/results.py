@@ -98,6 +98,15 @@ class Results:
         return values
 
     @cached_property
+    def means_by_patient(self) -> dict[str, MeanInterval]:
+        """By method: the mean of the measure over patients, each with the mean of his scans; one patient, one vote."""
+        means = {}
+        for name, values in self.values.items():
+            own = by_patient(list(values.values()), [self.patients[case] for case in values])
+            means[name] = mean_interval(own, [str(number) for number in range(len(own))])
+        return means
+
+    @cached_property
     def patients(self) -> dict[str, str]:
         """Whose scan each case is."""
         return {one.case.name: one.case.patient for found in self.methods for one in found.cases}
@@ -154,7 +163,11 @@ class Results:
         if own not in self.values:
             return []
         values = self.values[own]
-        order = sorted(values, key=lambda case: (values[case], case), reverse=self.higher_is_better)
+        reference_ml = {name: one.score.overlap.reference_ml for name, one in self.case_results(own).items()}
+        sign = -1 if self.higher_is_better else 1  # of equally bad ones, the worst is the one with most blood
+        order = sorted(
+            values, key=lambda case: (values[case], sign * reference_ml[case], case), reverse=self.higher_is_better
+        )
         chosen = [("Best", order[0]), ("Median", order[len(order) // 2]), ("Worst", order[-1])] if order else []
         normal = [one for one in self.case_results(own).values() if not one.score.positive]
         alarm = max(normal, key=lambda one: one.score.overlap.prediction_ml, default=None)

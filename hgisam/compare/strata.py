@@ -11,14 +11,16 @@ from hgisam.evaluate.summary import bands
 from hgisam.intake import IntakeOptions, check_scan
 from hgisam.io.errors import ScanRefused
 from hgisam.io.nifti import read_mask_and_labels
+from hgisam.refine import Components
 from hgisam.volume import same_grid
 
 CONTRAST_EDGES_HU = (15.0, 25.0)
 """Between blood that is nearly as dense as brain, blood that is told from it, and blood that leaps to the eye."""
+DENSEST_CLOT_HU = Components().ceiling_hu
 KINDS = {
     "subtype": "Subtype of the reference, against the prediction less what of it lies in the scan's other subtypes",
     "reference_ml": "Volume of the reference",
-    "contrast_hu": "Contrast: median HU of the reference minus the median of the scan's brain",
+    "contrast_hu": "Contrast: median HU of the reference up to the densest clot's, minus the median of the scan's brain",
 }
 
 
@@ -42,6 +44,8 @@ class StratumMean:
 def contrasts_hu(cases: Sequence[ComparedCase]) -> dict[str, float]:
     """By case: by how many HU the reference's median lies above that of the brain; cases where none is known left out.
 
+    What of a reference is denser than any clot is left out: the bone that a thin bleed is blurred with.
+
     Raises:
         ScanRefused: where a reference cannot be read.
     """
@@ -59,7 +63,9 @@ def _contrast_hu(case: ComparedCase) -> float | None:
         return None
     if not checked.region.any() or not same_grid(checked.ct, reference):
         return None
-    return float(checked.ct.hu[reference.voxels].median()) - brain_median_hu(checked.ct, checked.region)
+    blood_hu = checked.ct.hu[reference.voxels]
+    blood_hu = blood_hu[blood_hu <= DENSEST_CLOT_HU]
+    return float(blood_hu.median()) - brain_median_hu(checked.ct, checked.region) if len(blood_hu) else None
 
 
 def strata(results: Results, contrasts: dict[str, float]) -> list[StratumMean]:

@@ -44,7 +44,7 @@ class RandomWalk(Refiner):
     method: Literal["random_walk"] = "random_walk"
     """Tells this method from others."""
     start: Components = Components()
-    """What finds the components."""
+    """What finds the components; small pieces are left out at the end alone, by the walk's own `min_component_mm3`."""
     seed_share: float = Field(default=0.0, ge=0, le=1)
     """A component's voxels are blood for certain where saliency is at least this share of its highest; 0 for all."""
     brain_hu: float = Field(default=4.0)

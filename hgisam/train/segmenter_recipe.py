@@ -1,5 +1,6 @@
 """A segmenter's training in one set of options: scans with masks in, reference masks or our own, weights out."""
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +16,7 @@ from hgisam.brain import BrainOptions
 from hgisam.evaluate.overlap import Overlap
 from hgisam.io.atomic import make_output_folder
 from hgisam.io.errors import InputError
-from hgisam.model.checkpoint import SegmenterMetadata, load_segmenter, save_weights
+from hgisam.model.checkpoint import SegmenterMetadata, default_weights_path, load_segmenter, save_weights
 from hgisam.model.supervised import MaskNetwork, SegmenterArchitecture, UNetOptions, can_see
 from hgisam.preprocess import PreprocessOptions
 from hgisam.supervised import StackOptions
@@ -39,6 +40,7 @@ from hgisam.train.prepared import prepare_cohort
 from hgisam.train.processes import first_process_first, n_processes, rank
 from hgisam.train.splits import Role
 from hgisam.train.training import BEST, Kept, SplitOptions, Training, carried_out, fold_of, taught_by
+from hgisam.weak import HuThreshold
 
 log = logging.getLogger(__name__)
 
@@ -311,11 +313,20 @@ def _with_masks(cohort: Cohort, data: Path) -> Cohort:
 
 
 def recorded_segmenter_settings(options: SegmenterTrainOptions) -> dict[str, Any]:
-    """Settings as records state them: weights of methods that outline by the name of their file."""
+    """Settings as records state them: weights of methods that outline by name and content of their file.
+
+    Other weights make other masks, so a training is another one then. A file that is not there has its name alone: who
+    loads it says so.
+
+    Raises:
+        WeightsError: where the package's are asked for and missing.
+    """
     settings = options.model_dump(mode="json")
     for opinion in (settings["own_masks"] or {}).values():
-        if isinstance(opinion, dict) and opinion["weights"]:
-            opinion["weights"] = Path(opinion["weights"]).name
+        if isinstance(opinion, dict) and opinion["segment"]["weak"]["method"] != HuThreshold().method:
+            path = Path(opinion["weights"] or default_weights_path())
+            content = f" sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}" if path.is_file() else ""
+            opinion["weights"] = f"{path.name}{content}"
     return settings
 
 

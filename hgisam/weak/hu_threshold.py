@@ -20,8 +20,8 @@ class HuThreshold(BaseModel):
     same for the same HU in every slice, so it is not stretched; a threshold belongs to it, since in every slice some
     brain is a little above the median.
 
-    Source of contrast_hu: the best of 8 to 25 HU by mean volume Dice of ten tuning phantoms; higher ones were not tried
-    (tools/tune_hu_threshold.py tries them). No patient's mask chose it.
+    Source of contrast_hu: the best of 12 to 40 HU by mean volume Dice of ten tuning phantoms
+    (tools/tune_hu_threshold.py). No patient's mask chose it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

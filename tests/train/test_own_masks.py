@@ -37,6 +37,7 @@ from hgisam.train.segmenter_recipe import (
 from hgisam.train.splits import Role, load_splits, make_splits
 from hgisam.train.training import BEST, CHECKPOINTS, RUN_RECORD, SPLITS
 from hgisam.volume import CTVolume, MaskVolume
+from hgisam.weak import HuThreshold
 
 CPU = torch.device("cpu")
 
@@ -292,10 +293,21 @@ def test_splits_that_name_who_chooses_are_refused_before_any_mask_is_made(tmp_pa
     assert not (tmp_path / "run" / OWN_MASKS).exists()
 
 
-def test_a_record_names_the_file_of_the_weights_and_not_its_folder() -> None:
-    own = OwnMaskOptions(first=OpinionOptions(weights=Path("/somebody/s/folder/w.safetensors")))
+def test_a_record_names_the_weights_by_their_content_and_not_by_their_folder(tmp_path: Path) -> None:
+    weights = tmp_path / "w.safetensors"
+    by_hu_alone = OpinionOptions(segment=SegmentOptions(gate=False, weak=HuThreshold()))
+    own = OwnMaskOptions(first=OpinionOptions(weights=weights), second=by_hu_alone)
     options = SegmenterTrainOptions.model_validate({"own_masks": own, "split": {"tuning_share": 0}})
-    recorded = recorded_segmenter_settings(options)
-    assert recorded["own_masks"]["first"]["weights"] == "w.safetensors"
-    assert recorded["own_masks"]["second"]["weights"] is None
-    assert "somebody" not in json.dumps(recorded)
+    recorded = []
+    for content in (b"", b"one", b"another", None):
+        weights.unlink(missing_ok=True)
+        if content is not None:
+            weights.write_bytes(content)
+        recorded.append(recorded_segmenter_settings(options)["own_masks"])
+    names = [own["first"]["weights"] for own in recorded]
+    nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    assert names[0] == f"w.safetensors sha256 {nothing}"
+    assert len(set(names)) == 4
+    assert names[3] == "w.safetensors"
+    assert all(own["second"]["weights"] is None for own in recorded)  # no network looks
+    assert tmp_path.name not in json.dumps(recorded)
