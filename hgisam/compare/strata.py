@@ -20,7 +20,7 @@ DENSEST_CLOT_HU = Components().ceiling_hu
 KINDS = {
     "subtype": "Subtype of the reference, against the prediction less what of it lies in the scan's other subtypes",
     "reference_ml": "Volume of the reference",
-    "contrast_hu": "Contrast: median HU of the reference up to the densest clot's, minus the median of the scan's brain",
+    "contrast_hu": "Contrast: median HU of the reference up to the densest clot's, minus the median of its brain",
 }
 
 

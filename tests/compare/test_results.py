@@ -18,9 +18,11 @@ from hgisam.evaluate.surface import SurfaceScore
 NO_LESIONS = LesionScore(Lesions((), (), 1.0), Lesions((), (), 1.0))
 
 
-def on_case(name: str, dice: float | None, patient: str | None = None, false_ml: int = 0) -> CaseResult:
-    """A case with that Dice; None: a normal scan with a false alarm of so many mL."""
-    found = Overlap(false_ml, 0, 0, 1.0) if dice is None else Overlap(1000, 1000, round(1000 * dice), 0.001)
+def on_case(
+    name: str, dice: float | None, patient: str | None = None, false_ml: int = 0, ml: float = 0.001
+) -> CaseResult:
+    """A case with that Dice and so much blood; None: a normal scan with a false alarm of so many mL."""
+    found = Overlap(false_ml, 0, 0, 1.0) if dice is None else Overlap(1000, 1000, round(1000 * dice), ml / 1000)
     surface = SurfaceScore(1.0, 1.0, 0.5, 0.5)
     score = ScanScore(name, patient or name, found, surface, NO_LESIONS, (), (), 5.0)
     case = ComparedCase(name, patient or name, Path(f"{name}.nii.gz"), Path(f"{name}_mask.nii.gz"))
@@ -111,6 +113,19 @@ def test_best_median_and_worst_and_the_largest_false_alarm() -> None:
     ours = [*cases(0.1, 0.9, 0.5, 0.7, 0.3), on_case("n0", None, false_ml=2), on_case("n1", None, false_ml=7)]
     found = results(ours=ours, other=ours).telling_cases()
     assert found == [("Best", "p1"), ("Median", "p2"), ("Worst", "p0"), ("Largest false alarm", "n1")]
+
+
+def test_of_equally_bad_cases_the_worst_is_the_one_with_most_blood() -> None:
+    """A miss of a drop would hide the miss of a spoonful."""
+    ours = [on_case("a", 0.0, ml=0.1), on_case("b", 0.0, ml=9.0), on_case("c", 0.0, ml=2.0), on_case("d", 0.8)]
+    assert ("Worst", "b") in results(ours=ours, other=ours).telling_cases()
+
+
+def test_one_patient_has_one_vote_in_the_mean_by_patient() -> None:
+    ours = [on_case(f"s{n}", 0.9, "a") for n in range(8)] + [on_case("t", 0.1, "b"), on_case("u", 0.3, "b")]
+    found = results(ours=ours, other=ours).means_by_patient["ours"]
+    assert found.mean == pytest.approx((0.9 + 0.2) / 2)
+    assert found.n == 2
 
 
 def test_a_lower_distance_is_better() -> None:
