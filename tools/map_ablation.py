@@ -273,6 +273,7 @@ ROWS = {
     "its mean of stages": Row(ATTENDED, mean_of_stages("attended")),
     "it learned on phantoms": Row(ATTENDED, learned("attended")),
     DEFAULT: Row(ATTENDED, neighbours(product("attended", 1, 2, 3), times=True)),
+    "it averaged with neighbours": Row(ATTENDED, neighbours(product("attended", 1, 2, 3), times=False)),
     "its half a window": averaged_over("half a window", weighting="attended", against=ATTENDED),
     "all its poses": averaged_over(*POSES, weighting="attended", against=ATTENDED),
     "it learned, all poses": learned_over(*POSES, weighting="attended", against="all its poses"),

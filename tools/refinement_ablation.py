@@ -35,6 +35,7 @@ from ablation_heads import Head, add_arguments, heads, shown
 from evaluate_on_labels import segmenters
 from numpy.typing import NDArray
 from scipy import ndimage
+from skimage.filters import apply_hysteresis_threshold
 from skimage.morphology import h_maxima
 from skimage.segmentation import watershed
 
@@ -130,14 +131,28 @@ def chosen(look: Look, excess_hu: NDArray[np.float32]) -> Mask:
     return OURS.outlined(look.scan, torch.from_numpy(excess_hu)) > 0
 
 
-def gated(look: Look, threshold: float) -> torch.Tensor:
-    """What the map shows at its threshold, where it is dense too: each voxel by itself."""
-    return of(lambda seen: (seen.saliency >= threshold).numpy() & (seen.excess_hu >= OURS.contrast_hu))(look, threshold)
-
-
-def dense(look: Look) -> Mask:
+def dense(rim_mm: float) -> Callable[[Look], Mask]:
     """All that is dense, whatever the map says within a slice."""
-    return Components(rim_mm=0).excess_hu(look.scan).numpy() >= OURS.contrast_hu
+    return lambda look: Components(rim_mm=rim_mm).excess_hu(look.scan).numpy() >= OURS.contrast_hu
+
+
+def gated(rim_mm: float) -> Callable[[Look, float], torch.Tensor]:
+    """What the map shows at its threshold, where it is dense too: each voxel by itself."""
+
+    def outlined(look: Look, threshold: float) -> torch.Tensor:
+        return of(lambda seen: (seen.saliency >= threshold).numpy() & dense(rim_mm)(seen))(look, threshold)
+
+    return outlined
+
+
+def hysteresis(look: Look) -> Mask:
+    """What is denser by 8 HU and touches, in 3D, what is denser by 16: whole components, ranked as by default.
+
+    Source: Canny 1986, as in scikit-image.
+    """
+    grown = apply_hysteresis_threshold(look.excess_hu, 8.0, 16.0)
+    pieces = split_at_necks(torch.from_numpy(grown), look.scan.spacing_mm, 0.0)
+    return chosen_components(pieces, look.saliency.numpy(), OURS.min_share, min_mean=0.0) > 0
 
 
 def by_sums(look: Look) -> Mask:
@@ -230,16 +245,27 @@ def mirrored(look: Look) -> Mask:
     return chosen(look, (excess_hu - 0.5 * other).astype(np.float32))
 
 
-def without_sheets(look: Look) -> Mask:
-    """Within 5 mm of the midline, what is thinner than 5 mm in its slice is falx, sinus or tentorium."""
+def without_midline_sheets(look: Look) -> Mask:
+    """Within 5 mm of the midline, what is thinner than 5 mm in its slice is falx or sinus."""
+    return without_sheets(look, np.abs(off_midline_mm(look)[0]) <= 5.0)
+
+
+def without_deep_sheets(look: Look) -> Mask:
+    """The same of what lies 10 mm and more below the region's outline, wherever: falx or tentorium, and no crescent."""
+    region = look.region.numpy()
+    depth_mm = [ndimage.distance_transform_edt(np.pad(plane, 1), sampling=look.scan.spacing_mm) for plane in region]
+    return without_sheets(look, np.stack(depth_mm)[:, 1:-1, 1:-1] >= 10.0)
+
+
+def without_sheets(look: Look, where: Mask) -> Mask:
+    """The default without what is dense there and thinner than 5 mm in its slice."""
     excess_hu = look.excess_hu
     spacing_mm = look.scan.spacing_mm
-    near = np.abs(off_midline_mm(look)[0]) <= 5.0
     is_dense = excess_hu >= OURS.contrast_hu
-    for index in np.flatnonzero((is_dense & near).any(axis=(1, 2))):
+    for index in np.flatnonzero((is_dense & where).any(axis=(1, 2))):
         deep = ndimage.distance_transform_edt(np.pad(is_dense[index], 1), sampling=spacing_mm)[1:-1, 1:-1] > 2.5
         thick = ndimage.distance_transform_edt(~deep, sampling=spacing_mm) <= 2.5 if deep.any() else deep
-        excess_hu[index][is_dense[index] & near[index] & ~thick] = -np.inf
+        excess_hu[index][is_dense[index] & where[index] & ~thick] = -np.inf
     return chosen(look, excess_hu)
 
 
@@ -322,12 +348,15 @@ def crf(look: Look) -> Mask:
 
 ROWS = {
     "threshold": Row(None, by(Threshold())),
-    "threshold and HU gate": Row("threshold", gated),
-    "dense tissue, no map": Row("threshold", of(dense)),
-    "ranked by the map": Row("dense tissue, no map", by(whole(rim_mm=0))),
-    "ranked by sums alone": Row("ranked by the map", of(by_sums)),
+    "threshold and HU gate": Row("threshold", gated(0.0)),
+    "gate that knows the rim": Row("threshold and HU gate", gated(OURS.rim_mm)),
+    "dense tissue, no map": Row("threshold", of(dense(0.0))),
+    "the rim known, no map": Row("dense tissue, no map", of(dense(OURS.rim_mm))),
+    "ranked by sums alone": Row("the rim known, no map", of(by_sums)),
     WHOLE: Row("ranked by sums alone", by(whole())),
-    "hysteresis 16 -> 10 HU": Row(WHOLE, by(whole(contrast_hu=16, edge_mm=3, edge_share=0, edge_hu=10))),
+    "the rim not known": Row(WHOLE, by(whole(rim_mm=0))),
+    "hysteresis 16 -> 8 HU": Row(WHOLE, of(hysteresis)),
+    "contrast 16, edge at 10 HU": Row(WHOLE, by(whole(contrast_hu=16, edge_mm=3, edge_share=0, edge_hu=10))),
     "edge at half contrast": Row(WHOLE, by(whole(edge_mm=2, edge_share=0.5))),
     "faint pieces left out": Row(WHOLE, by(whole(min_mean=OURS.min_mean))),
     "cut at necks": Row(WHOLE, by(whole(split_mm=1.5))),
@@ -336,7 +365,8 @@ ROWS = {
     "cut at necks, own edge": Row(DEFAULT, by(Components(split_mm=1.5))),
     "contrast by least variance": Row(DEFAULT, of(least_variance)),
     "left minus right": Row(DEFAULT, of(mirrored)),
-    "midline sheets left out": Row(DEFAULT, of(without_sheets)),
+    "midline sheets left out": Row(DEFAULT, of(without_midline_sheets)),
+    "deep sheets left out": Row(DEFAULT, of(without_deep_sheets)),
     "crescent filled": Row(DEFAULT, of(crescent)),
     "random walk": Row(DEFAULT, by(RandomWalk())),
     "random walk, whole start": Row(DEFAULT, by(RandomWalk(start=whole()))),
