@@ -168,6 +168,36 @@ def test_shipped_weights_learn_from_all_and_are_calibrated_on_those_who_had_not_
     assert found.figures["out_of_fold_sensitivity"] >= tool.SENSITIVITY
 
 
+def test_labels_judge_each_patient_by_the_mean_of_networks_that_had_not_seen_him(
+    tools: None, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Two seeds of two folds; the networks of a fold differ in their bias, which is halfway in the mean."""
+    import evaluate_on_labels as tool
+
+    scans = sorted(path.name.removesuffix(".nii.gz") for path in data.glob("*.nii.gz"))
+    halves = {0: scans[::2], 1: scans[1::2]}
+    bias = {(0, 0): 0.0, (0, 1): 1.0, (1, 0): 4.0, (1, 1): 8.0}
+    for (fold, seed), value in bias.items():
+        (folder := tmp_path / f"seed_{seed}" / f"fold_{fold}").mkdir(parents=True)
+        loaded = load_weights(tiny_start(tmp_path / "start.safetensors"))
+        loaded.model.state_dict()["head.bias"].fill_(value)
+        save_weights(folder / "best.safetensors", loaded.model, loaded.metadata)
+        n, labels = len(halves[fold]), torch.zeros(len(halves[fold]), len(Subtype), dtype=torch.bool)
+        of = tuple(halves[fold])
+        judged = ScoredSlices(of, of, torch.zeros(n, dtype=torch.long), labels[:, 0], labels, ~labels, torch.zeros(n))
+        judged.save(folder / "test.csv")
+    seeds = [tmp_path / "seed_0", tmp_path / "seed_1"]
+    looks_at = tool.segmenters(tmp_path / "start.safetensors", seeds, tmp_path, SegmentOptions())
+    for fold, mean in ((0, 0.5), (1, 6.0)):
+        for scan in halves[fold]:
+            assert looks_at(f"{scan}.nii.gz").weights.model.state_dict()["head.bias"].tolist() == [mean]
+    given = ("--weights", tmp_path / "start.safetensors", "--out-of-fold", *seeds)
+    run(tool, monkeypatch, data, *given)
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{N_HEADS} patients, ")
+    assert re.search(r"^slice AUC +0\.\d{3}  \[0\.\d{3}, [01]\.\d{3}\]$", printed, re.MULTILINE)
+
+
 def test_a_temperature_undoes_what_a_network_is_too_sure_of(tools: None, tmp_path: Path) -> None:
     """Labels as likely as log-odds say, which the table states three times as large."""
     import train_shipped_weights as tool

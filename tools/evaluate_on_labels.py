@@ -1,14 +1,15 @@
 """How well the weights tell slices and scans of real patients apart, by slice labels: a folder in the layout of ct_ich.
 
     python tools/evaluate_on_labels.py FOLDER
-    python tools/evaluate_on_labels.py FOLDER --out-of-fold runs/full_length/final/seed_0
+    python tools/evaluate_on_labels.py FOLDER --out-of-fold runs/full_length/final/seed_1 runs/full_length/final/seed_2
 
 FOLDER holds one NIfTI file per patient and slice_labels.csv (file, slice_index, ..., any). Intervals are 95 % bootstrap
 intervals over patients. Nothing is chosen here; the weights bring their own operating point.
 
 Weights that have learned from these very patients say nothing here. `--out-of-fold` looks at each patient with the
-network of the fold that had not seen them (`tools/cross_validate.py`), calibrated as the weights are; since that
-calibration was chosen on the same out-of-fold probabilities, sensitivity and specificity flatter a little.
+network of the fold that had not seen them (`tools/cross_validate.py`), or, of several seeds, with the mean of their
+parameters, as the weights that ship are a mean. They are calibrated as the weights are; since that calibration was
+chosen on the same out-of-fold probabilities, sensitivity and specificity flatter a little.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from train_shipped_weights import averaged
 
 from hgisam import Segmenter
 from hgisam.config import load_settings
@@ -27,7 +29,7 @@ from hgisam.evaluate.detection import auc
 from hgisam.evaluate.scored import read_scored_slices
 from hgisam.evaluate.statistics import figure_interval
 from hgisam.io.tables import read_slice_labels
-from hgisam.model.checkpoint import load_weights, save_weights
+from hgisam.model.checkpoint import save_weights
 from hgisam.pipeline import SegmentOptions
 from hgisam.train.calibration import Calibration
 from hgisam.train.training import BEST
@@ -55,7 +57,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--weights", type=Path)
-    parser.add_argument("--out-of-fold", type=Path, metavar="FOLDER", help="trainings fold_0, fold_1, ...")
+    parser.add_argument(
+        "--out-of-fold", type=Path, nargs="+", default=(), metavar="FOLDER", help="trainings fold_0, fold_1, ..."
+    )
     parser.add_argument("--config", type=Path, help="a recipe with `segment`")
     parser.add_argument("-v", "--verbose", action="store_true", help="a line for every patient")
     given = parser.parse_args()
@@ -86,19 +90,19 @@ def main() -> None:
 
 
 def segmenters(
-    weights: Path | None, out_of_fold: Path | None, scratch: Path, options: SegmentOptions
+    weights: Path | None, out_of_fold: Sequence[Path], scratch: Path, options: SegmentOptions
 ) -> Callable[[str], Segmenter]:
     """Who looks at a file: one network, or of several the one that had not seen it, calibrated like the weights."""
     given = Segmenter(weights, options=options)
-    if out_of_fold is None:
+    if not out_of_fold:
         return lambda name: given
     kept = given.weights.metadata
     by_scan: dict[str, Segmenter] = {}
-    for folder in sorted(out_of_fold.glob("fold_*")):
-        trained = load_weights(folder / BEST)
+    for folder in sorted(out_of_fold[0].glob("fold_*")):
+        model, metadata = averaged([seed / folder.name / BEST for seed in out_of_fold])
         calibrated = {name: getattr(kept, name) for name in (*Calibration.model_fields, "threshold")}
         path = scratch / f"{folder.name}.safetensors"
-        save_weights(path, trained.model, trained.metadata.model_copy(update=calibrated), half=True)
+        save_weights(path, model, metadata.model_copy(update=calibrated), half=True)
         segmenter = Segmenter(path, options=options)
         by_scan |= dict.fromkeys(read_scored_slices(folder / "test.csv").scans, segmenter)
     return lambda name: by_scan[name.split(".")[0]]

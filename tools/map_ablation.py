@@ -5,7 +5,7 @@
 
 Heads are those of ablation_heads.py; `--for choosing` fits what a row learns (on phantoms alone) and the threshold that
 is best for its map (on all heads that bled), and keeps both in the cache for `--for judging`. Weights that have learned
-from these very patients say nothing of painted bleeds: `--out-of-fold FOLDER` looks at each patient with the network
+from these very patients say nothing of painted bleeds: `--out-of-fold FOLDER...` looks at each patient with the network
 of the fold that had not seen them (tools/cross_validate.py), at phantoms with `--weights`.
 
 AP: voxel average precision of the map, free of any threshold, inside the region of a head's slices that hold blood,
@@ -380,14 +380,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--weights", type=Path)
-    parser.add_argument("--out-of-fold", type=Path, metavar="FOLDER", help="trainings fold_0, fold_1, ...")
+    parser.add_argument(
+        "--out-of-fold", type=Path, nargs="+", default=(), metavar="FOLDER", help="trainings fold_0, fold_1, ..."
+    )
     parser.add_argument("--rows", nargs="*", choices=tuple(ROWS), help="these only, and what they are compared with")
     parser.add_argument("--pictures", type=Path, help="a folder for every row's map of every head that bled")
     given = parser.parse_args()
     with TemporaryDirectory() as scratch:
         whole = Segmenter(given.weights)
         of_patient = segmenters(given.weights, given.out_of_fold, Path(scratch), SegmentOptions())
-        edition = str(whole.weights.sha256) + (str(given.out_of_fold.resolve()) if given.out_of_fold else "")
+        edition = str(whole.weights.sha256) + "".join(str(seed.resolve()) for seed in given.out_of_fold)
         chosen_path = given.cache / f"chosen_{hashlib.sha256(edition.encode()).hexdigest()[:16]}.json"
         chosen: dict[str, Any] = {"weights": {}, "cuts": {}}
         if given.purpose == "judging":

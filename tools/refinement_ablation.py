@@ -8,8 +8,9 @@ scans whose slices are labelled to hold no blood (CT-ICH): one bleed is painted 
 into the slices beside it; and the same scans as they are. `--for choosing` takes phantoms of seeds from 410 and every
 other patient, on which settings may be chosen; `--for judging` seeds from 2,000,000 and the patients between.
 
-Weights that have learned from these very patients say nothing of painted bleeds: `--out-of-fold FOLDER` looks at each
-patient with the network of the fold that had not seen them (tools/cross_validate.py), at phantoms with `--weights`.
+Weights that have learned from these very patients say nothing of painted bleeds: `--out-of-fold FOLDER...` looks at
+each patient with the network of the fold that had not seen them (tools/cross_validate.py), at phantoms with
+`--weights`.
 
 The network looks at a head once; every row outlines the same map. What it saw is kept in the cache, so that a table is
 soon made again; a cache is of one edition of weights, and of one map. A scan that the gate closes counts as Dice 0 in
@@ -381,7 +382,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--weights", type=Path)
-    parser.add_argument("--out-of-fold", type=Path, metavar="FOLDER", help="trainings fold_0, fold_1, ...")
+    parser.add_argument(
+        "--out-of-fold", type=Path, nargs="+", default=(), metavar="FOLDER", help="trainings fold_0, fold_1, ..."
+    )
     parser.add_argument("--pictures", type=Path, help="a folder for the default's outlines beside a row's")
     parser.add_argument("--row", default=WHOLE, choices=tuple(ROWS), help="that row")
     given = parser.parse_args()

@@ -18,6 +18,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from multiprocessing import get_context
@@ -32,6 +33,7 @@ from hgisam.config import load_settings
 from hgisam.evaluate.detection import auc
 from hgisam.evaluate.scored import averaged_slices
 from hgisam.model.checkpoint import WeightsMetadata, load_weights, save_weights
+from hgisam.model.slice_classifier import SliceClassifier
 from hgisam.pipeline import SegmentOptions, pick_device
 from hgisam.refine import Threshold
 from hgisam.segment import to_log_odds
@@ -132,7 +134,21 @@ def train_fold(fold: int, start: Path, data: Path, output: Path, device: str) ->
 
 
 def average(files: list[Path], path: Path, command: str) -> WeightsMetadata:
-    """Part 2, the end: the mean of all parameters. They began alike, so that their mean is a network of their kind.
+    """Part 2, the end: the mean of all parameters."""
+    model, first = averaged(files)
+    metadata = first.model_copy(
+        update={
+            "command": command,
+            "data": f"{first.data}; mean of {len(files)} seeds",
+            "created": datetime.now(UTC).replace(microsecond=0),
+        }
+    )
+    save_weights(path, model, metadata, half=True)
+    return metadata
+
+
+def averaged(files: Sequence[Path]) -> tuple[SliceClassifier, WeightsMetadata]:
+    """The mean of all files' parameters, which is a network of their kind where they began alike; the first's header.
 
     Source: Wortsman et al. 2022, arXiv 2203.05482 (model soups).
     """
@@ -143,16 +159,7 @@ def average(files: list[Path], path: Path, command: str) -> WeightsMetadata:
         for name, value in states[0].items()
     }
     model.load_state_dict(mean)
-    first = loaded[0].metadata
-    metadata = first.model_copy(
-        update={
-            "command": command,
-            "data": f"{first.data}; mean of {len(files)} seeds",
-            "created": datetime.now(UTC).replace(microsecond=0),
-        }
-    )
-    save_weights(path, model, metadata, half=True)
-    return metadata
+    return model, loaded[0].metadata
 
 
 def calibrate(metadata: WeightsMetadata, out_of_fold: Path) -> WeightsMetadata:
