@@ -296,7 +296,7 @@ def _ranks(results: Results, folder: Path) -> list[Block]:
         )
     if left_out:
         text += f" Not ranked, since they have fewer cases: {', '.join(left_out)}."
-    if ranking.p is None:
+    if len(results.complete) < 2:  # a rank alone is no picture
         return [Heading("Ranks"), Paragraph(text)]
     caption = f"Mean ranks over {ranking.n} patients. Demsar, J Mach Learn Res 7:1, 2006."
     picture = _figure(folder, "ranks.png", lambda p: write_ranks(p, results, ranking), caption)

@@ -16,6 +16,8 @@ from hgisam.volume import same_grid
 
 CONTRAST_EDGES_HU = (15.0, 25.0)
 """Between blood that is nearly as dense as brain, blood that is told from it, and blood that leaps to the eye."""
+LARGE_ML = 1.0
+"""A bleed of less is a few voxels, whose Dice says little."""
 DENSEST_CLOT_HU = Components().ceiling_hu
 KINDS = {
     "subtype": "Subtype of the reference, against the prediction less what of it lies in the scan's other subtypes",
@@ -83,10 +85,19 @@ def strata(results: Results, contrasts: dict[str, float]) -> list[StratumMean]:
         if stratum.by in KINDS and measure in stratum.means
     ]
     for method, values in results.values.items():
+        large = [
+            case for case, one in results.case_results(method).items() if one.score.overlap.reference_ml >= LARGE_ML
+        ]
+        found += _mean_of("reference_ml", f"all of {LARGE_ML:g} mL and over", method, large, results)
         for name, belongs in bands(CONTRAST_EDGES_HU, "HU"):
             inside = [case for case in values if case in contrasts and belongs(contrasts[case])]
-            if inside:
-                owners = [results.patients[case] for case in inside]
-                mean = mean_interval([values[case] for case in inside], owners)
-                found.append(StratumMean("contrast_hu", name, method, mean))
+            found += _mean_of("contrast_hu", name, method, inside, results)
     return found
+
+
+def _mean_of(by: str, name: str, method: str, cases: Sequence[str], results: Results) -> list[StratumMean]:
+    """The mean over those of the cases that have a value; nothing where none has."""
+    values = results.values[method]
+    inside = [case for case in cases if case in values]
+    owners = [results.patients[case] for case in inside]
+    return [StratumMean(by, name, method, mean_interval([values[case] for case in inside], owners))] if inside else []

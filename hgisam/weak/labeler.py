@@ -30,7 +30,7 @@ class SaliencyMaps:
 
 
 class WeakLabeler(BaseModel):
-    """A method that finds hemorrhage with a network that learned from slice labels only: frozen options, two calls.
+    """A method that finds hemorrhage with a network that tells slices apart: frozen options, two calls.
 
     Every method treats each image by itself, whatever else is in the batch, and leaves the network as it found it: its
     gradients, train flags, requires_grad flags and hooks. A method's options carry a `method` tag of its own, by which

@@ -25,7 +25,7 @@ class LayerCam(WeakLabeler):
     method: Literal["layer_cam"] = "layer_cam"
     """Tells this method from others."""
     stages: tuple[int, ...] = Field(default=(2, 3, 4), min_length=1)
-    """Stages (1-based) whose maps are fused. The first is left out: it answers to edges more than to blood."""
+    """Stages (1-based) whose maps are fused. That the first is left out is our choice; its worth was not measured."""
 
     @model_validator(mode="after")
     def _stages_are_sound(self) -> Self:

@@ -67,6 +67,8 @@ def test_means_by_volume_and_contrast_are_those_of_their_cases(done: Path) -> No
     (large,) = (row for row in strata if row["stratum"] == "30 mL and over")
     of_large = [float(row["dice"]) for row in cases if float(row["reference_ml"]) >= 30]
     assert float(large["mean"]) == pytest.approx(sum(of_large) / len(of_large), rel=1e-5)
+    (all_large,) = (row for row in strata if row["stratum"] == "all of 1 mL and over")
+    assert (all_large["n"], all_large["mean"]) == (contrast["n"], contrast["mean"])
     assert {row["by"] for row in strata} == {"reference_ml", "contrast_hu"}
     report = (done / "report.md").read_text()
     assert "## What is hard" in report
