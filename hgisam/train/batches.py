@@ -18,6 +18,7 @@ from hgisam.train.cohort import Finding, Findings, Trouble
 from hgisam.train.deck import Deck
 from hgisam.train.painting import PaintingOptions, carry_over, paint_distractor, paint_slice
 from hgisam.train.prepared import HU_STEP, PreparedScan, PreparedScans
+from hgisam.train.processes import check_enough_for_all
 
 MAX_TRIES = 20
 """So many slices are tried for a bleed before a slice is shown without one."""
@@ -111,11 +112,15 @@ class TrainingBatch:
         fields = (self.images, self.labels, self.known, self.blood, self.traced)
         return TrainingBatch(*(field.to(device) for field in fields))
 
+    def __len__(self) -> int:
+        """How many images."""
+        return len(self.images)
+
     def split(self, parts: int) -> list["TrainingBatch"]:
-        """At most so many smaller batches that together are this one."""
-        size = math.ceil(len(self.images) / parts)
+        """So many smaller batches, but no empty ones, that together are this one."""
+        n = min(parts, len(self))
         fields = (self.images, self.labels, self.known, self.blood, self.traced)
-        return [TrainingBatch(*cut) for cut in zip(*(torch.split(field, size) for field in fields), strict=True)]
+        return [TrainingBatch(*cut) for cut in zip(*(torch.tensor_split(field, n) for field in fields), strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -388,6 +393,7 @@ class TrainingBatches(Dataset[TrainingBatch]):
 
         Raises:
             ValueError: where slices of a kind are asked for and there are none.
+            InputError: where there are more processes than slices in a step, twins not counted.
         """
         self._preprocessing, self._sampling = preprocessing, sampling
         self._change = SliceChanger(augmentation, preprocessing.spacing_mm)
@@ -402,6 +408,7 @@ class TrainingBatches(Dataset[TrainingBatch]):
         missing = {kind for kind, *_ in self._units} - self._draw.keys()
         if missing or not self._units:
             raise ValueError(f"expected slices of the kinds that are asked for; got none of {sorted(missing) or 'any'}")
+        check_enough_for_all(len(self._units), n_processes, "train.sampling")
 
     def __getitem__(self, step: int) -> TrainingBatch:
         """What this process learns from in a step."""

@@ -16,6 +16,7 @@ from hgisam.supervised import StackOptions, resample_slices, slice_weights, stac
 from hgisam.train.augment import AugmentOptions, SliceChanger
 from hgisam.train.deck import Deck
 from hgisam.train.prepared import HU_STEP, PreparedScan, PreparedScans
+from hgisam.train.processes import check_enough_for_all
 
 _LITTLE = 1e-3
 """A slice that counts less than this in a slice of a stack does not count."""
@@ -52,10 +53,14 @@ class MaskBatch:
         """The same on a device."""
         return MaskBatch(*(field.to(device) for field in self._fields()))
 
+    def __len__(self) -> int:
+        """How many images."""
+        return len(self.images)
+
     def split(self, parts: int) -> list["MaskBatch"]:
-        """At most so many smaller batches that together are this one."""
-        size = math.ceil(len(self.images) / parts)
-        return [MaskBatch(*cut) for cut in zip(*(torch.split(field, size) for field in self._fields()), strict=True)]
+        """So many smaller batches, but no empty ones, that together are this one."""
+        n = min(parts, len(self))
+        return [MaskBatch(*cut) for cut in zip(*(torch.tensor_split(f, n) for f in self._fields()), strict=True)]
 
     def _fields(self) -> list[Tensor]:
         return [self.images, self.blood, *([] if self.certain is None else [self.certain])]
@@ -133,6 +138,9 @@ class CropBatches(Dataset[MaskBatch]):
             seed: of everything random.
             rank: which of the processes this is.
             n_processes: how many share each step.
+
+        Raises:
+            InputError: where there are more processes than slices or stacks in a step.
         """
         self._slices, self._preprocessing, self._stack = slices, preprocessing, stack
         self._change = SliceChanger(augmentation, preprocessing.spacing_mm)
@@ -143,6 +151,7 @@ class CropBatches(Dataset[MaskBatch]):
         }
         counts = {"bleeding": sampling.bleeding, "anywhere": sampling.anywhere}
         self._units = [(kind, place, count) for kind, count in counts.items() for place in range(count)]
+        check_enough_for_all(len(self._units), n_processes, "train_segmenter.sampling")
 
     def __getitem__(self, step: int) -> MaskBatch:
         """What this process learns from in a step."""

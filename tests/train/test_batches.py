@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from still import STILL
 
 from hgisam.brain import BrainOptions
+from hgisam.io.errors import InputError
 from hgisam.labels import Subtype
 from hgisam.preprocess import PreprocessOptions
 from hgisam.train.augment import AugmentOptions
@@ -250,7 +251,8 @@ def test_a_slice_of_a_patient_with_many_positive_ones_is_shown_less_often(tmp_pa
 def test_a_batch_falls_into_parts_that_are_it() -> None:
     batch = of_phantoms([head("a", [0, 12])], [])[0]
     parts = batch.split(4)
-    assert [len(part.images) for part in parts] == [2, 2, 2]
+    assert [len(part.images) for part in parts] == [2, 2, 1, 1]
+    assert [len(part.images) for part in batch.split(9)] == [1] * 6
     assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
 
 
@@ -265,3 +267,9 @@ def test_slices_that_nobody_has_are_refused(cohort: PreparedScans) -> None:
         of_patients(cohort, {"p0"}, phantom_positive=1)
     with pytest.raises(ValueError, match="any"):
         of_patients(cohort, {"p0"})
+
+
+def test_more_processes_than_slices_in_a_step_are_refused(cohort: PreparedScans) -> None:
+    assert len(of_patients(cohort, {"p0", "p1"}, AugmentOptions(), 1, 2, positive=1, negative=1)[0].images) == 1
+    with pytest.raises(InputError, match=r"got 2 of them and 3 processes; .*train\.sampling"):
+        of_patients(cohort, {"p0", "p1"}, AugmentOptions(), 0, 3, positive=1, negative=1)
