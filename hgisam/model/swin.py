@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
+import torch.distributed as dist
 from einops import rearrange
 from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -320,13 +321,67 @@ class PatchEmbed(nn.Module):
         return tokens
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    """A tensor's sum over all processes. Each of them adds to every other's answer, so gradients are summed alike."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, tensor: Tensor) -> Tensor:
+        total = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *grads: Tensor) -> Tensor:
+        return _SumOverProcesses.forward(ctx, grads[0])
+
+
+def _sum_over_processes(tensor: Tensor) -> Tensor:
+    total: Tensor = _SumOverProcesses.apply(tensor)  # type: ignore[no-untyped-call]
+    return total
+
+
+class SharedBatchNorm(nn.BatchNorm2d):
+    """nn.BatchNorm2d whose mean and variance are those of the images of all processes that share a training step.
+
+    All of them must ask equally often, each with as many images as it has. Alone and outside training it is
+    nn.BatchNorm2d. torch's own SyncBatchNorm runs on GPUs only.
+
+    Source: Ioffe and Szegedy 2015, arXiv 1502.03167, algorithm 1.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+
+    def forward(self, maps: Float[Tensor, "batch channels rows cols"]) -> Float[Tensor, "batch channels rows cols"]:
+        """Each channel with mean 0 and variance 1, then scaled and shifted."""
+        if not self.training or not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+            return super().forward(maps)
+        exact = maps if maps.dtype == torch.float64 else maps.float()
+        n_here = exact.new_tensor([exact.numel() / self.num_features])
+        sums = _sum_over_processes(torch.cat([exact.sum(dim=(0, 2, 3)), n_here]))
+        n = sums[-1]
+        mean = sums[:-1] / n
+        centred = exact - mean[:, None, None]
+        variance = _sum_over_processes(centred.square().sum(dim=(0, 2, 3))) / n
+        with torch.no_grad():
+            self._remember(mean, variance * n / (n - 1))
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(maps.dtype)
+
+    def _remember(self, mean: Float[Tensor, " channels"], variance: Float[Tensor, " channels"]) -> None:
+        """Move the running statistics."""
+        for name, new in (("running_mean", mean), ("running_var", variance)):
+            self.get_buffer(name).lerp_(new, self.momentum or 0.0)
+        self.get_buffer("num_batches_tracked").add_(1)
+
+
 class ConvNorm(nn.Module):
     """A 3 x 3 convolution and a BatchNorm, which outside training are one convolution."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(out_channels)
+        self.norm = SharedBatchNorm(out_channels)
 
     def forward(self, maps: Float[Tensor, "batch in rows cols"]) -> Float[Tensor, "batch out rows_out cols_out"]:
         """Feature maps at the stride's resolution."""

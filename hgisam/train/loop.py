@@ -45,7 +45,9 @@ class LoopOptions(BaseModel):
     clip_norm: float = Field(default=1.0, gt=0)
     """Largest norm of the gradient."""
     accumulate: int = Field(default=1, ge=1)
-    """Parts that a step is cut into, one after the other, where it does not fit the device as a whole."""
+    """Parts that a step is cut into, one after the other, where it does not fit the device as a whole: so many, or as
+    many as the process with the fewest images has images. A batch norm (the deep stem has some) takes its statistics
+    from a part, so that the step is near that of the whole batch; without one it is the same."""
     average_decay: float = Field(default=0.995, ge=0, lt=1)
     """Decay of the running average of the parameters, which is what is kept."""
     bfloat16: bool = True
@@ -67,8 +69,11 @@ class Batch(Protocol):
     def to(self, device: torch.device) -> Self:
         """The same on a device."""
 
+    def __len__(self) -> int:
+        """How many images."""
+
     def split(self, parts: int) -> "Sequence[Self]":
-        """At most so many smaller batches that together are this one."""
+        """So many smaller batches, but no empty ones, that together are this one."""
 
 
 Network = TypeVar("Network", SliceClassifier, MaskNetwork)
@@ -95,7 +100,7 @@ class Objective(ABC, Generic[Network, Learned]):
 
         Returns:
             From the question and a part of the batch, the part's costs. Their sums over parts and processes are those
-            of the step.
+            of the step, where an image is answered alike in a part and in the whole: batch norms do not.
         """
 
 
@@ -125,7 +130,8 @@ class Trainer(Generic[Network, Learned]):
     """A network in training.
 
     Where a process group of torch.distributed is there, processes share each step: each gives its part of the batch,
-    all must start from equal parameters, and all end with the same. Batch norms see their process's part alone.
+    all must start from equal parameters, and all end with the same. The deep stem's batch norms see the images of all;
+    those of a CNN or a U-Net see their process's part alone.
 
     Attributes:
         model: in training mode.
@@ -161,6 +167,9 @@ class Trainer(Generic[Network, Learned]):
         Args:
             batch: this process's part of it, on the CPU.
 
+        Returns:
+            What the step cost over all processes.
+
         Raises:
             InputError: where that has happened in many steps in a row.
         """
@@ -175,7 +184,7 @@ class Trainer(Generic[Network, Learned]):
         moved = batch.to(self._device)
         costs_of = self._objective.costs_of(moved, self.model)
         processes = dist.get_world_size() if dist.is_initialized() else 1
-        parts = moved.split(self._options.accumulate)
+        parts = moved.split(self._n_parts(len(moved)))
         sums: dict[str, Tensor] = {}
         for number, part in enumerate(parts):
             with self._in_step(last=number == len(parts) - 1):
@@ -183,7 +192,7 @@ class Trainer(Generic[Network, Learned]):
                 total = torch.stack(list(costs.values())).sum()
                 (total * processes).backward()  # type: ignore[no-untyped-call]  # DDP takes the mean
             for name, cost in costs.items():
-                sums[name] = sums.get(name, torch.zeros_like(cost)) + cost.detach() * processes
+                sums[name] = sums.get(name, torch.zeros_like(cost)) + cost.detach()
         if self.step < self._options.freeze_steps:
             for name, parameter in self.model.named_parameters():
                 if not _is_head(name):
@@ -200,7 +209,10 @@ class Trainer(Generic[Network, Learned]):
             self._optimizer.step()
         self.step += 1
         _average(self.averaged, self.model, min(self._options.average_decay, self.step / (self.step + 9)))
-        losses = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
+        found = torch.stack(list(sums.values()))
+        if dist.is_initialized():
+            dist.all_reduce(found)
+        losses = dict(zip(sums, found.tolist(), strict=True))
         return StepReport(losses, float(norm), rate, time.perf_counter() - started)
 
     def leave(self) -> None:
@@ -242,6 +254,14 @@ class Trainer(Generic[Network, Learned]):
         """The network's answers, in bfloat16 where that is wanted."""
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._options.bfloat16):
             return self._question(*images)
+
+    def _n_parts(self, n_images: int) -> int:
+        """Parts of a step: equally many in all processes, since their batch norms wait for each other."""
+        if self._options.accumulate == 1 or not dist.is_initialized():
+            return self._options.accumulate
+        fewest = torch.tensor(n_images, device=self._device)
+        dist.all_reduce(fewest, dist.ReduceOp.MIN)
+        return min(self._options.accumulate, int(fewest))
 
     def _in_step(self, *, last: bool) -> AbstractContextManager[object]:
         """Gradients of all parts but the last stay with their process."""

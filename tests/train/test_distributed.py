@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import shared_step
 import torch
 import torch.distributed as dist
@@ -24,15 +25,40 @@ from hgisam.train.training import BEST, CHECKPOINTS, RUN_RECORD
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
-def test_two_processes_reach_the_parameters_of_one(tmp_path: Path) -> None:
-    done = subprocess.run([*TORCHRUN, shared_step.__file__, tmp_path], capture_output=True, text=True, check=False)
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, torch.Tensor]]:
+    """What `shared_step` found in each of two processes."""
+    folder = tmp_path_factory.mktemp("shared")
+    done = subprocess.run([*TORCHRUN, shared_step.__file__, folder], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    alone = shared_step.trained(slice(0, 8))
-    for rank in range(2):
-        shared = load_file(tmp_path / f"{rank}.safetensors")
-        assert shared.keys() == alone.keys()
+    return [load_file(folder / f"{rank}.safetensors") for rank in range(2)]
+
+
+@pytest.mark.parametrize("run", shared_step.RUNS)
+def test_two_processes_reach_the_parameters_of_one_and_tell_its_loss(
+    of_two: list[dict[str, torch.Tensor]], run: str
+) -> None:
+    shared = shared_step.RUNS[run]
+    alone = shared_step.trained(shared.alone, stem=shared.stem, accumulate=shared.accumulate_alone)
+    for found in of_two:
+        assert {name for name in found if name.startswith(f"{run}.")} == {f"{run}.{name}" for name in alone}
         for name, value in alone.items():
-            torch.testing.assert_close(shared[name], value, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(found[f"{run}.{name}"], value, atol=1e-5, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norm_in_two_processes_is_torch_s_over_both_their_images(
+    of_two: list[dict[str, torch.Tensor]], dtype: torch.dtype
+) -> None:
+    alone = shared_step.normed(torch.nn.BatchNorm2d(3), dtype, shared_step.EVERYTHING)
+    for name in ("found", "gradient"):
+        together = torch.cat([found[f"{dtype}.{name}"] for found in of_two])
+        assert together.dtype == dtype
+        rounding = 1e-5 if dtype == torch.float32 else 2**-7
+        torch.testing.assert_close(together, alone[name], atol=rounding, rtol=rounding)
+    for found in of_two:
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            torch.testing.assert_close(found[f"{dtype}.{name}"], alone[name], atol=0, rtol=1e-5)
 
 
 def test_who_leaves_lets_go_of_the_process_group() -> None:
