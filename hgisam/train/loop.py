@@ -51,7 +51,7 @@ class LoopOptions(BaseModel):
     average_decay: float = Field(default=0.995, ge=0, lt=1)
     """Decay of the running average of the parameters, which is what is kept."""
     bfloat16: bool = True
-    """Whether forward passes run in bfloat16 where the device gains from it."""
+    """Whether forward passes run in bfloat16, on any device; parameters stay in float32."""
     evaluate_every: int = Field(default=250, ge=1)
     """Steps between two looks at the tuning set."""
     patience: int | None = Field(default=None, ge=1)
@@ -156,13 +156,15 @@ class Trainer(Generic[Network, Learned]):
         self._n_lost = 0
         self._options, self._device = options, device
         self._objective: Objective[Network, Learned] = objective
+        kept = self.model.state_dict().keys()
+        self._statistics = [buffer for name, buffer in self.model.named_buffers() if name in kept]
         self._question: nn.Module = objective.question(self.model)
         if dist.is_initialized():
             self._question = DistributedDataParallel(self._question)
         self._optimizer = torch.optim.AdamW(_groups(model, options), lr=options.learning_rate)
 
     def learn(self, batch: Learned) -> StepReport:
-        """Make one step. Where its gradient is not finite the parameters stay as they are, as under a loss scaler.
+        """Make one step. Where its gradient is not finite, the network and its average stay as they are.
 
         Args:
             batch: this process's part of it, on the CPU.
@@ -185,6 +187,7 @@ class Trainer(Generic[Network, Learned]):
         costs_of = self._objective.costs_of(moved, self.model)
         processes = dist.get_world_size() if dist.is_initialized() else 1
         parts = moved.split(self._n_parts(len(moved)))
+        before = [buffer.clone() for buffer in self._statistics]
         sums: dict[str, Tensor] = {}
         for number, part in enumerate(parts):
             with self._in_step(last=number == len(parts) - 1):
@@ -205,10 +208,13 @@ class Trainer(Generic[Network, Learned]):
                 f"expected finite gradients; got none in steps {self.step + 2 - MOST_LOST} to {self.step + 1}; lower"
                 " loop.learning_rate, or set loop.bfloat16 to false"
             )
+        self.step += 1
         if finite:
             self._optimizer.step()
-        self.step += 1
-        _average(self.averaged, self.model, min(self._options.average_decay, self.step / (self.step + 9)))
+            _average(self.averaged, self.model, min(self._options.average_decay, self.step / (self.step + 9)))
+        else:
+            for buffer, value in zip(self._statistics, before, strict=True):
+                buffer.copy_(value)
         found = torch.stack(list(sums.values()))
         if dist.is_initialized():
             dist.all_reduce(found)
@@ -225,6 +231,7 @@ class Trainer(Generic[Network, Learned]):
         """All that the next step depends on, but for the settings and the number of steps."""
         found = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         found |= {f"averaged.{name}": value for name, value in self.averaged.state_dict().items()}
+        found["loop.n_lost"] = torch.tensor(self._n_lost)
         for name, parameter in self.model.named_parameters():
             for key, value in self._optimizer.state[parameter].items():
                 found[f"optimizer.{key}.{name}"] = value
@@ -236,7 +243,7 @@ class Trainer(Generic[Network, Learned]):
         Raises:
             KeyError, RuntimeError: where they are of another network.
         """
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "averaged": {}, "optimizer": {}}
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "averaged": {}, "optimizer": {}, "loop": {}}
         for name, value in tensors.items():
             kind, _, rest = name.partition(".")
             parts[kind][rest] = value
@@ -249,6 +256,7 @@ class Trainer(Generic[Network, Learned]):
                     device = "cpu" if key == "step" else parameter.device
                     self._optimizer.state[parameter][key] = stored.to(device, copy=True)
         self.step = step
+        self._n_lost = int(parts["loop"].get("n_lost", 0))  # checkpoints of older versions have none
 
     def _ask(self, *images: Tensor) -> Any:
         """The network's answers, in bfloat16 where that is wanted."""

@@ -31,9 +31,11 @@ def bright_squares(seed: int) -> TrainingBatch:
     return TrainingBatch((images + 0.4 * blood[:, None]).clamp(0, 1), labels, known, blood, traced)
 
 
-def trainer(outputs: int = 1, loss: LossOptions | None = None, drop_path: float = 0.0, **loop: object) -> Trainer:
+def trainer(
+    outputs: int = 1, loss: LossOptions | None = None, drop_path: float = 0.0, stem: str = "none", **loop: object
+) -> Trainer:
     torch.manual_seed(0)
-    swin = SWIN.model_copy(update={"drop_path": drop_path})
+    swin = SWIN.model_copy(update={"drop_path": drop_path, "stem": stem})
     classifier = ClassifierOptions(swin=swin, outputs=outputs, pooling="log_sum_exp")
     model = HemorrhageClassifier(classifier, token_heads=True)
     options = LoopOptions.model_validate({"steps": 100, "learning_rate": 6e-3, "bfloat16": False, **loop})
@@ -79,27 +81,123 @@ def test_a_training_that_is_restored_goes_on_as_if_it_had_not_stopped() -> None:
     assert same(whole, other)
 
 
-def test_a_step_in_parts_is_the_step_as_a_whole() -> None:
+def test_without_batch_norms_a_step_in_parts_is_the_step_as_a_whole() -> None:
     whole, in_parts = (trainer(accumulate=parts).learn(bright_squares(0)) for parts in (1, 3))
     assert in_parts.losses == pytest.approx(whole.losses, rel=1e-6)
     assert in_parts.gradient_norm == pytest.approx(whole.gradient_norm, rel=1e-5)
 
 
-def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_many_in_a_row_end_the_training() -> None:
-    training = trainer()
-    training.learn(bright_squares(0))
-    before = {name: value.clone() for name, value in training.model.state_dict().items()}
-    broken = bright_squares(1)
+def broken_squares(seed: int) -> TrainingBatch:
+    broken = bright_squares(seed)
     broken.images[0, 0, 0, 0] = torch.nan
+    return broken
+
+
+@pytest.mark.parametrize("stem", ["none", "deep"])
+def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_many_in_a_row_end_the_training(stem: str) -> None:
+    training = trainer(stem=stem)
+    training.learn(bright_squares(0))
+
+    def networks() -> dict[str, torch.Tensor]:
+        return {name: value for name, value in training.tensors().items() if name != "loop.n_lost"}
+
+    before = {name: value.clone() for name, value in networks().items()}
     for _ in range(MOST_LOST - 1):
-        training.learn(broken)
+        training.learn(broken_squares(1))
     assert training.step == MOST_LOST
-    assert all(torch.equal(value, before[name]) for name, value in training.model.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in networks().items())
     training.learn(bright_squares(2))
-    assert not all(torch.equal(value, before[name]) for name, value in training.model.state_dict().items())
+    assert not all(torch.equal(value, before[name]) for name, value in networks().items())
+    assert all(value.isfinite().all() for value in networks().values())
     with pytest.raises(InputError, match="expected finite gradients"):
         for _ in range(MOST_LOST):
-            training.learn(broken)
+            training.learn(broken_squares(1))
+
+
+def test_steps_that_were_lost_before_a_training_was_stopped_count() -> None:
+    training, other = trainer(), trainer()
+    for _ in range(MOST_LOST - 1):
+        training.learn(broken_squares(1))
+    other.restore(training.tensors(), training.step)
+    with pytest.raises(InputError, match="expected finite gradients"):
+        other.learn(broken_squares(1))
+
+
+def parameters(training: Trainer) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in training.model.named_parameters()}
+
+
+@pytest.mark.parametrize(("step", "share"), [(0, 0.5), (1, 1.0), (7, 0.01 + 0.99 / 2), (10, 0.01 + 0.99 * 0.0954915)])
+def test_the_rate_rises_over_the_warm_up_and_falls_along_a_cosine(step: int, share: float) -> None:
+    """Two steps of warm-up, then ten along the cosine: half of it after five, (1 + cos 144 degrees) / 2 after eight.
+
+    AdamW's first step, whatever the gradient is, moves a parameter by the rate.
+    """
+    training = trainer(steps=12, warmup_share=1 / 6, weight_decay=0.0, learning_rate=6e-3)
+    training.restore(training.tensors(), step)
+    before = parameters(training)
+    report = training.learn(bright_squares(0))
+    assert report.learning_rate == pytest.approx(6e-3 * share, rel=1e-5)
+    moved = (parameters(training)["head.weight"] - before["head.weight"]).abs().max()
+    assert float(moved) == pytest.approx(6e-3 * share, rel=1e-3)
+
+
+@pytest.mark.parametrize("clip_norm", [0.01, 1e6])
+def test_a_gradient_is_made_no_longer_than_the_options_say(clip_norm: float) -> None:
+    """AdamW's first moment is a tenth of the first gradient that it is given."""
+    training = trainer(clip_norm=clip_norm)
+    report = training.learn(bright_squares(0))
+    moments = [value.flatten() for name, value in training.tensors().items() if name.startswith("optimizer.exp_avg.")]
+    assert report.gradient_norm > 0.02
+    expected = 0.1 * min(clip_norm, report.gradient_norm)
+    assert float(torch.cat(moments).norm()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_matrices_alone_decay() -> None:
+    """By the rate times weight_decay of themselves, beside the step that they make without."""
+    after = []
+    for weight_decay in (0.0, 0.5):
+        training = trainer(weight_decay=weight_decay, warmup_share=0.0, learning_rate=0.01, stem="deep")
+        with torch.no_grad():
+            for value in training.model.parameters():
+                if value.ndim == 1:  # biases begin as 0, of which nothing decays
+                    value.fill_(0.5)
+        before = parameters(training)
+        training.learn(bright_squares(0))
+        after.append(parameters(training))
+    plain, decayed = after
+    matrices = {name for name in plain if name.endswith(".weight") and "norm" not in name}
+    assert {name for name in plain if not torch.equal(plain[name], decayed[name])} == matrices
+    for name in matrices:
+        torch.testing.assert_close(plain[name] - decayed[name], 0.01 * 0.5 * before[name], atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_the_network_computes_in_bfloat16_where_that_is_wanted(bfloat16: bool) -> None:
+    training = trainer(bfloat16=bfloat16)
+    seen = []
+    for module in (training.model.swin.patch_embed.proj, training.model.swin.layers[2].blocks[1].mlp.fc1):
+        module.register_forward_hook(lambda _module, _given, found: seen.append(found.dtype))
+    training.learn(bright_squares(0))
+    assert seen == [torch.bfloat16 if bfloat16 else torch.float32] * 2
+    assert {value.dtype for value in parameters(training).values()} == {torch.float32}
+
+
+def test_the_average_is_what_one_works_out_by_hand() -> None:
+    """It forgets quickly at first, by step / (step + 9): 1/10, 2/11; later by the decay of the options."""
+    training = trainer(stem="deep", average_decay=0.9)
+    expected = {name: value.clone() for name, value in training.averaged.state_dict().items()}
+    for step, decay in ((0, 1 / 10), (1, 2 / 11), (95, 0.9)):
+        training.step = step
+        training.learn(bright_squares(step))
+        for name, value in training.model.state_dict().items():
+            if value.is_floating_point():
+                expected[name] = decay * expected[name] + (1 - decay) * value
+    for name, value in training.averaged.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=1e-5)
+    counts = [int(value) for name, value in training.averaged.named_buffers() if name.endswith("num_batches_tracked")]
+    assert counts == [3] * 6
 
 
 def test_frozen_layers_stay_and_heads_learn() -> None:
