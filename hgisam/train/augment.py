@@ -43,7 +43,8 @@ class AugmentOptions(BaseModel):
     """Largest share of a slice that its neighbours above and below make up, as in thicker slices; only where both are
     labelled alike."""
     dropout_holes: int = Field(default=0, ge=0)
-    """One to so many square holes of brain median are cut, each of dropout_mm; 0 for none."""
+    """One to so many square holes of brain median are cut, each of dropout_mm; 0 for none. What lies under a hole is
+    learned as no blood, since none is to be seen there; the slice keeps its label."""
     dropout_mm: float = Field(default=12.0, gt=0)
     """Side of a hole."""
 
@@ -70,25 +71,29 @@ class SliceChanger:
     ]:
         """A changed copy of slices, their intracranial region and their blood; geometry changes all three alike.
 
+        There is no blood under a hole: it looks like one in a slice without any, and must be learned as that one is.
+
         Args:
             relative_hu: HU minus the scan's brain median.
             region: the intracranial region.
             blood: where there is blood.
             seed: the source of all chance.
         """
-        shape, look = self._transforms
+        shape, look, holes = self._transforms
         shape.set_random_state(seed % _SEEDS)
         look.set_random_state((seed + 1) % _SEEDS)
+        holes.set_random_state((seed + 2) % _SEEDS)
         with _without_metadata():
             planes = torch.stack([relative_hu, region.float(), blood.float()])
             moved = torch.as_tensor(shape(planes.flatten(0, -3))).reshape(3, -1, *planes.shape[-2:])
-            changed_hu = torch.as_tensor(look(moved[0]))
+            seen = torch.stack([torch.as_tensor(look(moved[0])), moved[2]])
+            changed_hu, changed_blood = torch.as_tensor(holes(seen.flatten(0, 1))).reshape(seen.shape)
         sides = relative_hu.shape
-        return changed_hu.reshape(sides), moved[1].reshape(sides) >= 0.5, moved[2].reshape(sides) >= 0.5
+        return changed_hu.reshape(sides), moved[1].reshape(sides) >= 0.5, changed_blood.reshape(sides) >= 0.5
 
     @cached_property
-    def _transforms(self) -> "tuple[Compose, Compose]":
-        """What moves pixels, and what changes their values."""
+    def _transforms(self) -> "tuple[Compose, Compose, Compose]":
+        """What moves pixels, what changes their values, and what hides them."""
         from monai.transforms.compose import Compose  # slow to import, and the options alone are often asked for
         from monai.transforms.intensity.array import (
             RandCoarseDropout,
@@ -121,12 +126,13 @@ class SliceChanger:
                 sigma_x=(0.0, o.blur_px), sigma_y=(0.0, o.blur_px), prob=1.0 if o.blur_px else 0.0, approx="erf"
             ),
         ]
+        holes: list[Callable[..., object]] = []
         if o.dropout_holes:
             side_px = max(1, round(o.dropout_mm / self._spacing_mm))
-            look.append(
+            holes.append(
                 RandCoarseDropout(holes=1, max_holes=o.dropout_holes, spatial_size=side_px, fill_value=0.0, prob=1.0)
             )
-        return Compose(shape), Compose(look)
+        return Compose(shape), Compose(look), Compose(holes)
 
 
 @contextmanager
