@@ -1,5 +1,7 @@
 """What a step learns from: balanced, traced where it may be, and the same for one process or many."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,10 @@ from hgisam.train.prepared import HU_STEP, PreparedScan, PreparedScans, prepare_
 
 SEEN = PreprocessOptions(fov_px=64)
 CANVAS = PreprocessOptions(spacing_mm=2.0, fov_px=96)
+LINEAR = CANVAS.model_copy(
+    update={"relative_range_hu": (-2000.0, 2000.0), "mask_outside": False, "mirror_channel": False}
+)
+"""Images that HU can be read from again."""
 ANY = list(Subtype).index(Subtype.ANY)
 
 
@@ -199,6 +205,74 @@ def test_a_painted_slice_differs_from_its_twin_by_its_blood_alone(cohort: Prepar
     assert changed[batch.blood[0]].float().mean() > 0.9
     assert bled[batch.blood[0]].mean() > before[batch.blood[0]].mean()
     assert not batch.blood[1].any()
+
+
+def thickened(
+    prepared: PreparedScans, patient: str, neighbours: Sequence[Sequence[int]], **wanted: int
+) -> dict[int, list[float]]:
+    """For each of a patient's slices the shares that its neighbours made up of it, whenever it was drawn.
+
+    What is drawn must be one share of the mean of the neighbours that are named for its slice, and else the slice.
+    """
+    sampling = SamplingOptions.model_validate(wanted)
+    slices = PatientSlices(prepared, {patient}, sampling)
+    scan = prepared[[labelled.patient for labelled in prepared.scans].index(patient)]
+    as_they_are = scan.relative_hu.float() * HU_STEP
+    row_of = {number: row for row, number in enumerate(scan.slices)}
+    still, thick = (
+        TrainingBatches(slices, None, LINEAR, sampling, augmentation, PaintingOptions(), 0)
+        for augmentation in (STILL, STILL.model_copy(update={"thickness": 0.6}))
+    )
+    found: dict[int, list[float]] = {}
+    for step in range(40):
+        one, other = still[step], thick[step]
+        for name in ("labels", "known", "blood", "traced"):
+            assert torch.equal(getattr(one, name), getattr(other, name))
+        for image, mixed in zip(one.images[:, 0] * 4000 - 2000, other.images[:, 0] * 4000 - 2000, strict=True):
+            row = int((as_they_are - image).abs().amax(dim=(1, 2)).argmin())
+            beside = [row_of[number] for number in neighbours[scan.slices[row]] if number in row_of]
+            share = 0.0
+            if beside:
+                towards = as_they_are[beside].mean(dim=0) - image
+                share = float(((mixed - image) * towards).sum() / (towards**2).sum())
+                image = image + share * towards
+            torch.testing.assert_close(mixed, image, atol=0.02, rtol=0)
+            found.setdefault(scan.slices[row], []).append(share)
+    return found
+
+
+def test_a_thicker_slice_holds_a_share_of_its_neighbours(cohort: PreparedScans) -> None:
+    both_sides = [[row - 1, row + 1] for row in range(20)]
+    found = thickened(cohort, "p1", both_sides, negative=4)
+    shares = [share for of_slice in found.values() for share in of_slice]
+    assert len(found) > 5
+    assert 0 <= min(shares) < 0.1
+    assert 0.5 < max(shares) <= 0.6
+
+
+def test_a_slice_with_blood_is_thickened_by_slices_with_blood_alone_and_one_without_by_those_without(
+    cohort: PreparedScans,
+) -> None:
+    neighbours = [[row - 1, row + 1] for row in range(20)]
+    neighbours[5], neighbours[6], neighbours[8], neighbours[9] = [4], [7], [7], [10]
+    found = thickened(cohort, "p0", neighbours, positive=2, negative=4)
+    assert {5, 6, 7, 8, 9} <= set(found)
+    assert min(max(found[number]) for number in (5, 6, 7, 8, 9)) > 0.2
+
+
+def test_a_slice_of_which_nothing_is_known_thickens_no_other(tmp_path: Path) -> None:
+    heads = read_cohort(write_drawn_cohort(tmp_path / "heads", 2))
+    labelled = list(heads.scans)
+    known = labelled[1].known.clone()
+    known[6] = False
+    labelled[1] = replace(labelled[1], known=known)
+    partly = replace(heads, scans=tuple(labelled))
+    prepared = prepare_cohort(partly, BrainOptions(), CANVAS, tmp_path / "cache", workers=1)
+    neighbours = [[row - 1, row + 1] for row in range(20)]
+    neighbours[5], neighbours[7] = [4], [8]
+    found = thickened(prepared, "p1", neighbours, negative=4)
+    assert {5, 7} <= set(found)
+    assert 6 not in found
 
 
 def sorted_by_sum(parts: list[TrainingBatch]) -> torch.Tensor:
