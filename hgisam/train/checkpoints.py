@@ -13,7 +13,7 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as format_tensors
 from torch import Tensor
 
-from hgisam.io.atomic import atomic_write, make_output_folder
+from hgisam.io.atomic import atomic_write, make_output_folder, remove_unfinished
 
 KEPT = 2
 """So many of the latest checkpoints are kept."""
@@ -38,12 +38,14 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, step: int, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write a checkpoint, then remove all but the KEPT latest.
+    """Write a checkpoint, then remove all but the KEPT latest; and before, what a process left that was killed writing.
+
+    Nobody else may be writing there.
 
     Raises:
         OutputError: where it cannot be written.
     """
-    make_output_folder(folder)
+    remove_unfinished(make_output_folder(folder))
     content = format_tensors(dict(tensors), metadata={_KEY: json.dumps({"step": step, "facts": dict(facts)})})
     with atomic_write(folder / f"step_{step:08d}.safetensors") as file:
         file.write(content)
