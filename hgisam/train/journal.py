@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,14 +24,30 @@ EVERY = 25
 ROWS = "metrics.jsonl"
 BOARD = "tensorboard"
 
+_SCORES = {"tuning_auc": "AUC", "tuning_dice": "Dice"}
+"""What a tuning set may say, and how a line of progress calls it."""
+
 
 class Journal:
     """Writes `metrics.jsonl` and TensorBoard's files, and shows progress. Use within `journal`."""
 
-    def __init__(self, folder: Path, steps: int, board: "SummaryWriter", progress: "Progress | None") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        steps: int,
+        start: int,
+        before: Iterable[Mapping[str, Any]],
+        board: "SummaryWriter",
+        progress: "Progress | None",
+    ) -> None:
         self._rows = folder / ROWS
         self._steps, self._board, self._progress = steps, board, progress
-        self._task: TaskID | None = progress.add_task("", total=steps) if progress else None
+        self._latest: dict[str, str] = {}
+        for row in before:
+            self._take_in(row)
+        self._task: TaskID | None = None
+        if progress:
+            self._task = progress.add_task(self._description, total=steps, completed=start)
         self._reports: list[StepReport] = []
         self._waits_s: list[float] = []
         self._told = time.monotonic()
@@ -64,8 +80,6 @@ class Journal:
         left_min = (self._steps - step) * row["seconds_per_step"] / 60
         text = f"step {step} of {self._steps}  loss {row['loss']:.4f}  {row['seconds_per_step']:.2f} s a step"
         log.info("%s  %.0f min left", text, left_min)
-        if self._progress and self._task is not None:
-            self._progress.update(self._task, completed=step, description=f"loss {row['loss']:.4f}")
 
     def write(self, row: dict[str, Any]) -> None:
         """Add a row, with its `step`, to the metrics and to TensorBoard."""
@@ -74,6 +88,19 @@ class Journal:
         for name, value in row.items():
             if name != "step" and isinstance(value, float):
                 self._board.add_scalar(name, value, row["step"])
+        self._take_in(row)
+        if self._progress and self._task is not None:
+            self._progress.update(self._task, completed=row["step"], description=self._description)
+
+    def _take_in(self, row: Mapping[str, Any]) -> None:
+        for name, shown in (("loss", "loss"), *_SCORES.items()):
+            if row.get(name) is not None:
+                self._latest[name] = f"{shown} {row[name]:.4f}"
+
+    @property
+    def _description(self) -> str:
+        """The latest loss and the latest of what the tuning set said, in front of the bar."""
+        return "  ".join(self._latest.values())
 
 
 @contextmanager
@@ -97,11 +124,12 @@ def journal(folder: Path, steps: int, start: int, *, show: bool) -> Iterator[Jou
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            bar = BarColumn(bar_width=24)  # all of the line is to fit 80 columns
+            columns = (TextColumn("{task.description}"), bar, MofNCompleteColumn(), TimeRemainingColumn())
             with Progress(*columns, console=Console(stderr=True), speed_estimate_period=600) as progress:
-                yield Journal(folder, steps, board, progress)
+                yield Journal(folder, steps, start, rows, board, progress)
         else:
-            yield Journal(folder, steps, board, None)
+            yield Journal(folder, steps, start, rows, board, None)
     finally:
         board.close()
 
