@@ -244,8 +244,8 @@ class Training(ABC, Generic[Network, Learned, Result]):
             self.keep(self._output / BEST)
 
     def draw_curves(self) -> None:
-        """A picture of the training so far."""
-        title = f"hgisam train {self.what}, step {self.kept.step}"
+        """A picture of the training, from its first step to its last."""
+        title = f"hgisam train {self.what}: {self.trainer.step:,} steps, kept at step {self.kept.step:,}"
         write_learning_curves(self._output / CURVES, read_rows(self._output), title)
 
     def record(self, state: str, **more: object) -> None:
