@@ -2,6 +2,7 @@
 point that reaches a sensitivity. Everything is chosen on slice labels of the tuning set; no mask is looked at.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from hgisam.evaluate.detection import auc
 from hgisam.model.scan_head import ScanHead, scan_features
 from hgisam.segment import in_scan_context
 
+log = logging.getLogger(__name__)
+
 CONTEXTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 """Weights of the scan's context to choose from."""
 
@@ -24,7 +27,7 @@ SCAN_HEADS: tuple[tuple[int, ...], ...] = ((0,), (1,), (2,), (0, 1, 2, 3))
 """Features of `hgisam.model.scan_head` to choose from: the highest slice, the mean of the 3 or 8 highest, or all."""
 
 MIN_SCANS = 3
-"""A scan head is fitted where there are at least so many scans of each kind."""
+"""A scan head is fitted where there are scans of each kind from at least so many patients."""
 
 _RIDGE = 0.02
 """Penalty on the squared weights of a scan head, so that scans that can be told apart leave them finite."""
@@ -39,12 +42,16 @@ class ScoredScan:
         labels: which slices are positive; False where unknown.
         known: of which that is known.
         bled: whether the scan holds hemorrhage, also in slices that are not scored; None where that is not known.
+        patient: whose scan it is; None where it is the only one of its patient.
+        n_unseen: positive slices that are not scored, since they show no brain: whatever the cut-off, they are missed.
     """
 
     log_odds: Float[Tensor, " slices"]
     labels: Bool[Tensor, " slices"]
     known: Bool[Tensor, " slices"]
     bled: bool | None
+    patient: str | None = None
+    n_unseen: int = 0
 
 
 class Calibration(BaseModel):
@@ -72,11 +79,12 @@ def calibrate(scans: Sequence[ScoredScan], sensitivity: float) -> Calibration:
     """Choose everything on scored scans, one after the other.
 
     The weight of the scan's context with the best AUC over slices; temperature and offset that then fit the labels; the
-    scan head; and the operating point that finds a share of the positive slices.
+    scan head; and the operating point that finds a share of the positive slices, with those that show no brain among
+    them. Where these alone are too many for that, it finds all others, and a warning says so.
 
     Args:
-        scans: of the tuning set, one per patient.
-        sensitivity: the share of positive slices to find, in (0, 1].
+        scans: of the tuning set; a patient may have several.
+        sensitivity: the share of all positive slices to find, in (0, 1].
 
     Raises:
         ValueError: where the labels are all alike.
@@ -91,10 +99,15 @@ def calibrate(scans: Sequence[ScoredScan], sensitivity: float) -> Calibration:
     temperature, offset = fit_temperature(in_context(context), labels)
     fitted = Calibration(scan_context=context, temperature=temperature, offset=offset)
     slices = [fitted.log_odds(scan.log_odds) for scan in scans]
-    told = [(log_odds, scan.bled) for log_odds, scan in zip(slices, scans, strict=True) if scan.bled is not None]
-    head = fit_scan_head([log_odds for log_odds, _ in told], [bled for _, bled in told])
+    told = [
+        (log_odds, scan.bled, scan.patient)
+        for log_odds, scan in zip(slices, scans, strict=True)
+        if scan.bled is not None
+    ]
+    of_scans, bled, patients = [one[0] for one in told], [one[1] for one in told], [one[2] for one in told]
+    head = fit_scan_head(of_scans, bled, patients)
     known = torch.cat([log_odds[scan.known] for log_odds, scan in zip(slices, scans, strict=True)])
-    point = pick_operating_point(known.sigmoid(), labels, sensitivity)
+    point = pick_operating_point(known.sigmoid(), labels, sensitivity, n_unseen=sum(scan.n_unseen for scan in scans))
     return fitted.model_copy(update={"scan_head": head, "operating_point": point})
 
 
@@ -108,27 +121,38 @@ def slice_auc(scans: Sequence[ScoredScan]) -> float:
     return auc(log_odds, labels)
 
 
-def fit_scan_head(slices: Sequence[Float[Tensor, " slices"]], bled: Sequence[bool]) -> ScanHead:
-    """The scan head that predicts left-out scans best: logistic regression on some of the features, by log-loss.
+def fit_scan_head(
+    slices: Sequence[Float[Tensor, " slices"]], bled: Sequence[bool], patients: Sequence[str | None] | None = None
+) -> ScanHead:
+    """The scan head that predicts scans of left-out patients best: logistic regression on some of the features, by
+    log-loss.
 
     Where there are fewer than MIN_SCANS of a kind nothing is fitted, and the highest slice speaks for its scan.
 
     Args:
         slices: calibrated log-odds of each scan's slices; scans without slices are passed over.
         bled: which scans hold hemorrhage.
+        patients: whose each scan is, so that no patient is predicted by another scan of theirs; None, of a scan or of
+            all, where it is the only one of its patient.
     """
-    kept = [(scan_features(log_odds), was) for log_odds, was in zip(slices, bled, strict=True) if len(log_odds)]
-    wanted = np.array([was for _, was in kept], dtype=np.float64)
-    if min(wanted.sum(), (1 - wanted).sum()) < MIN_SCANS:
+    named = [None] * len(slices) if patients is None else patients
+    groups = [(patient, number if patient is None else None) for number, patient in enumerate(named)]
+    kept = [
+        (scan_features(log_odds), was, group)
+        for log_odds, was, group in zip(slices, bled, groups, strict=True)
+        if len(log_odds)
+    ]
+    wanted = np.array([was for _, was, _ in kept], dtype=np.float64)
+    if min(len({group for _, was, group in kept if was == kind}) for kind in (False, True)) < MIN_SCANS:
         return ScanHead()
-    features = torch.stack([found for found, _ in kept]).numpy()
+    features = torch.stack([found for found, _, _ in kept]).numpy()
     costs = {}
     for columns in SCAN_HEADS:
         cost = 0.0
-        for left_out in range(len(wanted)):
-            others = np.arange(len(wanted)) != left_out
-            weights = _logistic(features[others][:, columns], wanted[others])
-            cost += _log_loss(weights, features[[left_out]][:, columns], wanted[[left_out]])
+        for left_out in dict.fromkeys(group for _, _, group in kept):
+            out = np.array([group == left_out for _, _, group in kept])
+            weights = _logistic(features[~out][:, columns], wanted[~out])
+            cost += out.sum() * _log_loss(weights, features[out][:, columns], wanted[out])
         costs[columns] = cost
     best = min(costs, key=lambda columns: costs[columns])
     found = _logistic(features[:, best], wanted)
@@ -177,22 +201,32 @@ def fit_temperature(logits: Float[Tensor, " slices"], labels: Bool[Tensor, " sli
 
 
 def pick_operating_point(
-    probabilities: Float[Tensor, " slices"], labels: Bool[Tensor, " slices"], sensitivity: float
+    probabilities: Float[Tensor, " slices"], labels: Bool[Tensor, " slices"], sensitivity: float, n_unseen: int = 0
 ) -> float:
     """The highest probability cut-off (>=) at which at least this share of the positive slices is found.
+
+    Where no cut-off finds as many, the highest that finds all that can be found, and a warning.
 
     Args:
         probabilities: in [0, 1].
         labels: which slices are positive.
         sensitivity: the share to find, in (0, 1].
+        n_unseen: positive slices beside these that are missed at any cut-off.
 
     Raises:
         ValueError: where the labels are all alike.
     """
     _check_both_kinds(labels)
     positive = probabilities[labels].sort(descending=True).values
-    needed = int(torch.tensor(sensitivity * len(positive)).sub(1e-6).ceil().clamp_min(1))
-    return float(positive[needed - 1])
+    n = len(positive) + n_unseen
+    needed = int(torch.tensor(sensitivity * n).sub(1e-6).ceil().clamp_min(1))
+    if needed > len(positive):
+        log.warning(
+            "operating point: expected to find %g of %d positive slices; %d of them show no brain, so it finds the"
+            " other %d, at the cost of specificity; lower train.sensitivity",
+            sensitivity, n, n_unseen, len(positive),
+        )  # fmt: skip
+    return float(positive[min(needed, len(positive)) - 1])
 
 
 def _check_both_kinds(labels: Tensor) -> None:

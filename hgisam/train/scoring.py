@@ -107,8 +107,12 @@ def score_judges(
     )
     scored = []
     for found, judge in zip(log_odds, judges, strict=True):
-        known = judge.known[judge.scan.slices, ANY_COLUMN]
-        scored.append(ScoredScan(found, judge.labels[judge.scan.slices, ANY_COLUMN], known, judge.bled))
+        known, labels = judge.known[:, ANY_COLUMN], judge.labels[:, ANY_COLUMN]
+        seen = torch.zeros_like(known)
+        seen[judge.scan.slices] = True
+        n_unseen = int((labels & known & ~seen).sum())
+        rows = judge.scan.slices
+        scored.append(ScoredScan(found, labels[rows], known[rows], judge.bled, judge.patient, n_unseen))
     return scored
 
 

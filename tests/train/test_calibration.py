@@ -1,5 +1,6 @@
 """Temperature, offset, scan head and operating point."""
 
+import logging
 import math
 from dataclasses import replace
 
@@ -44,6 +45,22 @@ def test_the_operating_point_is_the_highest_that_finds_enough(sensitivity: float
     assert pick_operating_point(probabilities, labels, sensitivity) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("sensitivity", "n_unseen", "expected", "told"),
+    [(0.75, 0, 0.5, ""), (0.75, 1, 0.2, ""), (0.6, 1, 0.5, ""), (0.75, 2, 0.2, "2 of them"), (1.0, 1, 0.2, "1 of")],
+)
+def test_positive_slices_that_nothing_finds_are_missed_and_too_many_of_them_are_told(
+    caplog: pytest.LogCaptureFixture, sensitivity: float, n_unseen: int, expected: float, told: str
+) -> None:
+    """Four are seen. Of 5, 3 are 0.6 and all 4 are 0.8; of 6, 0.75 are 5, more than are seen."""
+    probabilities = torch.tensor([0.9, 0.1, 0.7, 0.5, 0.6, 0.2])
+    labels = torch.tensor([True, False, True, True, False, True])
+    with caplog.at_level(logging.WARNING):
+        found = pick_operating_point(probabilities, labels, sensitivity, n_unseen=n_unseen)
+    assert found == pytest.approx(expected)
+    assert (told in caplog.text) if told else not caplog.records
+
+
 def scored(n: int, seed: int, *, scale: float = 1.0) -> list[ScoredScan]:
     """Scans of ten slices; every second bleeds in three of them, whose log-odds are higher by 3."""
     generator = torch.Generator().manual_seed(seed)
@@ -54,6 +71,11 @@ def scored(n: int, seed: int, *, scale: float = 1.0) -> list[ScoredScan]:
         log_odds = torch.randn(10, generator=generator, dtype=torch.float64) - 1.5 + 3.0 * labels
         scans.append(ScoredScan(scale * log_odds, labels, torch.ones(10, dtype=torch.bool), number % 2 == 0))
     return scans
+
+
+def chosen(head: ScanHead) -> list[bool]:
+    """Which features a scan head was fitted on."""
+    return [weight != 0 for weight in head.weights]
 
 
 def test_calibration_undoes_an_overconfident_scale() -> None:
@@ -97,6 +119,38 @@ def test_a_scan_has_a_say_in_the_scan_head_where_it_is_known_whether_it_bled() -
     alone = calibrate(scans, 0.9).scan_head
     assert calibrate([*scans, *unknown], 0.9).scan_head == alone
     assert calibrate([*scans, *told], 0.9).scan_head != alone
+
+
+def test_the_share_is_of_all_positive_slices_those_without_brain_among_them() -> None:
+    """Thirty slices show their blood, and two that bleed show no brain: 0.9 of 32 are 29, of 30 they are 27."""
+    scans = scored(20, 1)
+    found = calibrate([replace(scan, n_unseen=1) if n < 2 else scan for n, scan in enumerate(scans)], 0.9)
+    probabilities = torch.cat([found.log_odds(scan.log_odds).sigmoid() for scan in scans])
+    labels = torch.cat([scan.labels for scan in scans])
+    assert int((probabilities[labels] >= found.operating_point).sum()) == 29
+    assert calibrate(scans, 0.9).operating_point > found.operating_point
+
+
+def test_scans_of_one_patient_are_left_out_together() -> None:
+    """Every patient's scans come three times. Told apart by patient, nothing is chosen otherwise than from one each;
+    each by itself, a scan would be predicted by its own copies.
+    """
+    once = scored(8, 11)
+    slices, bled = [scan.log_odds for scan in once], [bool(scan.bled) for scan in once]
+    names = [f"p{number}" for number in range(len(once))]
+    apart = chosen(fit_scan_head(slices, bled))
+    assert chosen(fit_scan_head(slices, bled, names)) == apart
+    assert chosen(fit_scan_head(3 * slices, 3 * bled, 3 * names)) == apart
+    assert chosen(fit_scan_head(3 * slices, 3 * bled)) != apart
+
+
+def test_many_scans_of_too_few_patients_fit_no_scan_head() -> None:
+    scans = scored(12, 7)
+    slices, bled = [scan.log_odds for scan in scans], [bool(scan.bled) for scan in scans]
+    assert fit_scan_head(slices, bled, [f"p{number % 4}" for number in range(12)]) == ScanHead()
+    named = [replace(scan, patient=f"p{number % 4}") for number, scan in enumerate(scans)]
+    assert calibrate(named, 0.9).scan_head == ScanHead()
+    assert calibrate(scans, 0.9).scan_head != ScanHead()
 
 
 def test_a_scan_head_tells_scans_apart_and_is_calibrated() -> None:
