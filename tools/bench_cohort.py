@@ -24,13 +24,8 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from hgisam.labels import SUBTYPES, Subtype
 from hgisam.train.layouts import read_cohort
-from hgisam.train.layouts.rsna import SLICES, TABLE
+from hgisam.train.layouts.rsna import INDEX_COLUMNS, SLICES, TABLE
 from hgisam.train.splits import load_splits, make_splits
-
-COLUMNS = (
-    "name", "n_bytes", "modified_ns", "refusal", "patient", "series", "wrapped", "rows", "columns", "x", "y", "z",
-    "c0", "c1", "c2", "r0", "r1", "r2", "between_rows", "between_columns",
-)  # fmt: skip
 
 
 @contextmanager
@@ -51,8 +46,8 @@ def write_folder(folder: Path, index: Path, n_slices: int, n_patients: int) -> N
     per_patient = n_slices / n_patients
     with (folder / TABLE).open("w") as table, index.open("w", newline="") as file:
         table.write("ID,Label\n")
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(COLUMNS)
+        rows = csv.DictWriter(file, INDEX_COLUMNS, lineterminator="\n")
+        rows.writeheader()
         order = draw.sample(range(n_slices), n_slices)
         for name, place in zip(names, order, strict=True):
             shown = draw.choice(SUBTYPES) if draw.random() < 0.14 else None
@@ -63,7 +58,8 @@ def write_folder(folder: Path, index: Path, n_slices: int, n_patients: int) -> N
             patient = int(place / per_patient)
             geometry = (512, 512, -125.0, -125.0, 5.0 * place, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.488, 0.488)
             stamp = (path.name, 0, path.stat().st_mtime_ns)
-            rows.writerow([*stamp, "", f"ID_{patient:08x}", f"ID_{patient:010x}", 0, *geometry])
+            cells = (*stamp, "", f"ID_{patient:08x}", f"ID_{patient:010x}", 0, *geometry)
+            rows.writerow(dict(zip(INDEX_COLUMNS, cells, strict=True)))
 
 
 def write_headers(folder: Path, n_slices: int) -> None:

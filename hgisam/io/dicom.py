@@ -84,9 +84,58 @@ def read_slices(paths: Sequence[Path], source: str) -> CTVolume:
             belong together.
         ValueError: where there is no path, or the order is another.
     """
+    volume, unreadable = read_readable_slices(paths, source)
+    if unreadable:
+        raise ScanRefused(next(iter(unreadable.values())))
+    return volume
+
+
+def read_readable_slices(paths: Sequence[Path], source: str) -> tuple[CTVolume, dict[int, str]]:
+    """Read files of one slice each, without those that cannot be read: they leave a gap, as missing ones do.
+
+    Arguments as for `read_slices`.
+
+    Returns:
+        The volume of the others, and why each of the rest is none, by its index in `paths`.
+
+    Raises:
+        ScanRefused: where none can be read, or slices do not belong together.
+        ValueError: as `read_slices`.
+    """
     if not paths:
         raise ValueError(f"{source}: expected at least one slice; got none")
-    slices = tuple(read_slice_header(path) for path in paths)
+    headers: dict[int, SliceHeader] = {}
+    unreadable: dict[int, str] = {}
+    for index, path in enumerate(paths):
+        try:
+            headers[index] = read_slice_header(path)
+        except ScanRefused as error:
+            unreadable[index] = str(error)
+    _check_stacked([*headers.values()], source)
+    pixels: dict[int, NDArray[np.float32]] = {}
+    with FileReader() as files:
+        reader = SliceReader(files)
+        for index, header in headers.items():
+            try:
+                pixels[index] = reader.hu(header)
+            except ScanRefused as error:
+                unreadable[index] = str(error).replace(str(header.file), header.file.path.name)
+    if not pixels:
+        raise ScanRefused(unreadable[0])
+    slices = tuple(headers[index] for index in pixels)
+    volume, _ = _assemble(np.stack([*pixels.values()]), slices, _stack_of(slices), source)
+    return volume, dict(sorted(unreadable.items()))
+
+
+def _check_stacked(slices: Sequence[SliceHeader], source: str) -> None:
+    """Stop before slices are decoded that do not belong together.
+
+    Raises:
+        ScanRefused: where they are of several sizes, directions or spacings, or two lie at one place.
+        ValueError: where they do not lie from the lowest to the highest.
+    """
+    if not slices:
+        return
     plane = slices[0].plane
     if not all(header.plane.agrees_with(plane) for header in slices):
         raise ScanRefused(f"{source}: expected slices of one size, direction and spacing; got several; give one series")
@@ -96,8 +145,6 @@ def read_slices(paths: Sequence[Path], source: str) -> CTVolume:
         raise ScanRefused(f"{source}: {error}") from error
     if not np.array_equal(order, np.arange(len(order))):
         raise ValueError(f"{source}: expected slices from the lowest to the highest; sort them by `slice_order`")
-    pixels = _read_pixels([(header,) for header in slices], source)
-    return _assemble(pixels, slices, _stack_of(slices), source)[0]
 
 
 def only_series(path: Path) -> DicomSeries:
@@ -142,7 +189,7 @@ def _notes(series: DicomSeries, groups: Sequence[tuple[SliceHeader, ...]], hu_of
     return found
 
 
-def _read_pixels(groups: Sequence[tuple[SliceHeader, ...]], source: str, hu_offset: float = 0.0) -> NDArray[np.float32]:
+def _read_pixels(groups: Sequence[tuple[SliceHeader, ...]], source: str, hu_offset: float) -> NDArray[np.float32]:
     """HU [place, row, column]; what lies at one place must be the same pixel by pixel."""
     hu = np.empty((len(groups), *groups[0][0].plane.shape), dtype=np.float32)
     with FileReader() as files:

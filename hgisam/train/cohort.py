@@ -1,6 +1,7 @@
 """Labelled scans and the patients they come from: what training learns from, with no voxel decoded until asked for."""
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -12,11 +13,13 @@ import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
-from hgisam.io.dicom import read_slices
+from hgisam.io.dicom import read_readable_slices, read_slices
 from hgisam.io.errors import ScanRefused
 from hgisam.io.nifti import read_ct, read_labels, read_mask
 from hgisam.labels import ANY_COLUMN, Subtype
 from hgisam.volume import CTVolume, MaskVolume
+
+log = logging.getLogger(__name__)
 
 N_EXAMPLES = 5
 """So many examples of each trouble are kept."""
@@ -45,8 +48,15 @@ class Trouble(StrEnum):
     CONTRADICTING = "a subtype where there is not any, or any without a subtype: its labels unknown"
     BRAINLESS = "a positive slice in which no brain was found: left out"
     LITTLE_BRAIN = "a positive slice with less brain than sampling.min_region_mm2: it teaches nobody"
+    UNREADABLE_SLICE = "a slice that cannot be decoded: left out, the rest of its scan kept"
     UNEVEN = "slices unevenly spaced: kept, each where it lies"
     WRAPPED = "negative HU stored as unsigned 12 bit: put right"
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether files, slices, masks or labels that are there go unused; else they are kept or put right."""
+        kept = {Trouble.MISSING_REFERENCE, Trouble.UNLABELLED_SLICE, Trouble.DUPLICATE, Trouble.UNEVEN, Trouble.WRAPPED}
+        return self not in kept
 
 
 @dataclass(frozen=True)
@@ -105,6 +115,14 @@ class NiftiFile:
         """
         return read_ct(self.path)[0]
 
+    def load_readable(self) -> tuple[CTVolume, dict[int, str]]:
+        """The same: of a NIfTI file, all slices can be read or none.
+
+        Raises:
+            ScanRefused: likewise.
+        """
+        return self.load(), {}
+
 
 @dataclass(frozen=True)
 class DicomFiles:
@@ -132,6 +150,14 @@ class DicomFiles:
             ScanRefused: as `hgisam.io.dicom.read_slices`.
         """
         return read_slices(self.files, self.source)
+
+    def load_readable(self) -> tuple[CTVolume, dict[int, str]]:
+        """Read what can be read of the scan, and tell why the slices of other indices cannot.
+
+        Raises:
+            ScanRefused: as `hgisam.io.dicom.read_readable_slices`.
+        """
+        return read_readable_slices(self.files, self.source)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,12 +204,33 @@ class LabelledScan:
             ScanRefused: where they cannot be read, or are not as many slices as there are rows of labels.
         """
         volume = self.voxels.load()
-        if len(volume.hu) != self.n_slices:
+        self._check_count(len(volume.hu))
+        return volume
+
+    def load_readable(self) -> tuple[CTVolume, dict[int, str]]:
+        """Decode the voxels of the slices that can be decoded, and tell why those of other indices cannot.
+
+        Raises:
+            ScanRefused: where none can, or there are not as many slices as there are rows of labels.
+        """
+        volume, unreadable = self.voxels.load_readable()
+        self._check_count(len(volume.hu) + len(unreadable))
+        return volume, unreadable
+
+    def _check_count(self, n_slices: int) -> None:
+        if n_slices != self.n_slices:
             raise ScanRefused(
-                f"{self.name}: expected {self.n_slices} slices; got {len(volume.hu)}; the file was changed after its"
+                f"{self.name}: expected {self.n_slices} slices; got {n_slices}; the file was changed after its"
                 " labels were read: start again"
             )
-        return volume
+
+    def without_labels_of(self, slices: Collection[int]) -> "LabelledScan":
+        """The same scan, nothing known of some of its slices."""
+        if not slices:
+            return self
+        rows = torch.tensor(sorted(slices), dtype=torch.int64)
+        labels, known = (table.index_fill(0, rows, value=False) for table in (self.labels, self.known))
+        return replace(self, labels=labels, known=known)
 
     def load_reference(self) -> MaskVolume | None:
         """Decode the reference mask; None where there is none. Whether it fits the scan is for the caller to check.
@@ -262,8 +309,19 @@ class Cohort:
         blind = tuple(replace(scan, reference=None) for scan in self.scans)
         return Cohort(self.layout, blind, self.findings)
 
+    def log_summary(self) -> None:
+        """Log the summary: what goes unused as warnings."""
+        for line in self._counts():
+            log.info("%s", line)
+        for finding in self.findings:
+            log.log(logging.WARNING if finding.trouble.is_loss else logging.INFO, "%s", finding)
+
     def summary(self) -> str:
         """Scans, patients, slices and subtypes in numbers, then one line for each kind of trouble."""
+        return "\n".join([*self._counts(), *map(str, self.findings)])
+
+    def _counts(self) -> list[str]:
+        """Scans, patients, slices and subtypes in numbers."""
         slices = Counter[str]()
         for scan in self.scans:
             slices["all"] += scan.n_slices
@@ -271,13 +329,11 @@ class Cohort:
             slices.update(dict(zip(Subtype, scan.labels.sum(dim=0).tolist(), strict=True)))
         of_patients = dict(zip(Subtype, self.patient_subtypes.sum(dim=0).tolist(), strict=True))
         n_unknown = slices["all"] - slices["negative"] - slices[Subtype.ANY]
-        lines = [
+        return [
             f"{self.layout}: {len(self.scans):,} scans of {len(self.patients):,} patients, {slices['all']:,} slices:"
             f" {slices[Subtype.ANY]:,} positive, {slices['negative']:,} negative, {n_unknown:,} unknown",
             *(f"{s}: {slices[s]:,} slices of {of_patients[s]:,} patients" for s in Subtype),
-            *map(str, self.findings),
         ]
-        return "\n".join(lines)
 
 
 def sorted_scans(scans: Sequence[LabelledScan]) -> tuple[LabelledScan, ...]:

@@ -57,7 +57,7 @@ class PreparedScan:
         region: the intracranial region.
         blood: where there is blood, exact for phantoms; nowhere where the scan has no mask.
         slices: index of each slice in the scan.
-        positions_mm: how far each slice lies from the scan's first.
+        positions_mm: how far each slice lies from the scan's first that can be read.
         labels: which of `hgisam.labels.Subtype` each slice shows; None where only `blood` tells.
         known: of which labels that is known; None likewise.
         has_reference: whether `blood` is what a reference mask shows.
@@ -105,6 +105,7 @@ class PreparedScans(Sequence[PreparedScan]):
 
     Attributes:
         scans: the labelled scans that could be prepared, in the cohort's order; the i-th item is the i-th of them.
+            Nothing is known of slices that could not be decoded: whatever their labels said, nobody sees them.
         refused: name and reason of those that could not.
     """
 
@@ -124,7 +125,7 @@ class PreparedScans(Sequence[PreparedScan]):
         found = [(scan, key, _read_record(folder, key)) for scan, key in zip(scans, keys, strict=True)]
         self.refused = tuple((scan.name, str(record["refused"])) for scan, _, record in found if record["refused"])
         kept = [(scan, key, record) for scan, key, record in found if not record["refused"]]
-        self.scans = tuple(scan for scan, _, _ in kept)
+        self.scans = tuple(scan.without_labels_of([i for i, _ in record["unreadable"]]) for scan, _, record in kept)
         self._keys = tuple(key for _, key, _ in kept)
         self._records = tuple(record for _, _, record in kept)
 
@@ -200,11 +201,13 @@ class PreparedScans(Sequence[PreparedScan]):
 
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
-        """What of the cohort could not be prepared: scans, and positive slices, which training never sees."""
+        """What of the cohort could not be prepared: scans, slices of others, and positive slices without brain."""
         found = Findings()
         for name, reason in self.refused:
             found.add(Trouble.UNUSABLE_FILE, f"{name}: {reason}")
         for scan, record in zip(self.scans, self._records, strict=True):
+            for index, reason in record["unreadable"]:
+                found.add(Trouble.UNREADABLE_SLICE, f"{scan.name} slice {index}: {reason}")
             shown = set(record["slices"])
             for index in torch.nonzero(scan.positive).flatten().tolist():
                 if index not in shown:
@@ -217,7 +220,8 @@ def prepare_cohort(
 ) -> PreparedScans:
     """Every scan of a cohort, decoded and prepared once and kept in a cache folder.
 
-    A scan that cannot be used (damaged, not in HU, no head) is refused once, with its reason, and left out.
+    A scan that cannot be used (damaged, not in HU, no head) is refused once, with its reason, and left out. Where each
+    slice has a file, one that is damaged costs that slice.
 
     Args:
         cohort: the scans.
@@ -409,18 +413,27 @@ def _prepare_scan_into(
     unlabelled = torch.zeros(n_slices, len(Subtype), dtype=torch.bool)
     scan = LabelledScan(name, "", voxels, unlabelled, unlabelled, reference, own_mask)
     try:
-        ct = scan.load()
+        ct, unreadable = scan.load_readable()
         _check_plausible(ct)
         blood, certain = _mask_of(scan)
-        if blood is not None and blood.shape != ct.hu.shape:
-            shapes = f"{tuple(ct.hu.shape)}; got {tuple(blood.shape)}"
-            raise ScanRefused(f"{name}: expected a reference mask of {shapes}; it is of another scan")
+        expected = (n_slices, *ct.hu.shape[1:])
+        if blood is not None and blood.shape != expected:
+            raise ScanRefused(
+                f"{name}: expected a reference mask of {expected}; got {tuple(blood.shape)}; it is of another scan"
+            )
+        readable = [index for index in range(n_slices) if index not in unreadable]
+        blood, certain = (None if mask is None else mask[readable] for mask in (blood, certain))
         with one_thread():
             prepared = prepare_scan(name, ct, blood, brain, preprocessing, certain)
     except ValueError as error:
-        write_json(_record_path(folder, key), {"name": name, "refused": " ".join(str(error).split())})
+        write_json(_record_path(folder, key), {"name": name, "refused": _one_line(error)})
     else:
-        _keep(folder, key, prepared)
+        reasons = [(index, _one_line(reason)) for index, reason in unreadable.items()]
+        _keep(folder, key, replace(prepared, slices=[readable[index] for index in prepared.slices]), reasons)
+
+
+def _one_line(reason: object) -> str:
+    return " ".join(str(reason).split())
 
 
 def _mask_of(scan: LabelledScan) -> tuple[Tensor | None, Tensor | None]:
@@ -438,8 +451,8 @@ def _check_plausible(ct: CTVolume) -> None:
         raise ScanRefused(f"{ct.source}: expected a head CT in HU; got {'; '.join(plausibility.reasons)}; leave it out")
 
 
-def _keep(folder: Path, key: str, scan: PreparedScan) -> None:
-    """Write a prepared scan: its records, then what they are."""
+def _keep(folder: Path, key: str, scan: PreparedScan, unreadable: Sequence[tuple[int, str]] = ()) -> None:
+    """Write a prepared scan: its records, then what they are, and why slices are not among them that cannot be read."""
     fields = {"relative_hu": scan.relative_hu, "region": scan.region}
     if scan.has_reference or scan.certain is not None:
         fields["blood"] = scan.blood
@@ -461,6 +474,7 @@ def _keep(folder: Path, key: str, scan: PreparedScan) -> None:
             "name": scan.name,
             "refused": None,
             "median_hu": scan.median_hu,
+            "unreadable": unreadable,
             "slices": scan.slices,
             "positions_mm": scan.positions_mm,
             "brain_px": scan.region.sum(dim=(1, 2)).tolist(),

@@ -260,8 +260,7 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
         if data is not None:
             make_output_folder(cache)
             cohort = read_cohort(data, options.layout, workers=workers, index=cache / "headers.csv")
-            for line in cohort.summary().splitlines():
-                log.info("%s", line)
+            cohort.log_summary()
             fold = fold_of(options.split, cohort, output)
             prepared = prepare_cohort(cohort, options.brain, options.preprocess, cache, workers)
             left_out = prepared.findings

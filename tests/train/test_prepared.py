@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from analytic_head import AIR, SKULL_SEMI_AXES_MM, draw_head
+from scan_files import write_slice
 
 from hgisam.brain import BrainOptions
 from hgisam.io.nifti import new_grid_for, write_ct, write_labels, write_mask
@@ -13,7 +14,7 @@ from hgisam.labels import Subtype
 from hgisam.phantom import PhantomOptions
 from hgisam.preprocess import PreprocessOptions
 from hgisam.train import prepared as prepared_module
-from hgisam.train.cohort import UNKNOWN, Cohort, LabelledScan, NiftiFile, Trouble
+from hgisam.train.cohort import UNKNOWN, Cohort, DicomFiles, LabelledScan, NiftiFile, Trouble
 from hgisam.train.prepared import HU_STEP, PreparedScans, prepare_cohort, prepare_phantoms, prepare_scan
 
 BRAIN = BrainOptions()
@@ -194,6 +195,30 @@ def test_mended_labels_need_no_preparation(
     ]
     again = prepare_cohort(Cohort("drawn", tuple(moved)), BRAIN, CANVAS, cache, workers=1)
     assert again.slice_index.labels[:, 5].nonzero()[0].equal(prepared.slice_index.labels[:, 5].nonzero()[0] + 1)
+
+
+def test_a_slice_that_cannot_be_decoded_costs_that_slice_and_its_label(tmp_path: Path) -> None:
+    head = draw_head((10.0, 2.0, 2.0))
+    names = tuple(f"ID_{index:02d}.dcm" for index in range(len(head.ct.hu)))
+    for index, name in enumerate(names):
+        changed = {"HighBit": 7} if index == BLED else {}
+        place = (-110.0, -110.0, 10.0 * index)
+        write_slice(tmp_path / name, head.ct.hu[index].double().numpy(), place, PixelSpacing=[2.0, 2.0], **changed)
+    labels = torch.zeros(len(names), len(Subtype), dtype=torch.bool)
+    labels[[BLED, BLED + 1], 5] = True
+    scan = LabelledScan("s", "p", DicomFiles(tmp_path, names, "s"), labels, torch.ones_like(labels))
+    found = prepare_cohort(Cohort("drawn", (scan,)), BRAIN, CANVAS, tmp_path / "cache", workers=1)
+    assert found.refused == ()
+    shown = found[0].slices
+    assert {BLED - 1, BLED + 1} < {*shown} and BLED not in shown
+    after = shown.index(BLED + 1)
+    assert found[0].positions_mm[after] - found[0].positions_mm[after - 1] == pytest.approx(20.0)
+    assert found.slice_index.labels[:, 5].nonzero().flatten().tolist() == [after]
+    ((trouble, count, examples),) = [(f.trouble, f.count, f.examples) for f in found.findings]
+    assert (trouble, count) == (Trouble.UNREADABLE_SLICE, 1)
+    assert examples[0].startswith(f"s slice {BLED}: ID_{BLED:02d}.dcm: expected the lowest")
+    scored = found.scored(torch.full((len(shown),), 0.5))
+    assert (scored.positive | scored.negative).logical_not().nonzero().flatten().tolist() == [BLED]
 
 
 def test_positive_slices_without_brain_are_counted(heads: Cohort, cache: Path) -> None:

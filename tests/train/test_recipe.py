@@ -17,6 +17,7 @@ from hgisam import Segmenter
 from hgisam.cli import app
 from hgisam.config import SettingsError, load_settings
 from hgisam.evaluate.scored import read_scored_slices
+from hgisam.labels import Subtype
 from hgisam.model.checkpoint import load_weights
 from hgisam.train.layouts import read_cohort
 from hgisam.train.recipe import TrainOptions, train_classifier
@@ -158,6 +159,26 @@ def test_other_settings_are_no_resumption(finished: Path, data: Path) -> None:
 def test_a_recipe_that_learns_from_patients_needs_them(tmp_path: Path) -> None:
     recipe = write_tiny_recipe(tmp_path / "tiny.yaml")
     assert RUN.invoke(app, arguments(recipe, tmp_path / "out")).exit_code == 2
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_what_of_the_data_goes_unused_is_a_warning(tmp_path: Path, quiet: bool) -> None:
+    """Read and refused for its folds, so that nothing is decoded."""
+    data = write_drawn_cohort(tmp_path / "heads", 4)
+    (data / "p1.nii.gz").unlink()
+    recipe = write_shrunk_recipe(
+        tmp_path / "many.yaml", write_tiny_recipe(tmp_path / "tiny.yaml"), {"split": {"folds": 9}}
+    )
+    options = ["--data", str(data), *(["-q"] if quiet else [])]
+    done = RUN.invoke(app, [*arguments(recipe, tmp_path / "out"), *options])
+    assert done.exit_code == 2
+    levels = [line.split(": ")[1] for line in done.stderr.splitlines()]
+    said = [line for line in done.stderr.splitlines() if "left out" in line]
+    if quiet:
+        assert levels == ["error"]
+    else:
+        assert said == ["hgisam: warning: 1 x labelled, but there is no file: left out (p1.nii.gz)"]
+        assert levels.count("info") == 1 + len(Subtype)  # how many scans, and of each subtype
 
 
 def test_weights_to_begin_with_are_missed_before_anything_is_prepared(data: Path, tmp_path: Path) -> None:

@@ -68,8 +68,12 @@ class LabelTable:
             self._findings.add(Trouble.CONTRADICTING, str(key))
         return 0, 0
 
+    def drop(self, key: Hashable) -> None:
+        """Forget a slice, whatever was said of it."""
+        self._slices.pop(key, None)
+
     def left(self) -> tuple[Hashable, ...]:
-        """Slices that nobody popped."""
+        """Slices that nobody popped or dropped."""
         return tuple(self._slices)
 
     def _merge(self, key: Hashable, positive: int, known: int) -> None:

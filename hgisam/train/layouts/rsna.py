@@ -33,14 +33,16 @@ log = logging.getLogger(__name__)
 TABLE = "stage_2_train.csv"
 SLICES = "stage_2_train"
 
+INDEX_COLUMNS = (
+    "name", "n_bytes", "modified_ns", "refusal", "patient", "series", "wrapped", "rows", "columns", "x", "y", "z",
+    "c0", "c1", "c2", "r0", "r1", "r2", "between_rows", "between_columns",
+)  # fmt: skip
+"""Of the file that keeps what headers said."""
+
 _HEAD = "ID,Label"
 _SUFFIX = ".dcm"
 _PSEUDONYM = re.compile(r"ID_[0-9a-f]{4,}")
 _CHUNK = 500
-_INDEX_COLUMNS = (
-    "name", "n_bytes", "modified_ns", "refusal", "patient", "series", "wrapped", "rows", "columns", "x", "y", "z",
-    "c0", "c1", "c2", "r0", "r1", "r2", "between_rows", "between_columns",
-)  # fmt: skip
 
 Row = dict[str, str]
 _Stamp = tuple[str, int, int]
@@ -63,7 +65,8 @@ def read_rsna(
 ) -> Iterable[LabelledScan]:
     """Series of slices, each a scan of its patient, slices from the lowest to the highest.
 
-    A slice without a file (or with a damaged one, such as ID_6431af929) is missing from its scan, which stays.
+    A slice without a file (or with a damaged one, such as ID_6431af929) is missing from its scan, which stays. That
+    compressed pixels are damaged shows only when they are decoded: `hgisam.train.prepared` leaves such a slice out.
 
     Args:
         folder: holds the table and the folder of slices.
@@ -75,7 +78,7 @@ def read_rsna(
         CohortRefused: where the table's head or rows are not of this layout.
     """
     table = _read_table(folder / TABLE, findings)
-    series = _read_series(folder / SLICES, findings, workers, index)
+    series = _read_series(folder / SLICES, table, findings, workers, index)
     for name, found in sorted(series.items()):
         scan = _labelled(name, found, folder / SLICES, table, findings)
         if scan is not None:
@@ -130,12 +133,15 @@ def _labelled(name: str, series: _Series, folder: Path, table: LabelTable, findi
     return LabelledScan(name, series.patient, DicomFiles(folder, names, f"series {name}"), labels, known)
 
 
-def _read_series(folder: Path, findings: Findings, workers: int, index: Path | None) -> dict[str, _Series]:
-    """All slices of a folder, by series."""
+def _read_series(
+    folder: Path, table: LabelTable, findings: Findings, workers: int, index: Path | None
+) -> dict[str, _Series]:
+    """All slices of a folder, by series; what cannot be used is noted, and its labels are dropped."""
     series: dict[str, _Series] = {}
     for row in _headers(folder, workers, index):
         if row["refusal"]:
             findings.add(Trouble.UNUSABLE_FILE, row["refusal"])
+            table.drop(row["name"].removesuffix(_SUFFIX))
             continue
         if row["wrapped"] == "1":
             findings.add(Trouble.WRAPPED, row["name"])
@@ -167,7 +173,7 @@ def _headers(folder: Path, workers: int, index: Path | None) -> Iterator[Row]:
         return
     with atomic_write(index) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-        writer = csv.DictWriter(text, _INDEX_COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(text, INDEX_COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         text.detach()
@@ -196,7 +202,7 @@ def _is_of(index: Path, stamps: Sequence[_Stamp]) -> bool:
     wanted = ([name, str(n_bytes), str(modified_ns)] for name, n_bytes, modified_ns in stamps)
     with index.open(newline="", encoding="utf-8") as file:
         rows = csv.reader(file)
-        if next(rows, None) != list(_INDEX_COLUMNS):
+        if next(rows, None) != list(INDEX_COLUMNS):
             return False
         return all(row[:3] == next(wanted, None) for row in rows) and next(wanted, None) is None
 
@@ -216,8 +222,8 @@ def _read_chunk(folder: Path, stamps: list[_Stamp]) -> list[Row]:
 
 
 def _read_row(folder: Path, stamp: _Stamp) -> Row:
-    row = dict.fromkeys(_INDEX_COLUMNS, "")
-    row.update(zip(_INDEX_COLUMNS, map(str, stamp), strict=False))
+    row = dict.fromkeys(INDEX_COLUMNS, "")
+    row.update(zip(INDEX_COLUMNS, map(str, stamp), strict=False))
     try:
         header = read_slice_header(folder / stamp[0])
     except ScanRefused as error:
@@ -225,7 +231,7 @@ def _read_row(folder: Path, stamp: _Stamp) -> Row:
     plane = header.plane
     numbers = (*header.position, *plane.along_columns, *plane.along_rows, *plane.spacing_mm)
     said = (header.series_uid, int(header.wrapped), plane.rows, plane.columns, *map(repr, numbers))
-    return row | dict(zip(_INDEX_COLUMNS[4:], map(str, (pseudonym(header.patient), *said)), strict=True))
+    return row | dict(zip(INDEX_COLUMNS[4:], map(str, (pseudonym(header.patient), *said)), strict=True))
 
 
 def pseudonym(patient: str) -> str:

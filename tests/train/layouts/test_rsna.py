@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from scan_files import write_slice
 
+from hgisam.io.errors import ScanRefused
 from hgisam.labels import Subtype
 from hgisam.train.cohort import CohortRefused, Trouble
 from hgisam.train.layouts import read_cohort, rsna
@@ -82,6 +83,7 @@ def test_the_corrupt_file_is_skipped_and_its_scan_stays(kaggle: Path) -> None:
     assert corrupt.count == 1
     assert CORRUPT in corrupt.examples[0]
     assert "truncated" in corrupt.examples[0]
+    assert not any(finding.trouble is Trouble.MISSING_FILE for finding in cohort.findings)
 
 
 def test_what_does_not_fit_is_counted(kaggle: Path) -> None:
@@ -116,6 +118,25 @@ def test_what_does_not_fit_is_counted(kaggle: Path) -> None:
     assert [scan.name for scan in cohort.scans] == ["ID_5e01", "ID_5e02", "ID_5e03", "ID_5e07"]
     assert cohort.scans[0].known.any(dim=1).tolist() == [True, False, True, True]
     assert cohort.scans[2].known.any(dim=1).tolist() == [True, True, True, False]
+
+
+def test_a_slice_whose_pixels_cannot_be_decoded_costs_that_slice(kaggle: Path, tmp_path: Path) -> None:
+    """Its header is whole, so that it is in its scan; what lies beside it is read as where it is missing."""
+    write_slice(
+        kaggle / "stage_2_train" / "ID_03.dcm", 10.0, (0.0, 0.0, 5.0), patient="ID_aa11aa11", series="ID_5e01", HighBit=7
+    )
+    scan = read_cohort(kaggle).scans[0]
+    with pytest.raises(ScanRefused, match="high bit 7"):
+        scan.load()
+    volume, unreadable = scan.load_readable()
+    assert volume.hu[:, 0, 0].tolist() == [0.0, 20.0, 30.0]
+    assert volume.slice_distances_mm.tolist() == [0.0, 10.0, 15.0]
+    assert [*unreadable] == [1]
+    assert unreadable[1].startswith("ID_03.dcm: expected the lowest 1 to 16 bits stored")
+    for name in ("ID_09", "ID_05", "ID_01"):
+        (kaggle / "stage_2_train" / f"{name}.dcm").write_bytes(b"")
+    with pytest.raises(ScanRefused, match="ID_09"):
+        scan.load_readable()
 
 
 def test_headers_are_read_once_where_an_index_is_kept(
