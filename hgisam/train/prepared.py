@@ -1,8 +1,10 @@
 """Prepared scans: decoded and laid on the network's canvas once, kept on disk, and mapped into memory from there.
 
 A cache folder holds two files for each scan: `KEY.npy`, one record per slice, and `KEY.json`, which is written last and
-says what the first is, or why there is none. A scan's key follows from its name and files; the folder's name from all
-settings and the code. So nothing in it is ever changed, many processes may fill it, and a stop loses one scan's work.
+says what the first is, or why there is none. A scan's key follows from its name and files; the folder's name from the
+code, and from the settings that what is kept depends on: those of the network's channels, which are made of it as it is
+shown, are no part of it. So nothing in a folder is ever changed, many processes may fill it, and a stop loses one
+scan's work.
 """
 
 import hashlib
@@ -43,7 +45,24 @@ HU_STEP = 0.25
 MAX_MAPPED = 1024
 """So many scans' files are mapped at a time; a system allows some 65,000 mappings."""
 
-_FORMAT = 3
+_SHOWN = {
+    "channels", "relative_range_hu", "mirror_channel", "mirror_clip_hu", "mirror_smoothing_mm", "skull_channel",
+    "neighbours", "mask_outside", "mask_margin_mm",
+}  # fmt: skip
+"""Settings of `PreprocessOptions` that say what the network is shown of HU and region, which are kept alike for all."""
+
+SCAN_CODE = (
+    "brain/*.py", "io/*.py", "limits.py", "plausibility.py", "preprocess.py", "train/cohort.py", "train/prepared.py",
+    "volume.py",
+)  # fmt: skip
+"""What reads, refuses and prepares a scan."""
+
+PHANTOM_CODE = (
+    "brain/*.py", "labels.py", "phantom/*.py", "phantom/data/*", "preprocess.py", "train/prepared.py", "volume.py",
+)  # fmt: skip
+"""What makes and prepares a phantom."""
+
+_FORMAT = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,13 +246,13 @@ def prepare_cohort(
         cohort: the scans.
         brain: how the intracranial region is found.
         preprocessing: the canvas.
-        cache: where prepared scans are kept; a folder for these settings is made in it.
+        cache: where prepared scans are kept; a folder for this canvas is made in it.
         workers: processes that prepare; 1 or less prepares here.
 
     Raises:
         OutputError: where the cache cannot be written.
     """
-    folder = cache_folder(cache, ("brain/*.py", "io/*.py", "preprocess.py"), _dumped(brain, preprocessing))
+    folder = cache_folder(cache, SCAN_CODE, [_dumped(brain), _canvas_of(preprocessing)])
     keys = [key_of_files(scan) for scan in cohort.scans]
     jobs = [
         (folder, key, scan.name, scan.voxels, scan.reference, scan.own_mask, scan.n_slices, brain, preprocessing)
@@ -256,8 +275,7 @@ def prepare_phantoms(
     workers: int,
 ) -> list[PreparedScan]:
     """Many phantoms, each made and prepared once and kept in a cache folder. Arguments as for `prepare_cohort`."""
-    code = ("phantom/*.py", "brain/*.py", "preprocess.py")
-    folder = cache_folder(cache, code, _dumped(phantom, brain, preprocessing))
+    folder = cache_folder(cache, PHANTOM_CODE, [_dumped(phantom), _dumped(brain), _canvas_of(preprocessing)])
     jobs = [
         (folder, str(seed), seed, phantom, brain, preprocessing)
         for seed in seeds
@@ -335,8 +353,13 @@ def _nowhere(shape: tuple[int, ...]) -> Bool[Tensor, "slices height width"]:
     return torch.zeros(1, 1, 1, dtype=torch.bool).expand(shape)
 
 
-def _dumped(*options: BaseModel) -> list[dict[str, Any]]:
-    return [option.model_dump(mode="json") for option in options]
+def _dumped(options: BaseModel) -> dict[str, Any]:
+    return options.model_dump(mode="json")
+
+
+def _canvas_of(options: PreprocessOptions) -> dict[str, Any]:
+    """The settings of where slices lie on the canvas."""
+    return options.model_dump(mode="json", exclude=_SHOWN)
 
 
 def cache_folder(cache: Path, code: Iterable[str], settings: Iterable[dict[str, Any]]) -> Path:
@@ -344,7 +367,7 @@ def cache_folder(cache: Path, code: Iterable[str], settings: Iterable[dict[str, 
 
     Args:
         cache: the cache.
-        code: the modules that make it, as patterns within the package.
+        code: the modules that make it, and their data, as patterns within the package.
         settings: that they are given, as values for JSON.
 
     Raises:

@@ -1,5 +1,7 @@
 """Prepared scans: made once, mapped from disk, never changed, and each refusal remembered with its reason."""
 
+import ast
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +17,17 @@ from hgisam.phantom import PhantomOptions
 from hgisam.preprocess import PreprocessOptions
 from hgisam.train import prepared as prepared_module
 from hgisam.train.cohort import UNKNOWN, Cohort, DicomFiles, LabelledScan, NiftiFile, Trouble
-from hgisam.train.prepared import HU_STEP, PreparedScans, prepare_cohort, prepare_phantoms, prepare_scan
+from hgisam.train.prepared import (
+    HU_STEP,
+    PHANTOM_CODE,
+    SCAN_CODE,
+    PreparedScans,
+    prepare_cohort,
+    prepare_phantoms,
+    prepare_scan,
+)
 
+PACKAGE = Path(prepared_module.__file__).parents[1]
 BRAIN = BrainOptions()
 CANVAS = PreprocessOptions(spacing_mm=2.0, fov_px=96)
 BLEED_HU = 75.0
@@ -256,11 +267,61 @@ def test_a_stop_in_mid_scan_costs_that_scan_only(
     assert len(list(tmp_path.rglob("*.npy"))) == 1
 
 
-def test_other_settings_and_other_files_have_a_place_of_their_own(heads: Cohort, tmp_path: Path) -> None:
-    one = Cohort("drawn", heads.scans[1:2])
-    prepare_cohort(one, BRAIN, CANVAS, tmp_path, workers=1)
-    prepare_cohort(one, BRAIN, CANVAS.model_copy(update={"fov_px": 104}), tmp_path, workers=1)
-    assert len(list(tmp_path.iterdir())) == 2
+OTHERWISE: dict[str, object] = {
+    "spacing_mm": 2.5, "fov_px": 115, "margin_mm": 60.0, "align": False, "channels": "windows_fixed",
+    "relative_range_hu": (-20.0, 60.0), "mirror_channel": False, "mirror_clip_hu": 20.0, "mirror_smoothing_mm": 0.0,
+    "skull_channel": True, "neighbours": 1, "mask_outside": False, "mask_margin_mm": 6.0,
+}  # fmt: skip
+"""Every setting of the canvas and its channels, at another value than its default."""
+
+
+def test_settings_have_a_place_of_their_own_where_they_change_what_is_kept_and_only_there(tmp_path: Path) -> None:
+    """On a canvas of an odd side, which is cut from an even one, half a pixel aside, where the margin makes it grow."""
+    assert OTHERWISE.keys() == PreprocessOptions.model_fields.keys()
+    ct, canvas = draw_head((20.0, 2.0, 2.0), angle_deg=8.0).ct, PreprocessOptions(spacing_mm=2.0, fov_px=121)
+
+    def folders(preprocessing: PreprocessOptions) -> set[Path]:
+        prepare_cohort(Cohort("drawn", ()), BRAIN, preprocessing, tmp_path, workers=1)
+        return {*tmp_path.iterdir()}
+
+    usual, before = prepare_scan("a", ct, None, BRAIN, canvas), folders(canvas)
+    for name, value in OTHERWISE.items():
+        changed = canvas.model_copy(update={name: value})
+        found = prepare_scan("a", ct, None, BRAIN, changed)
+        same = torch.equal(found.relative_hu, usual.relative_hu) and torch.equal(found.region, usual.region)
+        after = folders(changed)
+        assert (after == before) == same, name
+        before = after
+
+
+def imported_modules(module: str) -> Iterator[str]:
+    """The package's modules that a module of it imports, as paths within the package."""
+    for node in ast.walk(ast.parse((PACKAGE / module).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("hgisam."):
+            path = node.module.removeprefix("hgisam.").replace(".", "/")
+            yield f"{path}.py" if (PACKAGE / f"{path}.py").is_file() else f"{path}/__init__.py"
+
+
+@pytest.mark.parametrize(
+    ("code", "used"),
+    [
+        (SCAN_CODE, ["brain/__init__.py", "plausibility.py", "preprocess.py", "train/cohort.py"]),
+        (PHANTOM_CODE, ["brain/__init__.py", "phantom/__init__.py", "preprocess.py"]),
+    ],
+)
+def test_whatever_code_prepares_is_in_the_name_of_its_place(code: tuple[str, ...], used: list[str]) -> None:
+    """A module that is added to those must be in the key too, or be named here, as one that changes nothing kept."""
+    changes_nothing = {"windowing.py", "processes.py", *(["labels.py"] if code is SCAN_CODE else [])}
+    found: set[str] = set()
+    while used:
+        module = used.pop()
+        if module not in found:
+            found.add(module)
+            used += imported_modules(module)
+    named = {str(path.relative_to(PACKAGE)) for pattern in code for path in PACKAGE.glob(pattern)}
+    assert found - named <= changes_nothing
+    assert "train/prepared.py" in named
+    assert all(any(PACKAGE.glob(pattern)) for pattern in code)
 
 
 def test_many_workers_prepare_the_same(heads: Cohort, prepared: PreparedScans, tmp_path: Path) -> None:

@@ -122,9 +122,8 @@ def test_what_does_not_fit_is_counted(kaggle: Path) -> None:
 
 def test_a_slice_whose_pixels_cannot_be_decoded_costs_that_slice(kaggle: Path, tmp_path: Path) -> None:
     """Its header is whole, so that it is in its scan; what lies beside it is read as where it is missing."""
-    write_slice(
-        kaggle / "stage_2_train" / "ID_03.dcm", 10.0, (0.0, 0.0, 5.0), patient="ID_aa11aa11", series="ID_5e01", HighBit=7
-    )
+    path = kaggle / "stage_2_train" / "ID_03.dcm"
+    write_slice(path, 10.0, (0.0, 0.0, 5.0), patient="ID_aa11aa11", series="ID_5e01", HighBit=7)
     scan = read_cohort(kaggle).scans[0]
     with pytest.raises(ScanRefused, match="high bit 7"):
         scan.load()
