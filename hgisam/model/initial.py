@@ -1,7 +1,8 @@
-"""Initial weights: a network begins with what another Swin learned, though window, image, patch or channels differ.
+"""Initial weights: a network begins with what another of its kind learned, though window, image, patch or channels
+differ.
 
 What fits is copied, what can be carried over is adapted, and whatever is left on either side is named: nothing is
-silent. Another embedding or other heads are another network, and refused.
+silent. Another kind, another embedding or width, or other heads are another network, and refused.
 """
 
 import math
@@ -24,6 +25,8 @@ from hgisam.model.slice_classifier import SliceClassifier
 _BIAS_TABLE = ".attn.relative_position_bias_table"
 _PATCH_KERNEL = "swin.patch_embed.proj.weight"
 _FIRST_OF_DEEP_STEM = "swin.patch_embed.at_full.enter.conv.weight"
+_RESNET = "resnet."
+_FIRST_OF_RESNET = f"{_RESNET}conv1.weight"
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ def load_initial_weights(model: SliceClassifier, path: Path, *, added_channels: 
 
     Args:
         model: the network; changed in place, and only once all is known to fit. Token heads are never in a file.
-        path: a .safetensors file: hgisam's own, or a Swin under timm's names. If a .sha256 lies beside it, it counts.
+        path: a .safetensors file: hgisam's own, or a Swin under timm's names. If a .sha256 lies beside it, it counts. A
+            ResNet begins with hgisam's own alone.
         added_channels: whether the network's first channels are the file's; those after them begin without a say.
 
     Returns:
@@ -103,7 +107,7 @@ def adapt_state(
     head with another number of outputs and a patch embedding of another kind (the deep stem).
 
     Args:
-        state: names as timm, HGI-SAM or hgisam have them.
+        state: names as timm, HGI-SAM or hgisam have them; of a ResNet, as hgisam does.
         network: the state_dict of the network; only names and shapes count.
         added_channels: whether the network's first channels are the file's; those after them begin without a say.
 
@@ -111,12 +115,22 @@ def adapt_state(
         Tensors under the network's names and in its shapes, and what became of every tensor of either side.
 
     Raises:
-        WeightsError: where the tensors are no Swin Transformer's, or of one with another embedding, other heads or
-            fewer stages.
+        WeightsError: where the tensors are of no network of this kind, or of one with another embedding or width, other
+            heads or fewer stages.
     """
-    names = published_names(state)
-    published = {own: state[name] for name, own in names.items()}
-    _refuse_another_network(swin_shape(published), swin_shape(network))
+    if _is_resnet(network):
+        names = {name: name for name in state}
+        published = dict(state)
+        _refuse_another_resnet(state, network)
+    else:
+        names = published_names(state)
+        published = {own: state[name] for name, own in names.items()}
+        if _is_resnet(state):
+            raise WeightsError(
+                "expected the tensors of a Swin Transformer; got those of a ResNet; take weights of a Swin, or train a"
+                " classifier of kind resnet18"
+            )
+        _refuse_another_network(swin_shape(published), swin_shape(network))
     copied: list[str] = []
     adapted: dict[str, str] = {}
     random: dict[str, str] = {}
@@ -237,11 +251,28 @@ def _refuse_another_network(got: SwinShape, expected: SwinShape) -> None:
         )
 
 
+def _is_resnet(state: Mapping[str, Tensor]) -> bool:
+    """Whether tensors are of a ResNet, as hgisam names them."""
+    return _FIRST_OF_RESNET in state
+
+
+def _refuse_another_resnet(got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    if not _is_resnet(got):
+        some = ", ".join(sorted(got)[:3]) or "none"
+        raise WeightsError(
+            f"expected the tensors of a ResNet as hgisam names them; got {some} and others; take weights of hgisam's"
+            " resnet18, or train a classifier of kind swin"
+        )
+    own, other = (sum(state[_FIRST_OF_RESNET].shape[:1]) for state in (expected, got))
+    if own != other:
+        raise WeightsError(f"expected width {own}; got {other}; set the network's to the file's or take another")
+
+
 def _fitted(name: str, tensor: Tensor, shape: torch.Size, added_channels: bool) -> tuple[Tensor, str] | None:
     """A tensor in the shape that the network's has, and how it came there; None where there is no way."""
     if name.endswith(_BIAS_TABLE):
         return _fitted_table(tensor, shape)
-    if name in {_PATCH_KERNEL, _FIRST_OF_DEEP_STEM} and tensor.dim() == 4 and len(tensor) == shape[0]:
+    if name in {_PATCH_KERNEL, _FIRST_OF_DEEP_STEM, _FIRST_OF_RESNET} and tensor.dim() == 4 and len(tensor) == shape[0]:
         return _fitted_kernel(name, tensor, shape, added_channels)
     return None
 

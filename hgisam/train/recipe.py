@@ -1,5 +1,6 @@
 """A classifier's training in one set of options: labelled scans, phantoms, or both in; calibrated weights out."""
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from copy import deepcopy
@@ -30,7 +31,7 @@ from hgisam.model.checkpoint import (
     save_weights,
 )
 from hgisam.model.classifier import ClassifierOptions
-from hgisam.model.initial import load_initial_weights
+from hgisam.model.initial import InitialReport, load_initial_weights
 from hgisam.model.scan_head import ScanHead
 from hgisam.model.slice_classifier import SliceClassifier
 from hgisam.model.swin import SwinOptions
@@ -214,9 +215,9 @@ def train_classifier(
         WeightsError: where the initial weights cannot be used.
     """
     device = device or torch.device("cpu")
+    _check_initial_weights(options)
 
     def begin() -> _ClassifierTraining:
-        _check_initial_weights(options)
         sources = gather(options, data, output, cache or output / "cache", workers)
         return _ClassifierTraining(options, sources, output, device, command)
 
@@ -284,14 +285,37 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
     return Sources(cohort, fold, patients, phantoms, tuning, test, left_out)
 
 
-def _saw_no_neighbours(weights: Path, seen: PreprocessOptions) -> bool:
-    """Whether the network of a file saw the same of each slice, but no neighbours."""
+def _begin_with(
+    weights: Literal["phantoms"] | Path, model: SliceClassifier, seen: PreprocessOptions
+) -> tuple[InitialReport, WeightsMetadata | None]:
+    """Let a network begin with the weights of a file, or with the package's.
+
+    Args:
+        weights: which.
+        model: changed in place.
+        seen: what it is shown.
+
+    Returns:
+        What became of every tensor, and what the file says of itself, if it is hgisam's.
+
+    Raises:
+        WeightsError: where the file cannot be used.
+    """
+    path = phantom_weights_path() if weights == "phantoms" else Path(weights)
+    text = read_tensors(path).metadata
     try:
-        before = PreprocessOptions.model_validate(
-            WeightsMetadata.model_validate_json(read_tensors(weights).metadata or "").preprocess
-        )
-    except ValidationError:  # another toolkit's, or no classifier's
-        return False
+        told = None if text is None else WeightsMetadata.model_validate_json(text)
+    except ValidationError:  # a segmenter's, or another version's
+        told = None
+    added = told is not None and _differs_in_neighbours_alone(PreprocessOptions.model_validate(told.preprocess), seen)
+    report = load_initial_weights(model, path, added_channels=added)
+    if text is not None and told is None:
+        raise WeightsError(f"{path}: expected a classifier's metadata; got others; use the hgisam that wrote it")
+    return report, told
+
+
+def _differs_in_neighbours_alone(before: PreprocessOptions, seen: PreprocessOptions) -> bool:
+    """Whether a network sees neighbours where another saw none, and of each slice itself the same channels."""
     same = (
         "channels",
         "skull_channel",
@@ -300,7 +324,7 @@ def _saw_no_neighbours(weights: Path, seen: PreprocessOptions) -> bool:
         "mirror_clip_hu",
         "mirror_smoothing_mm",
     )
-    return before.neighbours == 0 and all(getattr(before, key) == getattr(seen, key) for key in same)
+    return seen.neighbours > 0 == before.neighbours and all(getattr(before, key) == getattr(seen, key) for key in same)
 
 
 def _shows_both(judges: Sequence[Judge]) -> bool:
@@ -336,16 +360,12 @@ class _ClassifierTraining(Training[SliceClassifier, TrainingBatch, Trained]):
         self._start: WeightsMetadata | None = None
         self._initial: dict[str, Tensor] = {}
         if options.initial_weights != "none":
-            path = phantom_weights_path() if options.initial_weights == "phantoms" else Path(options.initial_weights)
-            beside = options.preprocess.neighbours > 0 and _saw_no_neighbours(path, options.preprocess)
-            found = load_initial_weights(model, path, added_channels=beside)
+            found, self._start = _begin_with(options.initial_weights, model, options.preprocess)
             for line in found.lines():
                 log.info("initial weights: %s", line)
             if options.initial_share:
                 known = {*found.copied, *found.adapted}
                 self._initial = {name: t.clone() for name, t in model.state_dict().items() if name in known}
-            stored = read_tensors(path).metadata
-            self._start = None if stored is None else WeightsMetadata.model_validate_json(stored)
         trainer = Trainer(model, options.loop, ClassifierObjective(options.loss), device)
         settings, left_out = recorded_settings(options), sources.left_out
         super().__init__(trainer, options.loop, settings, sources.cohort, left_out, output, command, device)
@@ -541,17 +561,26 @@ def read_out_of_fold(folder: Path) -> ScoredSlices:
 
 
 def _check_initial_weights(options: TrainOptions) -> None:
-    """Stop before hours of preparation, where the file to begin with is not there.
+    """Stop before hours of preparation, where the weights to begin with are not there or of another network.
 
     Raises:
-        WeightsError: naming it.
+        WeightsError: naming them.
     """
-    path = options.initial_weights
-    if isinstance(path, Path) and not path.is_file():
-        raise WeightsError(f"{path}: expected a weights file to begin with; got none; set train.initial_weights")
+    weights = options.initial_weights
+    if weights == "none":
+        return
+    if isinstance(weights, Path) and not weights.is_file():
+        raise WeightsError(f"{weights}: expected a weights file to begin with; got none; set train.initial_weights")
+    _begin_with(weights, build_classifier(options.classifier), options.preprocess)
 
 
 def recorded_settings(options: TrainOptions) -> dict[str, Any]:
-    """Settings as records state them: initial weights by the name of their file."""
-    settings = options.model_dump(mode="json")
-    return settings | {"initial_weights": Path(settings["initial_weights"]).name}
+    """Settings as records state them: initial weights by the name and content of their file, or by their keyword.
+
+    With other weights under the same name, a training is another one. A file that is not there has its name alone.
+    """
+    settings, weights = options.model_dump(mode="json"), options.initial_weights
+    if isinstance(weights, Path):
+        content = f" sha256 {hashlib.sha256(weights.read_bytes()).hexdigest()}" if weights.is_file() else ""
+        settings["initial_weights"] = f"{weights.name}{content}"
+    return settings

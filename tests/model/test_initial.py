@@ -9,13 +9,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import TIMM_SWIN, golden_images, small_network, stored_weights, timm_network
+from networks import TIMM_SWIN, golden_images, small_cnn, small_network, stored_weights, timm_network
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
+from hgisam.model.architecture import build_classifier
 from hgisam.model.checkpoint import WeightsError, WeightsMetadata, save_weights
 from hgisam.model.classifier import ClassifierOptions, HemorrhageClassifier
+from hgisam.model.cnn import CnnClassifier
 from hgisam.model.initial import (
     InitialReport,
     adapt_state,
@@ -50,6 +52,14 @@ def network(*, outputs: int = 2, token_heads: bool = False, **swin: object) -> H
 
 def kept(model: HemorrhageClassifier) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def metadata_of(model: HemorrhageClassifier | CnnClassifier) -> WeightsMetadata:
+    """What a file of ours says of a network that has learned nothing."""
+    return WeightsMetadata(
+        architecture=model.options, operating_point=0.5, threshold=0.5, data="none", command="none", seed=0,
+        created=datetime(2026, 1, 2, tzinfo=UTC), version="0", licence="Apache-2.0",
+    )  # fmt: skip
 
 
 def assert_every_tensor_is_named(
@@ -138,11 +148,7 @@ def test_reasons_say_what_there_is_and_what_was_wanted(timm_file: Path) -> None:
 
 def test_our_own_weights_begin_a_network_of_another_image_head_and_channels(tmp_path: Path) -> None:
     source = small_network(stem="deep", in_channels=2)
-    metadata = WeightsMetadata(
-        architecture=source.options, operating_point=0.5, threshold=0.5, data="none", command="none", seed=0,
-        created=datetime(2026, 1, 2, tzinfo=UTC), version="0", licence="Apache-2.0",
-    )  # fmt: skip
-    sha256 = save_weights(tmp_path / "own.safetensors", source, metadata)
+    sha256 = save_weights(tmp_path / "own.safetensors", source, metadata_of(source))
     geometry = source.options.swin.model_dump() | {"in_channels": 3, "img_size": 128}
     options = ClassifierOptions.model_validate({"swin": geometry, "outputs": 6})
     model = HemorrhageClassifier(options, token_heads=True)
@@ -169,6 +175,43 @@ def test_channels_that_are_added_begin_without_a_say(tmp_path: Path) -> None:
     wider.load_state_dict(wider.state_dict() | adapted)
     images = torch.rand(2, 4, 64, 64)
     torch.testing.assert_close(wider.eval()(images), source.eval()(images[:, :2]))
+
+
+def test_a_resnet_begins_with_a_resnets_weights_and_another_head_stays_random(tmp_path: Path) -> None:
+    source = small_cnn(outputs=6)
+    source.resnet.bn1.running_mean.fill_(0.25)
+    save_weights(tmp_path / "cnn.safetensors", source, metadata_of(source))
+    torch.manual_seed(2)
+    model = build_classifier(source.options.model_copy(update={"outputs": 1}))
+    before, theirs = {name: t.clone() for name, t in model.state_dict().items()}, source.state_dict()
+    report = load_initial_weights(model, tmp_path / "cnn.safetensors")
+    assert_every_tensor_is_named(report, before, theirs)
+    assert report.random.keys() == report.unused.keys() == {"head.weight", "head.bias"}
+    assert (report.adapted, report.random["head.bias"]) == ({}, "expected shape [1]; the file's is [6]")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name] if name in report.random else theirs[name]), name
+
+
+def test_a_resnets_added_channels_begin_without_a_say() -> None:
+    source = small_cnn(in_channels=2).eval()
+    wider = build_classifier(source.options.model_copy(update={"in_channels": 4})).eval()
+    adapted, report = adapt_state(source.state_dict(), wider.state_dict(), added_channels=True)
+    assert report.adapted == {"resnet.conv1.weight": "2 more channels, which begin without a say"}
+    wider.load_state_dict(wider.state_dict() | adapted)
+    images = torch.rand(2, 4, 64, 64)
+    torch.testing.assert_close(wider(images), source(images[:, :2]))
+
+
+def test_networks_of_another_kind_or_width_are_refused() -> None:
+    cnn, swin = small_cnn(), network()
+    with pytest.raises(WeightsError, match="expected the tensors of a Swin Transformer; got those of a ResNet"):
+        adapt_state(cnn.state_dict(), swin.state_dict())
+    for other in (swin.state_dict(), timm_tensors(), {"conv1.weight": torch.zeros(1)}, {}):
+        with pytest.raises(WeightsError, match="expected the tensors of a ResNet as hgisam names them; got "):
+            adapt_state(other, cnn.state_dict())
+    wider = build_classifier(cnn.options.model_copy(update={"width": 2 * cnn.options.width}))
+    with pytest.raises(WeightsError, match=f"expected width {2 * cnn.options.width}; got {cnn.options.width}"):
+        adapt_state(cnn.state_dict(), wider.state_dict())
 
 
 windows = st.integers(1, 12)
