@@ -1,6 +1,7 @@
 """tools/cross_validate.py and tools/train_shipped_weights.py, with trainings so small that a test can end them."""
 
 import dataclasses
+import hashlib
 import json
 import re
 import shlex
@@ -19,8 +20,9 @@ from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 from tiny_training import TINY, write_tiny_recipe
 
-from hgisam import Segmenter
+from hgisam import Segmenter, __version__
 from hgisam.evaluate.scored import ScoredSlices, read_scored_slices
+from hgisam.io.tables import write_json
 from hgisam.labels import Subtype
 from hgisam.model.architecture import build_classifier
 from hgisam.model.checkpoint import WeightsMetadata, load_weights, save_weights
@@ -28,9 +30,9 @@ from hgisam.phantom import PhantomOptions, make_phantom
 from hgisam.pipeline import SegmentOptions
 from hgisam.refine import Threshold
 from hgisam.train.layouts import read_cohort
-from hgisam.train.recipe import TrainOptions, read_out_of_fold
+from hgisam.train.recipe import TrainOptions, read_out_of_fold, recorded_settings
 from hgisam.train.splits import Role, load_splits
-from hgisam.train.training import SPLITS
+from hgisam.train.training import RUN_RECORD, SPLITS
 from hgisam.weak import HGI_SAM
 
 N_HEADS = 12
@@ -117,6 +119,82 @@ def test_every_patient_is_judged_once_by_a_network_that_had_not_seen_them(
         assert "expected rows of study.yaml among those chosen; got " in capsys.readouterr().err
 
 
+def test_a_training_that_began_with_other_weights_of_the_same_name_is_in_the_way(tools: None, tmp_path: Path) -> None:
+    import cross_validate
+
+    start = tiny_start(tmp_path / "start.safetensors")
+    recipe = write_tiny_recipe(tmp_path / "tiny.yaml")
+    options = cross_validate.fold_options(recipe, {"initial_weights": str(start)}, 0, 0)
+    record = {"versions": {"hgisam": __version__}, "state": "finished", "settings": recorded_settings(options)}
+    (tmp_path / "fold").mkdir()
+    write_json(tmp_path / "fold" / RUN_RECORD, record)
+    cross_validate.stop_at_other_settings(tmp_path / "fold", options)
+    start.write_bytes(start.read_bytes() + b"more")
+    with pytest.raises(SystemExit, match="got one by other settings"):
+        cross_validate.stop_at_other_settings(tmp_path / "fold", options)
+
+
+def table_of(scans: dict[str, tuple[str, list[float | None], list[bool | None]]]) -> ScoredSlices:
+    """By scan: its patient, each slice's probability, None where it shows no brain, and whether it bled, if known."""
+    rows = [
+        (patient, scan, number, said, bled)
+        for scan, (patient, probabilities, blood) in scans.items()
+        for number, (said, bled) in enumerate(zip(probabilities, blood, strict=True))
+    ]
+    labels = torch.zeros(len(rows), len(Subtype), dtype=torch.bool)
+    known = torch.zeros_like(labels)
+    labels[:, -1] = torch.tensor([bool(row[4]) for row in rows])
+    known[:, -1] = torch.tensor([row[4] is not None for row in rows])
+    return ScoredSlices(
+        patients=tuple(row[0] for row in rows),
+        scans=tuple(row[1] for row in rows),
+        slices=torch.tensor([row[2] for row in rows]),
+        has_brain=torch.tensor([row[3] is not None for row in rows]),
+        labels=labels,
+        known=known,
+        probabilities=torch.tensor([row[3] or 0.0 for row in rows], dtype=torch.float64),
+    )
+
+
+def test_patients_are_resampled_with_all_their_scans_and_without_what_is_not_known(tools: None) -> None:
+    import cross_validate
+
+    scored = table_of(
+        {
+            "a1": ("a", [0.2, 0.9], [False, True]),
+            "a2": ("a", [0.3, 0.8], [False, None]),
+            "b1": ("b", [0.1, 0.4], [False, False]),
+            "c1": ("c", [0.7], [None]),
+        }
+    )
+    of_slices, of_scans = (cross_validate.judged_by_patient(scored, of_scans=of_scans) for of_scans in (False, True))
+    assert {patient: (p.tolist(), bled.tolist()) for patient, (p, bled) in of_slices.items()} == {
+        "a": ([0.2, 0.9, 0.3], [False, True, False]),
+        "b": ([0.1, 0.4], [False, False]),
+    }
+    assert {patient: (p.tolist(), bled.tolist()) for patient, (p, bled) in of_scans.items()} == {
+        "a": ([0.9], [True]),
+        "b": ([0.4], [False]),
+    }
+
+
+def test_scans_of_which_nobody_knows_are_not_negative_and_those_without_brain_are_judged(tools: None) -> None:
+    """Three scans of each kind in each fold, told apart; were the unknown ones negative, none would be."""
+    import cross_validate
+
+    def fold(number: int, *, more: bool) -> dict[str, tuple[str, list[float | None], list[bool | None]]]:
+        bled = {f"{number}b{k}": (f"{number}b{k}", [0.8, 0.2], [True, False]) for k in range(3)}
+        clear = {f"{number}c{k}": (f"{number}c{k}", [0.1, 0.2], [False, False]) for k in range(3)}
+        unknown = {f"{number}u{k}": (f"{number}u{k}", [0.9, 0.2], [None, False]) for k in range(3)}
+        empty = {f"{number}e": (f"{number}e", [None], [False])}
+        return bled | clear | (unknown | empty if more else {})
+
+    for more in (False, True):
+        folds = [fold(number, more=more) for number in range(2)]
+        found = cross_validate.scan_head_auc(table_of(folds[0] | folds[1]), [table_of(one) for one in folds])
+        assert found.value == 1.0
+
+
 def test_maps_are_judged_on_phantoms_too(tools: None, tmp_path: Path) -> None:
     import cross_validate
 
@@ -150,7 +228,8 @@ def test_shipped_weights_learn_from_all_and_are_calibrated_on_those_who_had_not_
         tool.train_fold(number, start, data, tmp_path, "cpu")
     for file in files:
         record = json.loads((file.parent / "run.json").read_text())
-        assert record["settings"]["initial_weights"] == start.name
+        content = hashlib.sha256(start.read_bytes()).hexdigest()
+        assert record["settings"]["initial_weights"] == f"{start.name} sha256 {content}"
         taught = load_splits(file.parent / SPLITS, read_cohort(data)).folds[0].patients(Role.TRAIN)
         assert len(taught) == N_HEADS
     metadata = tool.average(files, tmp_path / "mean.safetensors", "a command")

@@ -21,7 +21,6 @@ import os
 import statistics
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -83,7 +82,9 @@ def main() -> None:
         for seed in rows[row]["seeds"]
         for fold in range(FOLDS)
     }
-    missing = [job for job in trainings.items() if not is_finished(*job)]
+    for job in trainings.items():
+        stop_at_other_settings(*job)
+    missing = [(folder, options) for folder, options in trainings.items() if not is_finished(folder)]
     if not given.report:
         pick_device(given.device)
         with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
@@ -128,17 +129,22 @@ def fold_options(recipe: Path, changed: dict[str, Any], seed: int, fold: int) ->
     return load_settings(recipe, {"train": merged(changed, common)}).train
 
 
-def is_finished(folder: Path, options: TrainOptions) -> bool:
-    """Whether a training is; stops where what is there, finished or not, is by other settings."""
+def stop_at_other_settings(folder: Path, options: TrainOptions) -> None:
+    """Stop where a training that is there, finished or not, is by other settings or began with other weights."""
     before = own_record(folder / RUN_RECORD)
     if before and as_now(before.get("settings"), TrainOptions) != recorded_settings(options):
         raise SystemExit(f"{folder}: expected a training by this row; got one by other settings; move it away")
-    return before.get("state") == "finished"
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a training is."""
+    return own_record(folder / RUN_RECORD).get("state") == "finished"
 
 
 def run_fold(folder: Path, options: TrainOptions, data: Path, cache: Path, device: str) -> None:
     """One training, from where it is to its end."""
-    if is_finished(folder, options):
+    stop_at_other_settings(folder, options)
+    if is_finished(folder):
         return
     torch.set_num_threads(1)
     name = " ".join(folder.parts[-3:])
@@ -158,7 +164,7 @@ def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 def is_whole(folder: Path) -> bool:
     """Whether all folds of a seed are finished."""
-    return all(own_record(folder / f"fold_{fold}" / RUN_RECORD).get("state") == "finished" for fold in range(FOLDS))
+    return all(is_finished(folder / f"fold_{fold}") for fold in range(FOLDS))
 
 
 def averaged(folders: list[Path]) -> ScoredSlices:
@@ -172,21 +178,36 @@ def table(folder: Path, fold: int) -> ScoredSlices:
 
 
 def scan_head_auc(scored: ScoredSlices, folds: list[ScoredSlices]) -> Estimate:
-    """AUC over scans, each by a scan head that was fitted on the scans of the other folds."""
+    """AUC over scans, each by a scan head that was fitted on the scans of the other folds.
+
+    A scan of which it is not known whether it bled is left out; one that shows no brain has probability 0, and teaches
+    no head.
+    """
     slices: dict[str, torch.Tensor] = {}
     bled: dict[str, bool] = {}
     for scan, rows in scored.rows_by_scan().items():
-        slices[scan] = to_log_odds(scored.probabilities[rows[scored.has_brain[rows]]])
-        bled[scan] = bool(scored.positive[rows].any())
+        did = has_bled(scored, rows)
+        if did is not None:
+            slices[scan] = to_log_odds(scored.probabilities[rows[scored.has_brain[rows]]])
+            bled[scan] = did
     probabilities: dict[str, torch.Tensor] = {}
+    nil = torch.zeros((), dtype=torch.float64)
     for fold in folds:
         tested = set(fold.scans)
         others = [scan for scan in slices if scan not in tested]
         head = fit_scan_head([slices[scan] for scan in others], [bled[scan] for scan in others])
-        probabilities |= {scan: head(slices[scan]).sigmoid() for scan in sorted(tested)}
+        for scan in sorted(tested & slices.keys()):
+            probabilities[scan] = head(slices[scan]).sigmoid() if len(slices[scan]) else nil
     whose = dict(zip(scored.scans, scored.patients, strict=True))
     labels = torch.tensor([bled[scan] for scan in probabilities])
     return detection(torch.stack([*probabilities.values()]), labels, [whose[scan] for scan in probabilities]).auc
+
+
+def has_bled(scored: ScoredSlices, rows: torch.Tensor) -> bool | None:
+    """Whether a scan of these rows shows hemorrhage; None where no slice is known to, and some are not known."""
+    if scored.positive[rows].any():
+        return True
+    return False if scored.negative[rows].all() else None
 
 
 def dice_on_phantoms(weights: Path, heads: list[Phantom]) -> float:
@@ -215,28 +236,42 @@ def print_differences(scored: dict[str, ScoredSlices], against: str) -> None:
     """Each row's AUCs minus those of one, with intervals from resampling the patients of both together."""
     print(f"\nDifference to {against}:\n")
     print("| row | slices: AUC | scans: AUC, highest slice |\n|---|---|---|")
-    below = patients_of(scored[against])
     for row, slices in scored.items():
         if row == against:
             continue
-        pairs = [(scores, below[name][0], positive) for name, (scores, positive) in patients_of(slices).items()]
         differences = []
         for of_scans in (False, True):
-            figure = partial(auc_difference, of_scans=of_scans)
-            value, low, high = figure_interval(pairs, figure, lambda pair: bool(pair[2].any()))
+            above, below = (judged_by_patient(table, of_scans=of_scans) for table in (slices, scored[against]))
+            pairs = [(scores, below[patient][0], positive) for patient, (scores, positive) in above.items()]
+            value, low, high = figure_interval(pairs, auc_difference, lambda pair: bool(pair[2].any()))
             differences.append(f"{value:+.3f} [{low:+.3f}, {high:+.3f}]")
         print(f"| {row} | {' | '.join(differences)} |", flush=True)
 
 
-def patients_of(scored: ScoredSlices) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """By scan (CT-ICH has one of each patient): probability of each slice, and whether it bled."""
-    return {scan: (scored.probabilities[rows], scored.positive[rows]) for scan, rows in scored.rows_by_scan().items()}
+def judged_by_patient(scored: ScoredSlices, *, of_scans: bool) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """By patient: the probability of each slice, or of each scan by its highest slice, and whether it bled.
+
+    What is not known is left out: slices, scans, and patients of whom nothing is.
+    """
+    found: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+    for rows in scored.rows_by_scan().values():
+        did, known = has_bled(scored, rows), rows[scored.positive[rows] | scored.negative[rows]]
+        if not len(known) or (of_scans and did is None):
+            continue
+        if of_scans:
+            judged = scored.probabilities[rows].amax().view(1), torch.tensor([did])
+        else:
+            judged = scored.probabilities[known], scored.positive[known]
+        found.setdefault(scored.patients[int(rows[0])], []).append(judged)
+    return {
+        patient: (torch.cat([scores for scores, _ in parts]), torch.cat([positive for _, positive in parts]))
+        for patient, parts in found.items()
+    }
 
 
-def auc_difference(pairs: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]], *, of_scans: bool) -> float:
-    """AUC by the first probabilities minus AUC by the second, over slices or over scans by their highest slice."""
-    columns = [[part.amax().view(1) for part in column] if of_scans else column for column in zip(*pairs, strict=True)]
-    first, second, positive = map(torch.cat, columns)
+def auc_difference(pairs: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> float:
+    """AUC by the first probabilities minus AUC by the second, over all that patients have."""
+    first, second, positive = (torch.cat(column) for column in zip(*pairs, strict=True))
     return auc(first, positive) - auc(second, positive)
 
 
