@@ -1,6 +1,5 @@
 """A classifier's training in one set of options: labelled scans, phantoms, or both in; calibrated weights out."""
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from copy import deepcopy
@@ -51,7 +50,7 @@ from hgisam.train.prepared import prepare_cohort, prepare_phantoms
 from hgisam.train.processes import first_process_first, n_processes, rank
 from hgisam.train.scoring import Judge, judges_of, phantom_judges, score_judges, scored_slices
 from hgisam.train.splits import Fold, Role
-from hgisam.train.training import BEST, Kept, SplitOptions, Training, carried_out, fold_of, taught_by
+from hgisam.train.training import BEST, Kept, SplitOptions, Training, by_content, carried_out, fold_of, taught_by
 
 log = logging.getLogger(__name__)
 
@@ -581,6 +580,5 @@ def recorded_settings(options: TrainOptions) -> dict[str, Any]:
     """
     settings, weights = options.model_dump(mode="json"), options.initial_weights
     if isinstance(weights, Path):
-        content = f" sha256 {hashlib.sha256(weights.read_bytes()).hexdigest()}" if weights.is_file() else ""
-        settings["initial_weights"] = f"{weights.name}{content}"
+        settings["initial_weights"] = by_content(weights)
     return settings

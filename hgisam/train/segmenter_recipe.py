@@ -1,6 +1,5 @@
 """A segmenter's training in one set of options: scans with masks in, reference masks or our own, weights out."""
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -39,7 +38,7 @@ from hgisam.train.own_masks import OwnMaskOptions, OwnMasks, outline_by_ourselve
 from hgisam.train.prepared import prepare_cohort
 from hgisam.train.processes import first_process_first, n_processes, rank
 from hgisam.train.splits import Role
-from hgisam.train.training import BEST, Kept, SplitOptions, Training, carried_out, fold_of, taught_by
+from hgisam.train.training import BEST, Kept, SplitOptions, Training, by_content, carried_out, fold_of, taught_by
 from hgisam.weak import HuThreshold
 
 log = logging.getLogger(__name__)
@@ -244,8 +243,7 @@ def gather_masks(
     with first_process_first():
         make_output_folder(cache)
         everything = read_cohort(data, options.layout, workers=workers, index=cache / "headers.csv")
-        for line in everything.summary().splitlines():
-            log.info("%s", line)
+        everything.log_summary()
         own = None
         if options.own_masks is None:
             cohort = _with_masks(everything, data)
@@ -324,9 +322,7 @@ def recorded_segmenter_settings(options: SegmenterTrainOptions) -> dict[str, Any
     settings = options.model_dump(mode="json")
     for opinion in (settings["own_masks"] or {}).values():
         if isinstance(opinion, dict) and opinion["segment"]["weak"]["method"] != HuThreshold().method:
-            path = Path(opinion["weights"] or default_weights_path())
-            content = f" sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}" if path.is_file() else ""
-            opinion["weights"] = f"{path.name}{content}"
+            opinion["weights"] = by_content(Path(opinion["weights"] or default_weights_path()))
     return settings
 
 

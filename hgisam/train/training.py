@@ -1,5 +1,6 @@
 """A training from its first step to its last, whatever is learned: shared, looked at, kept at its best, resumed."""
 
+import hashlib
 import logging
 import platform
 import time
@@ -349,6 +350,13 @@ def as_now(recorded: object, kind: type[BaseModel]) -> object:
         return kind.model_validate(recorded).model_dump(mode="json")
     except ValidationError:
         return recorded
+
+
+def by_content(file: Path) -> str:
+    """A file as records name it: by its name and what it holds; by its name alone where it is not there."""
+    if not file.is_file():
+        return file.name
+    return f"{file.name} sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}"
 
 
 def _check_folder(output: Path, settings: Mapping[str, Any], kind: type[BaseModel], *, resume: bool) -> None:
