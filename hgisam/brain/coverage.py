@@ -1,10 +1,13 @@
 """Whether a scan shows the brain whole, and at a believable size: what it misses, a volume misses too."""
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
+from scipy import ndimage
 from torch import Tensor
+from torch.nn import functional
 
-from hgisam.brain.region import AIR_HU
+from hgisam.brain.region import AIR_HU, BrainOptions
 from hgisam.volume import CTVolume
 
 OPEN_SHARE = 0.5
@@ -14,9 +17,23 @@ BRAIN_HEIGHT_MM = (70.0, 200.0)
 THICK_MM = 12.0
 """Slices further apart than this leave out more than they show."""
 EMPTY_HU = AIR_HU + 100.0
-"""A slice without a voxel above this holds no tissue at all."""
-EDGE_MM = 10.0
-"""Brain along the picture's edge for longer than this is cut by it."""
+"""A slice without a voxel above this holds no tissue at all; nor does one whose voxels are all alike."""
+STRETCHED = 2.5
+"""Pixels so many times longer than wide are those of slices that were not taken axially."""
+METAL_HU = 3000.0
+"""Denser than any bone or tooth: metal, or where a scanner's scale ends."""
+METAL_ML = 0.05
+"""Less of it is a voxel or two."""
+
+_GRID_MM = 1.5
+_DEPTH_MM = 5.0
+"""What cuts the brain is sought about this finely, in the slices and from slice to slice."""
+_BARE_MM = 8.0
+"""Brain nearer than this to what lies outside of the head, without bone between, is not closed in by a skull."""
+_BONE_MM = 4.0
+"""Bone closes in what is nearer than this."""
+_CUT_MM = 30.0
+"""A slice whose brain is bare for longer than this is cut."""
 
 
 def coverage_doubts(volume: CTVolume, region: Bool[Tensor, "depth height width"]) -> tuple[str, ...]:
@@ -31,30 +48,71 @@ def coverage_doubts(volume: CTVolume, region: Bool[Tensor, "depth height width"]
     shown = torch.nonzero(area).flatten().tolist()
     if not shown:
         return ()
-    lowest, highest = shown[0], shown[-1]
     doubts = []
     if spacing_mm > THICK_MM:
         doubts.append(f"slices are {spacing_mm:.3g} mm apart: what lies between them is guessed")
-    within = volume.hu[lowest : highest + 1].flatten(1).amax(dim=1)
-    n_empty = int((within < EMPTY_HU).sum())
+    if max(dy, dx) > STRETCHED * min(dy, dx):
+        doubts.append(
+            f"pixels are {dy:.3g} x {dx:.3g} mm in axial planes: the scan was sliced in another direction, and blood"
+            " in it is missed"
+        )
+    filled = _filled(volume)
+    within = range(int(filled.nonzero()[0]), int(filled.nonzero()[-1]) + 1)
+    n_empty = int((~filled[within.start : within.stop]).sum())
     if n_empty:
-        doubts.append(f"{n_empty} slices within the brain are empty: blood in them is not measured")
-    ends = {"bottom": float(area[0]), "top": float(area[-1])}
+        doubts.append(f"{n_empty} slices within the head are empty: blood in them is not measured")
+    ends = {"bottom": float(area[within.start]), "top": float(area[within.stop - 1])}
     opened = [name for name, end in ends.items() if end > OPEN_SHARE * float(area.max())]
     if opened:
         doubts.append(f"the scan ends within the brain at its {' and '.join(opened)}: a volume is a lower bound")
-    height_mm = (highest - lowest + 1) * spacing_mm
+    height_mm = (shown[-1] - shown[0] + 1) * spacing_mm
     low, high = BRAIN_HEIGHT_MM
     if height_mm > high or (height_mm < low and not opened):
-        doubts.append(f"the brain is {height_mm:.0f} mm high, expected {low:.0f} to {high:.0f}: is the spacing right?")
-    n_cut = int((_along_edges_mm(region, dy, dx) > EDGE_MM).sum())
+        doubts.append(
+            f"the brain is {height_mm:.0f} mm high, expected {low:.0f} to {high:.0f}: is the spacing wrong, or is part"
+            " of the brain missing?"
+        )
+    n_cut = _n_cut(volume, region)
     if n_cut:
-        doubts.append(f"the picture's edge cuts the brain in {n_cut} slices: a volume is a lower bound")
+        doubts.append(f"the picture ends within the brain in {n_cut} slices: a volume is a lower bound")
+    metal_ml = (volume.hu[shown[0] : shown[-1] + 1] >= METAL_HU).flatten(1).sum(dim=1).double()
+    metal_ml = metal_ml * volume.slice_voxel_ml[shown[0] : shown[-1] + 1]
+    if float(metal_ml.sum()) > METAL_ML:
+        doubts.append(
+            f"metal in {int((metal_ml > 0).sum())} slices of the brain: what streaks beside it show is no blood"
+        )
     return tuple(doubts)
 
 
-def _along_edges_mm(region: Bool[Tensor, "depth height width"], dy: float, dx: float) -> Float[Tensor, " depth"]:
-    """Per slice, the length of the picture's edge along which there is brain."""
-    rows = (region[:, 0] | region[:, -1]).sum(dim=1) * dx
-    columns = (region[:, :, 0] | region[:, :, -1]).sum(dim=1) * dy
-    return rows + columns
+def _filled(volume: CTVolume) -> Bool[Tensor, " depth"]:
+    """Which slices show anything at all."""
+    planes = volume.hu.flatten(1)
+    highest = planes.amax(dim=1)
+    return (highest >= EMPTY_HU) & (highest > planes.amin(dim=1))
+
+
+def _n_cut(volume: CTVolume, region: Bool[Tensor, "depth height width"]) -> int:
+    """About how many slices show brain that no skull closes in: beside it lies what is outside of the head, air from
+    the picture's edge on, or the edge itself."""
+    depth_mm, dy, dx = volume.spacing_mm
+    every = max(1, round(_DEPTH_MM / depth_mm))
+    down, across = max(1, round(_GRID_MM / dy)), max(1, round(_GRID_MM / dx))
+    cell_mm, options = (dy * down, dx * across), BrainOptions()
+    n_cut = 0
+    for index in range(0, len(region), every):
+        if not bool(region[index].any()):
+            continue
+        hu = torch.nan_to_num(volume.hu[index], nan=AIR_HU)[None, None].float()
+        inside = functional.max_pool2d(region[index][None, None].float(), (down, across), ceil_mode=True)[0, 0] > 0
+        densest = functional.max_pool2d(hu, (down, across), ceil_mode=True)[0, 0]
+        bone = np.pad((densest > options.bone_hu).numpy(), 1)
+        brain = np.pad(inside.numpy(), 1)
+        air = np.pad((densest <= options.head_hu).numpy(), 1, constant_values=True)
+        parts, _ = ndimage.label(air)
+        outside = parts == parts[0, 0]
+        rim = brain & ~ndimage.binary_erosion(brain)
+        near_outside = ndimage.distance_transform_edt(~outside, sampling=cell_mm) <= _BARE_MM
+        near_bone = bone if not bone.any() else ndimage.distance_transform_edt(~bone, sampling=cell_mm) <= _BONE_MM
+        bare_mm = float((rim & near_outside & ~near_bone).sum()) * float(np.mean(cell_mm))
+        n_cut += every * (bare_mm > _CUT_MM)
+    return min(n_cut, int(region.flatten(1).any(dim=1).sum()))

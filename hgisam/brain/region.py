@@ -186,8 +186,18 @@ def _coarse_region(cells: FloatArray, cell_mm: tuple[float, float, float], optio
     """The region on the coarse grid.
 
     Soft tissue inside the skull's convex outline, cut into parts at narrow places within each slice; the parts that
-    bone closes in are kept, grown back to the inner table, filled, and freed of thin spurs.
+    bone closes in are kept, grown back to the inner table, filled, and freed of thin spurs. Slices of air alone, or
+    of one value alone, are passed over: what lies on both sides of them is one head.
     """
+    shown = (cells > options.head_hu).any(axis=(1, 2)) & (cells.max(axis=(1, 2)) > cells.min(axis=(1, 2)))
+    region = np.zeros(cells.shape, dtype=bool)
+    if shown.any():
+        region[shown] = _region_of_head(cells[shown], cell_mm, options)
+    return region
+
+
+def _region_of_head(cells: FloatArray, cell_mm: tuple[float, float, float], options: BrainOptions) -> BoolArray:
+    """The same of a stack without slices in which nothing is to be seen."""
     in_plane_mm = cell_mm[1:]
     head = _largest_component(_open(cells > options.head_hu, options.opening_mm, in_plane_mm))
     bone = (cells > options.bone_hu) & head
