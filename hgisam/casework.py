@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -14,6 +15,7 @@ from hgisam.cases import Case, own_record
 from hgisam.intake import ImplausibleScan
 from hgisam.io.dicom_series import DicomSeries
 from hgisam.io.errors import OutputError, ScanRefused
+from hgisam.io.nifti import read_mask
 from hgisam.io.tables import write_json
 from hgisam.pipeline import ClassificationResult, SegmentationResult
 from hgisam.records import (
@@ -31,7 +33,8 @@ from hgisam.records import (
 
 log = logging.getLogger(__name__)
 
-SEGMENT_SUFFIXES = (".json", "_mask.nii.gz", "_preview.png", "_map.nii.gz", "_seg.dcm", "_sr.dcm")
+MASK_SUFFIX = "_mask.nii.gz"
+SEGMENT_SUFFIXES = (".json", MASK_SUFFIX, "_preview.png", "_map.nii.gz", "_seg.dcm", "_sr.dcm")
 CLASSIFY_SUFFIXES = (".json", "_slices.csv")
 ALL_SUFFIXES = tuple(dict.fromkeys((*SEGMENT_SUFFIXES, *CLASSIFY_SUFFIXES)))
 """What outputs of a case are called. The record comes first: it is the first to go."""
@@ -101,7 +104,8 @@ class CaseWork(Generic[Model]):
         return self.look(case)()
 
     def look(self, case: Case) -> Callable[[], Record]:
-        """Find out all about a case. What an earlier run left of it goes first: no old mask outlives a refusal.
+        """Find out all about a case. What an earlier run left of it goes first: no old mask outlives a refusal. But a
+        mask that somebody has changed since is no longer the run's: it is kept under another name.
 
         What the other command made of the same bytes stays; of other bytes, it goes too.
 
@@ -117,6 +121,7 @@ class CaseWork(Generic[Model]):
         if self.resume and self._is_done(case, earlier, header):
             log.info("%s: done already", case.name)
             return lambda: earlier
+        self._set_aside_what_was_changed(case, earlier)
         same_input = earlier.get("input_sha256", header["input_sha256"]) == header["input_sha256"]
         self.clear(case, self.suffixes if same_input else ALL_SUFFIXES)
         try:
@@ -147,6 +152,28 @@ class CaseWork(Generic[Model]):
                 path.unlink(missing_ok=True)
             except OSError as error:
                 raise OutputError(f"{path}: expected to replace it; got '{error.strerror}'; name another") from error
+
+    def _set_aside_what_was_changed(self, case: Case, earlier: Record) -> None:
+        """Keep a mask that can be read, but is not the one that the record vouches for: work of somebody's hands.
+
+        Raises:
+            OutputError: where that is not permitted.
+        """
+        path = self._path(case, MASK_SUFFIX)
+        written = earlier["outputs"].get(path.name) if is_sealed(earlier) else None
+        if written is None or _file_sha256(path) in {None, written}:
+            return
+        try:
+            read_mask(path)
+        except ScanRefused:  # damaged
+            return
+        free = (path.with_name(f"{path.name}.changed{n or ''}") for n in count())
+        kept = next(name for name in free if not name.exists())
+        try:
+            path.rename(kept)
+        except OSError as error:
+            raise OutputError(f"{path}: expected to rename it; got '{error.strerror}'; move it away") from error
+        log.warning("%s was changed since hgisam wrote it: kept as %s", path, kept.name)
 
     def clear_unrecorded(self, case: Case) -> None:
         """Remove outputs of a case on which work was broken off: those that no record vouches for."""

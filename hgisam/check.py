@@ -100,9 +100,11 @@ def _check(model: ScanChecker, case: Case) -> CaseCheck:
     try:
         checked = model.check(case.scan)
     except ImplausibleScan as error:
+        log.error("refused: %s", valid_text(str(error)))
         reasons = tuple(Doubt(Aspect.HU, reason) for reason in error.plausibility.reasons)
         return CaseCheck(case, "refused", reasons, {Aspect.HU: plausibility_values(error.plausibility)})
     except ScanRefused as error:
+        log.error("refused: %s", valid_text(str(error)))
         return CaseCheck(case, "refused", (Doubt(Aspect.READING, valid_text(str(error))),), {})
     except Exception as error:
         log.error("failed: %s: %s: %s", valid_text(str(case.path)), type(error).__name__, error)

@@ -31,6 +31,8 @@ app.add_typer(train_app, name="train")
 
 SUPERVISED = ("unet", "swin_unetr")
 """Methods that learn from masks."""
+HU_THRESHOLD = "hu_threshold"
+"""The method without any network."""
 
 
 class RefineName(StrEnum):
@@ -338,6 +340,9 @@ def evaluate(
         show = _on_terminal() and not quiet
         report = evaluate_folders(predictions, references, owners, workers=workers or _n_cpus(), show_progress=show)
         write_report(report, output)
+        if not report.complete:
+            n_left_out = len(report.refused) + len(report.without_reference) + len(report.without_prediction)
+            log.error("%d cases were not compared: evaluation.json says why", n_left_out)
         if not quiet:
             from rich.console import Console
 
@@ -566,6 +571,8 @@ def _load_for_masks(
     recipe = load_settings(config).supervised.method
     supervised = method if method in SUPERVISED else recipe if method is None else None
     if supervised is None:
+        if method == HU_THRESHOLD:  # no network opens a gate, and its own threshold is what it is
+            flags = flags | {"gate": False, "refine": {"method": flags["refine"]["method"] or RefineName.THRESHOLD}}
         model = _load(weights, config, flags | {"weak": {"method": method}}, device, batch_size)
         model.ensure_able("segment")
         return model

@@ -130,6 +130,11 @@ def test_a_table_for_people_has_each_reason_below_its_scan(folder: Path, tiny_we
     assert lines[4].split() == ["text", "refused", "-", "-", "-", "-"]
     assert lines[5].startswith("    reading: text.nii: expected")
     assert done.exit_code == ExitCode.SOME_FAILED
+    quiet = hgisam("check", folder, "--weights", tiny_weights[0], "-q")
+    assert (quiet.exit_code, quiet.stdout) == (ExitCode.SOME_FAILED, "")
+    assert [line.split(": ")[:3] for line in quiet.stderr.splitlines()] == [["hgisam", "error", "refused"]] * 2, (
+        "whoever asks for errors alone still hears what was refused"
+    )
 
 
 def test_json_for_machines_names_no_folder(folder: Path, tiny_weights: tuple[Path, str]) -> None:

@@ -274,6 +274,10 @@ def test_a_hu_threshold_runs_from_its_recipe_and_records_that_there_was_no_netwo
     assert run["weights_sha256"] is None
     assert run["settings"]["segment"]["weak"]["method"] == "hu_threshold"
     assert (tmp_path / "out" / "epidural_preview.png").is_file()
+    alone = hgisam("segment", scan, "-o", tmp_path / "alone", "--method", "hu_threshold")
+    assert alone.exit_code == 0, alone.stderr
+    by_name = json.loads((tmp_path / "alone" / "epidural.json").read_text())
+    assert by_name["volume_ml"] == record["volume_ml"]
     refused = hgisam("classify", scan, "-o", tmp_path / "other", *recipe)
     assert refused.exit_code == 4
     assert "expected a method with a network; got 'hu_threshold'" in refused.stderr
@@ -290,6 +294,7 @@ def test_evaluate_scores_masks_and_exits_8_where_one_has_no_partner(tmp_path: Pa
     done = hgisam("evaluate", predictions, references, "-o", tmp_path / "out")
     assert done.exit_code == 8
     assert "No prediction for 1: b" in done.stdout
+    assert "error: 1 cases were not compared" in done.stderr
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert found["scans"][0]["dice"] == pytest.approx(2 * 1 / (1 + 3))
     assert found["scans"][0]["difference_ml"] == pytest.approx(-2 * 5 / 1000)

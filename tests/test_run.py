@@ -25,7 +25,7 @@ from hgisam.io.errors import InputError, OutputError
 from hgisam.pipeline import SegmentationResult
 from hgisam.plausibility import Plausibility
 from hgisam.records import recorded_path, recorded_reason
-from hgisam.run import classify_cases, segment_cases
+from hgisam.run import RunOptions, classify_cases, segment_cases
 from hgisam.volume import MaskVolume
 
 Scans = Callable[..., tuple[Case, ...]]
@@ -264,6 +264,30 @@ def test_an_output_folder_with_somebody_s_file_in_the_way_is_refused_untouched(t
         segment_cases(model, scans(a=""), out)
     assert model.asked == []
     assert files(out) == {"a_mask.nii.gz"}
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_mask_that_somebody_has_corrected_is_kept(
+    tmp_path: Path, scans: Scans, caplog: pytest.LogCaptureFixture, resume: bool
+) -> None:
+    """Twice, under two names; and one that is damaged is made anew, as if it were not there."""
+    out, options = tmp_path / "out", RunOptions(resume=resume)
+    segment_cases(FakeModel(), scans(a=""), out)
+    path = out / "a_mask.nii.gz"
+    made = path.read_bytes()
+    corrected = []
+    for value in (0, 1):
+        voxels = np.full(nib.load(path).shape, value, dtype=np.uint8)
+        nib.save(nib.Nifti1Image(voxels, nib.load(path).affine), path)
+        corrected.append(path.read_bytes())
+        segment_cases(FakeModel(), scans(a=""), out, options=options)
+        assert path.read_bytes() == made
+    path.write_bytes(made[: len(made) // 2])
+    segment_cases(FakeModel(), scans(a=""), out, options=options)
+    kept = sorted(out.glob("*.changed*"))
+    assert [file.name for file in kept] == ["a_mask.nii.gz.changed", "a_mask.nii.gz.changed1"]
+    assert [file.read_bytes() for file in kept] == corrected
+    assert caplog.text.count("was changed since hgisam wrote it: kept as a_mask.nii.gz.changed") == 2
 
 
 def test_sharing_a_folder_between_commands_is_said(

@@ -9,7 +9,7 @@ from hgisam.volume import CTVolume
 
 
 def ball(spacing_mm: float = 5.0, depth: int = 40) -> tuple[CTVolume, torch.Tensor]:
-    """A brain of 150 mm in 9 mm of bone, of 64 x 64 pixels of 3 mm, its slices 5 mm apart where nothing else is said."""
+    """A brain of 150 mm in 9 mm of bone, of 64 x 64 pixels of 3 mm, its slices 5 mm apart if nothing else is said."""
     d, h, w = torch.meshgrid(*(torch.arange(float(n)) for n in (depth, 64, 64)), indexing="ij")
     region = torch.hypot(5.0 * (d - (depth - 1) / 2), 3.0 * torch.hypot(h - 31.5, w - 31.5)) < 75.0
     affine = torch.diag(torch.tensor([spacing_mm, 3.0, 3.0, 1.0], dtype=torch.float64))
