@@ -483,6 +483,41 @@ def segmenter(
         )
 
 
+@train_app.command()
+def encoder(
+    config: Annotated[Path, typer.Option(metavar="YAML", help="A recipe such as configs/encoder_ct_ich.yaml.")],
+    data: Annotated[Path, typer.Option(metavar="FOLDER", help="Scans as for a classifier; labels are not learned.")],
+    output: Output,
+    resume: ResumeTraining = False,
+    splits: SplitsFile = None,
+    fold: FoldNumber = None,
+    seed: Seed = None,
+    cache: Cache = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Learn what heads look like without labels, for a classifier's initial_weights; under torchrun, several share."""
+    with _training(output, quiet=quiet, verbose=verbose) as show_progress:
+        from hgisam.config import load_settings
+        from hgisam.pipeline import pick_device
+        from hgisam.train.encoder_recipe import train_encoder
+
+        flags = {"split": {"splits": splits, "fold": fold}, "loop": {"seed": seed}}
+        train_encoder(
+            load_settings(config, {"train_encoder": flags}, needs="train_encoder").train_encoder,
+            data,
+            output,
+            resume=resume,
+            cache=cache,
+            workers=workers or _n_cpus(),
+            device=pick_device(_own_device(device)),
+            command=_train_command("encoder", config, data, splits, fold, seed),
+            show_progress=show_progress,
+        )
+
+
 @app.command()
 def info(
     weights: Weights = None,

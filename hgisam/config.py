@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 
 from hgisam.limits import one_line, read_whole
 from hgisam.pipeline import SegmentOptions, SupervisedOptions
+from hgisam.train.encoder_recipe import EncoderTrainOptions
 from hgisam.train.recipe import TrainOptions
 from hgisam.train.segmenter_recipe import SegmenterTrainOptions
 
@@ -44,6 +45,8 @@ class Settings(BaseModel):
     """Settings of a classifier's training; those that the network needs are stored with its weights."""
     train_segmenter: SegmenterTrainOptions = SegmenterTrainOptions()
     """Settings of a segmenter's training; likewise."""
+    train_encoder: EncoderTrainOptions = EncoderTrainOptions()
+    """Settings of an encoder's training without labels; likewise."""
 
 
 Recipe = TypeVar("Recipe", bound=BaseModel)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from jaxtyping import Float
+from torch import Tensor
 
 from hgisam import NOTICE
 from hgisam.evaluate.detection import Curve, Curves, Detection, Estimate, ReliabilityBin
@@ -27,6 +29,7 @@ _INK, _FAINT = "#22262B", "#E3E6EA"
 _DPI = 160
 INTERVALS = f"Bands, bars and brackets: {CONFIDENCE:.0%} bootstrap intervals over patients."
 """What a figure's foot says unless it shows something else."""
+_MOST_COLUMNS = 6
 _LOSS_SPAN = 20
 """The smoothed loss is a mean over about a twentieth of the steps shown."""
 
@@ -170,6 +173,34 @@ def write_reliability(
         dress(axes)
     lower.grid(visible=False, axis="x")
     upper.legend(loc="upper left", framealpha=0.9, edgecolor="none", fontsize=9.5)
+    save(figure, path)
+
+
+def write_hidden_pictures(
+    path: Path,
+    wanted: Float[Tensor, "slices height width"],
+    shown: Float[Tensor, "slices height width"],
+    said: Float[Tensor, "slices height width"],
+) -> None:
+    """Slices, what a network was shown of them, and what it says was hidden, one column each; the first few.
+
+    Args:
+        path: the PNG.
+        wanted: grey values in [0, 1] of the slices as they are.
+        shown: with parts hidden.
+        said: of the network.
+
+    Raises:
+        OutputError: where the file cannot be written.
+    """
+    n = min(_MOST_COLUMNS, len(wanted))
+    figure = new_figure(2.2 * n, 7.6, "What was hidden, and what the network says was there")
+    grid = figure.subplots(3, n, squeeze=False)
+    for row, (name, planes) in enumerate((("as it is", wanted), ("shown", shown), ("said", said))):
+        for axes, plane in zip(grid[row], planes, strict=False):
+            axes.imshow(plane.numpy(), cmap="gray", vmin=0.0, vmax=1.0)
+            axes.set_axis_off()
+        grid[row, 0].set_title(name, loc="left", fontsize=11, color=_INK)
     save(figure, path)
 
 

@@ -24,6 +24,8 @@ from torch import Tensor, nn
 
 from hgisam.limits import one_line, read_whole
 from hgisam.model.architecture import Architecture, build_classifier
+from hgisam.model.classifier import ClassifierOptions
+from hgisam.model.masked_swin import MaskedSwin
 from hgisam.model.scan_head import ScanHead
 from hgisam.model.slice_classifier import SliceClassifier
 from hgisam.model.supervised import MaskNetwork, SegmenterArchitecture
@@ -46,8 +48,8 @@ PICKLE_SUFFIXES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".tar"}
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
 """How files of torch.save begin, of any age."""
 
-TRAINING_ONLY = "token_heads."
-"""Prefix of the parameters that only a token loss needs; they are not saved."""
+TRAINING_ONLY = ("token_heads.", "hidden_token", "pixels.")
+"""How the names of parameters begin that only a token loss needs, or an encoder's training; they are not saved."""
 
 MAX_WEIGHTS_BYTES = 2**30
 """The largest weights file that is read: 268 million float32, ten times the published network."""
@@ -55,7 +57,7 @@ MAX_WEIGHTS_BYTES = 2**30
 _MAX_HEADER_BYTES = 4 * 2**20
 _MAX_HASH_BYTES = 4096
 
-M = TypeVar("M", "WeightsMetadata", "SegmenterMetadata")
+M = TypeVar("M", "WeightsMetadata", "SegmenterMetadata", "EncoderMetadata")
 
 
 class WeightsError(RuntimeError):
@@ -128,6 +130,15 @@ class SegmenterMetadata(Provenance):
     """Settings of how slices are seen together; the caller validates them."""
     threshold: float = Field(default=0.5, gt=0, le=1)
     """Probability from which a voxel counts as blood."""
+
+
+class EncoderMetadata(Provenance):
+    """What must be known of an encoder that no label has taught: a classifier can begin with it, and nothing else."""
+
+    kind: Literal["encoder"] = "encoder"
+    """Tells it from a network that answers."""
+    architecture: ClassifierOptions
+    """The classifier that is to begin with it; it has no head of its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,6 +223,7 @@ def load_weights(path: Path, *, expected_sha256: str | None = None) -> LoadedWei
             f"{path}: expected weights of a classifier; got those of a segmenter; use them with `hgisam segment "
             "--method`, or name others"
         )
+    _refuse_encoder(kind, path)
     metadata = _parse_metadata(stored.metadata, path, WeightsMetadata)
     _refuse_larger_than_file(metadata.architecture, stored.tensors, path)
     model = build_classifier(metadata.architecture)
@@ -226,7 +238,9 @@ def load_segmenter(path: Path, *, expected_sha256: str | None = None) -> LoadedS
         WeightsError: as `load_weights`, and where the file is a classifier's.
     """
     stored = read_tensors(path, expected_sha256=expected_sha256)
-    if _kind_of(stored.metadata) == "classifier":
+    kind = _kind_of(stored.metadata)
+    _refuse_encoder(kind, path)
+    if kind == "classifier":
         raise WeightsError(
             f"{path}: expected weights of a segmenter; got those of a classifier, which has seen no masks; name "
             "others, or another method"
@@ -236,6 +250,14 @@ def load_segmenter(path: Path, *, expected_sha256: str | None = None) -> LoadedS
     model = MaskNetwork(metadata.architecture)
     _fill(model, stored.tensors, path)
     return LoadedSegmenter(model=model.eval(), metadata=metadata, sha256=stored.sha256)
+
+
+def _refuse_encoder(kind: str | None, path: Path) -> None:
+    if kind == "encoder":
+        raise WeightsError(
+            f"{path}: expected weights that tell blood; got those of an encoder, which no label has taught; train a "
+            "classifier with them as its train.initial_weights"
+        )
 
 
 def _refuse_larger_than_file(
@@ -300,8 +322,8 @@ def _parsed(content: bytes, path: Path) -> tuple[dict[str, Tensor], str | None]:
 
 def save_weights(
     path: Path,
-    model: SliceClassifier | MaskNetwork,
-    metadata: WeightsMetadata | SegmenterMetadata,
+    model: SliceClassifier | MaskNetwork | MaskedSwin,
+    metadata: WeightsMetadata | SegmenterMetadata | EncoderMetadata,
     *,
     half: bool = False,
 ) -> str:
@@ -309,7 +331,7 @@ def save_weights(
 
     Args:
         path: ends in .safetensors; its folder exists.
-        model: parameters and running statistics are saved; token heads are not.
+        model: parameters and running statistics are saved; what only training needs is not.
         metadata: its architecture must be the model's.
         half: store float16 instead of float32: half the size, 3 significant digits.
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hgisam.io.errors import InputError
+from hgisam.model.masked_swin import MaskedSwin
 from hgisam.model.slice_classifier import SliceClassifier
 from hgisam.model.supervised import MaskNetwork
 
@@ -76,7 +77,7 @@ class Batch(Protocol):
         """So many smaller batches, but no empty ones, that together are this one."""
 
 
-Network = TypeVar("Network", SliceClassifier, MaskNetwork)
+Network = TypeVar("Network", SliceClassifier, MaskNetwork, MaskedSwin)
 Learned = TypeVar("Learned", bound=Batch)
 
 Costs = dict[str, Tensor]
@@ -290,8 +291,8 @@ def _is_head(name: str) -> bool:
     return name.startswith(("head.", "token_heads."))
 
 
-def _groups(model: SliceClassifier | MaskNetwork, options: LoopOptions) -> list[dict[str, object]]:
-    """Parameters by rate and decay; a segmenter has one rate.
+def _groups(model: SliceClassifier | MaskNetwork | MaskedSwin, options: LoopOptions) -> list[dict[str, object]]:
+    """Parameters by rate and decay; a segmenter and an encoder have one rate.
 
     Source of the layer-wise rates: Bao et al. 2021, arXiv 2106.08254 (BEiT).
     """

@@ -22,6 +22,7 @@ from hgisam.io.errors import InputError
 from hgisam.io.tables import write_json
 from hgisam.model.architecture import Architecture, build_classifier
 from hgisam.model.checkpoint import (
+    EncoderMetadata,
     WeightsError,
     WeightsMetadata,
     load_weights,
@@ -286,7 +287,7 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
 
 def _begin_with(
     weights: Literal["phantoms"] | Path, model: SliceClassifier, seen: PreprocessOptions
-) -> tuple[InitialReport, WeightsMetadata | None]:
+) -> tuple[InitialReport, WeightsMetadata | EncoderMetadata | None]:
     """Let a network begin with the weights of a file, or with the package's.
 
     Args:
@@ -302,15 +303,26 @@ def _begin_with(
     """
     path = phantom_weights_path() if weights == "phantoms" else Path(weights)
     text = read_tensors(path).metadata
-    try:
-        told = None if text is None else WeightsMetadata.model_validate_json(text)
-    except ValidationError:  # a segmenter's, or another version's
-        told = None
+    told = _told(text)
     added = told is not None and _differs_in_neighbours_alone(PreprocessOptions.model_validate(told.preprocess), seen)
     report = load_initial_weights(model, path, added_channels=added)
     if text is not None and told is None:
-        raise WeightsError(f"{path}: expected a classifier's metadata; got others; use the hgisam that wrote it")
+        raise WeightsError(
+            f"{path}: expected the metadata of a classifier or an encoder; got others; use the hgisam that wrote it"
+        )
     return report, told
+
+
+def _told(text: str | None) -> WeightsMetadata | EncoderMetadata | None:
+    """What a file that a classifier can begin with says of itself; None of all others."""
+    if text is None:
+        return None
+    for kind in (WeightsMetadata, EncoderMetadata):
+        try:
+            return kind.model_validate_json(text)
+        except ValidationError:  # another kind's, or another version's
+            continue
+    return None
 
 
 def _differs_in_neighbours_alone(before: PreprocessOptions, seen: PreprocessOptions) -> bool:
@@ -356,7 +368,7 @@ class _ClassifierTraining(Training[SliceClassifier, TrainingBatch, Trained]):
         self._options, self._sources = options, sources
         torch.manual_seed(options.loop.seed)
         model = build_classifier(options.classifier, token_heads=options.loss.token_weight > 0)
-        self._start: WeightsMetadata | None = None
+        self._start: WeightsMetadata | EncoderMetadata | None = None
         self._initial: dict[str, Tensor] = {}
         if options.initial_weights != "none":
             found, self._start = _begin_with(options.initial_weights, model, options.preprocess)
@@ -451,7 +463,7 @@ class _ClassifierTraining(Training[SliceClassifier, TrainingBatch, Trained]):
         """Without a tuning set: what the initial weights brought along, or nothing."""
         log.warning("no tuning set: probabilities and operating point are those of the initial weights, or raw")
         start = self._start
-        if start is None:
+        if not isinstance(start, WeightsMetadata):
             return Calibration()
         return Calibration(
             scan_context=start.scan_context,
@@ -468,7 +480,7 @@ class _ClassifierTraining(Training[SliceClassifier, TrainingBatch, Trained]):
             architecture=options.classifier,
             brain=options.brain.model_dump(mode="json"),
             preprocess=options.preprocess.model_dump(mode="json"),
-            threshold=0.5 if start is None else start.threshold,
+            threshold=start.threshold if isinstance(start, WeightsMetadata) else 0.5,
             data=self._data(),
             command=self._command,
             seed=options.loop.seed,

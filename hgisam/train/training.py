@@ -135,8 +135,8 @@ class Training(ABC, Generic[Network, Learned, Result]):
 
     what: str
     """As the command has it: hgisam train WHAT."""
-    score_name: Literal["tuning_auc", "tuning_dice"]
-    """What the tuning set says, the higher the better."""
+    score_name: Literal["tuning_auc", "tuning_dice", "none"]
+    """What the tuning set says, the higher the better; none where nobody chooses."""
 
     def __init__(
         self,
