@@ -79,14 +79,14 @@ def chosen(head: ScanHead) -> list[bool]:
 
 
 def test_calibration_undoes_an_overconfident_scale() -> None:
-    plain, loud = (calibrate(scored(60, 0, scale=scale), 0.9) for scale in (1.0, 4.0))
+    plain, loud = (calibrate(scored(40, 0, scale=scale), 0.9) for scale in (1.0, 4.0))
     assert loud.temperature == pytest.approx(4.0 * plain.temperature, rel=1e-3)
     assert loud.operating_point == pytest.approx(plain.operating_point, abs=1e-3)
     assert loud.scan_head.weights == pytest.approx(plain.scan_head.weights, abs=2e-2)
 
 
 def test_the_operating_point_finds_the_share_that_was_asked_for() -> None:
-    scans = scored(60, 1)
+    scans = scored(40, 1)
     found = calibrate(scans, 0.95)
     probabilities = torch.cat([found.log_odds(scan.log_odds).sigmoid() for scan in scans])
     labels = torch.cat([scan.labels for scan in scans])
@@ -154,10 +154,10 @@ def test_many_scans_of_too_few_patients_fit_no_scan_head() -> None:
 
 
 def test_a_scan_head_tells_scans_apart_and_is_calibrated() -> None:
-    scans = scored(200, 3)
+    scans = scored(100, 3)
     bled = [bool(scan.labels.any()) for scan in scans]
     head = fit_scan_head([scan.log_odds for scan in scans], bled)
-    said = torch.stack([head(scan.log_odds) for scan in scored(200, 4)]).sigmoid()
+    said = torch.stack([head(scan.log_odds) for scan in scored(100, 4)]).sigmoid()
     assert auc(said.float(), torch.tensor(bled)) > 0.9
     assert float(said.mean()) == pytest.approx(0.5, abs=0.06)
 

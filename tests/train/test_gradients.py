@@ -35,12 +35,9 @@ def leave_rubbish() -> None:
 
 def same_twice(network: nn.Module, images: Tensor, *, bfloat16: bool) -> bool:
     first = gradients(network, images, bfloat16=bfloat16)
-    for _ in range(2):
-        leave_rubbish()
-        again = gradients(network, images, bfloat16=bfloat16)
-        if not all(torch.equal(first[name], again[name]) for name in first):
-            return False
-    return True
+    leave_rubbish()
+    again = gradients(network, images, bfloat16=bfloat16)
+    return all(torch.equal(first[name], again[name]) for name in first)
 
 
 @pytest.mark.parametrize("name", SEGMENTERS)
@@ -48,7 +45,7 @@ def test_a_segmenter_s_gradients_are_the_same_twice(repository: Path, name: str)
     options = load_settings(repository / "configs" / f"{name}.yaml").train_segmenter
     torch.manual_seed(0)
     network = MaskNetwork(options.network).eval()
-    assert same_twice(network, torch.rand(2, *SEGMENTERS[name]), bfloat16=options.loop.bfloat16)
+    assert same_twice(network, torch.rand(1, *SEGMENTERS[name]), bfloat16=options.loop.bfloat16)
 
 
 @pytest.mark.parametrize("name", ["ct_ich", "resnet18_ct_ich"])
@@ -56,4 +53,4 @@ def test_a_classifier_s_gradients_are_the_same_twice(repository: Path, name: str
     options = load_settings(repository / "configs" / f"{name}.yaml").train
     torch.manual_seed(0)
     network = build_classifier(options.classifier).eval()
-    assert same_twice(network, torch.rand(4, 2, 192, 192), bfloat16=options.loop.bfloat16)
+    assert same_twice(network, torch.rand(2, 2, 192, 192), bfloat16=options.loop.bfloat16)

@@ -161,7 +161,8 @@ def test_it_learns_what_was_hidden_in_slices_that_it_has_not_seen() -> None:
     others = batches(Heads(half), "b")[0]
     torch.manual_seed(0)
     options = LoopOptions(steps=100, learning_rate=2e-3, average_decay=0.9, bfloat16=False)
-    trainer = Trainer(MaskedSwin(SMALL), options, HiddenObjective(), torch.device("cpu"))
+    coarse = SMALL.model_copy(update={"swin": SMALL.swin.model_copy(update={"patch_size": 8})})
+    trainer = Trainer(MaskedSwin(coarse), options, HiddenObjective(), torch.device("cpu"))
     for step in range(options.steps):
         trainer.learn(made[step])
     with torch.inference_mode():

@@ -10,7 +10,7 @@ from hgisam.labels import Subtype
 from hgisam.model.classifier import ClassifierOptions, HemorrhageClassifier
 from hgisam.model.swin import SwinOptions
 from hgisam.train.batches import TrainingBatch
-from hgisam.train.loop import MOST_LOST, LoopOptions, Trainer
+from hgisam.train.loop import LoopOptions, Trainer
 from hgisam.train.losses import ClassifierObjective, LossOptions
 
 SWIN = SwinOptions(img_size=32, window=4, embed_dim=8, depths=(2, 2, 2), heads=(1, 2, 4), in_channels=1)
@@ -51,7 +51,7 @@ def same(a: Trainer, b: Trainer) -> bool:
 @pytest.mark.parametrize("kind", ["cross_entropy", "focal"])
 def test_a_tiny_network_learns_whatever_it_is_asked(outputs: int, kind: str) -> None:
     training = trainer(outputs, LossOptions(kind=kind), average_decay=0.9)
-    for step in range(100):
+    for step in range(60):
         training.learn(bright_squares(step))
     with torch.inference_mode():
         images = bright_squares(99).images
@@ -94,7 +94,10 @@ def broken_squares(seed: int) -> TrainingBatch:
 
 
 @pytest.mark.parametrize("stem", ["none", "deep"])
-def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_many_in_a_row_end_the_training(stem: str) -> None:
+def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_many_in_a_row_end_the_training(
+    stem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hgisam.train.loop.MOST_LOST", few := 5)
     training = trainer(stem=stem)
     training.learn(bright_squares(0))
 
@@ -102,21 +105,22 @@ def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_many_in_a_row_e
         return {name: value for name, value in training.tensors().items() if name != "loop.n_lost"}
 
     before = {name: value.clone() for name, value in networks().items()}
-    for _ in range(MOST_LOST - 1):
+    for _ in range(few - 1):
         training.learn(broken_squares(1))
-    assert training.step == MOST_LOST
+    assert training.step == few
     assert all(torch.equal(value, before[name]) for name, value in networks().items())
     training.learn(bright_squares(2))
     assert not all(torch.equal(value, before[name]) for name, value in networks().items())
     assert all(value.isfinite().all() for value in networks().values())
     with pytest.raises(InputError, match="expected finite gradients"):
-        for _ in range(MOST_LOST):
+        for _ in range(few):
             training.learn(broken_squares(1))
 
 
-def test_steps_that_were_lost_before_a_training_was_stopped_count() -> None:
+def test_steps_that_were_lost_before_a_training_was_stopped_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hgisam.train.loop.MOST_LOST", few := 5)
     training, other = trainer(), trainer()
-    for _ in range(MOST_LOST - 1):
+    for _ in range(few - 1):
         training.learn(broken_squares(1))
     other.restore(training.tensors(), training.step)
     with pytest.raises(InputError, match="expected finite gradients"):
