@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +31,13 @@ def kill_and_resume(arguments: list[str], output: Path) -> None:
     assert not (output / CURVES).exists()
     resumed = subprocess.run([*command, "--resume"], env=environment, capture_output=True, check=False)
     assert resumed.returncode == 0, resumed.stderr
+
+
+def stopped_before_its_end(finished: Path, folder: Path) -> Path:
+    """A copy of a finished run as it was at its last checkpoint but one."""
+    shutil.copytree(finished, folder)
+    max((folder / CHECKPOINTS).glob("*.safetensors")).unlink()
+    return folder
 
 
 def assert_equal_to_the_bit(whole: Path, mended: Path) -> None:

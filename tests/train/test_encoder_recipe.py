@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from drawn_cohort import write_drawn_cohort
-from killed_training import assert_equal_to_the_bit
+from killed_training import assert_equal_to_the_bit, stopped_before_its_end
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from tiny_training import TINY, write_tiny_recipe
@@ -108,9 +108,7 @@ def test_it_is_no_classifier_and_no_segmenter(finished: Path, data: Path, tmp_pa
 def test_a_training_that_goes_on_from_a_checkpoint_ends_to_the_bit_like_one_that_never_stopped(
     finished: Path, data: Path, cache: Path, tmp_path: Path
 ) -> None:
-    stopped = shutil.copytree(finished, tmp_path / "b")
-    for last in (max((stopped / CHECKPOINTS).glob("*.safetensors")), stopped / BEST):
-        last.unlink()
+    stopped = stopped_before_its_end(finished, tmp_path / "b")
     done = RUN.invoke(app, [*arguments(write_recipe(tmp_path / "tiny.yaml"), stopped, data, cache), "--resume"])
     assert done.exit_code == 0, done.output
     assert "goes on from step 10" in done.stderr

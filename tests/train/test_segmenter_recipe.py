@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from drawn_cohort import write_drawn_cohort
-from killed_training import assert_equal_to_the_bit, kill_and_resume
+from killed_training import assert_equal_to_the_bit, stopped_before_its_end
 from pydantic import ValidationError
 from tiny_segmenter import TINY, write_tiny_segmenter
 from tiny_training import write_tiny_recipe
@@ -134,14 +134,15 @@ def test_classifying_with_a_segmenter_is_refused(finished: Path, data: Path, tmp
     assert "expected weights of a classifier; got those of a segmenter" in done.stderr
 
 
-def test_a_training_killed_in_mid_step_and_resumed_ends_to_the_bit_like_one_never_killed(
+def test_a_training_that_goes_on_from_a_checkpoint_ends_to_the_bit_like_one_that_never_stopped(
     data: Path, cache: Path, tmp_path: Path
 ) -> None:
     recipe = write_tiny_segmenter(tmp_path / "tiny.yaml", steps=8, evaluate_every=4, checkpoint_every=3)
-    whole, mended = tmp_path / "whole", tmp_path / "mended"
-    assert RUN.invoke(app, arguments(recipe, whole, data, cache)).exit_code == 0
-    kill_and_resume(arguments(recipe, mended, data, cache), mended)
-    assert_equal_to_the_bit(whole, mended)
+    assert RUN.invoke(app, arguments(recipe, tmp_path / "whole", data, cache)).exit_code == 0
+    stopped = stopped_before_its_end(tmp_path / "whole", tmp_path / "stopped")
+    again = RUN.invoke(app, [*arguments(recipe, stopped, data, cache), "--resume"])
+    assert "goes on from step 6" in again.stderr
+    assert_equal_to_the_bit(tmp_path / "whole", stopped)
 
 
 def test_a_cohort_without_masks_is_refused_in_one_line(tmp_path: Path) -> None:
