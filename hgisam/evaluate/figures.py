@@ -188,7 +188,7 @@ def write_hidden_pictures(
         path: the PNG.
         wanted: grey values in [0, 1] of the slices as they are.
         shown: with parts hidden.
-        said: of the network.
+        said: the same with what the network says in their place.
 
     Raises:
         OutputError: where the file cannot be written.

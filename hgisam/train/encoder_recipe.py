@@ -203,6 +203,7 @@ class _EncoderTraining(Training[MaskedSwin, HiddenBatch, TrainedEncoder]):
         batch = self._batches[0].to(self._device)
         with torch.inference_mode():
             said = self.trainer.averaged(batch.images, batch.hidden)
+        said = torch.where(batch.asked[:, None], said, batch.images)
         write_hidden_pictures(
             self._output / PICTURES, *(planes[:, 0].cpu() for planes in (batch.wanted, batch.images, said))
         )
