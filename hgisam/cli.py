@@ -19,6 +19,7 @@ from hgisam.exits import ExitCode, Interrupts
 from hgisam.io.atomic import make_output_folder
 from hgisam.io.errors import InputError, OutputError, ScanRefused
 from hgisam.limits import one_line
+from hgisam.wording import counted
 
 if TYPE_CHECKING:
     from hgisam.pipeline import MaskSegmenter, Segmenter
@@ -342,7 +343,8 @@ def evaluate(
         write_report(report, output)
         if not report.complete:
             n_left_out = len(report.refused) + len(report.without_reference) + len(report.without_prediction)
-            log.error("%d cases were not compared: evaluation.json says why", n_left_out)
+            left_out = counted(n_left_out, "case was", "cases were")
+            log.error("%s not compared: evaluation.json says why", left_out)
         if not quiet:
             from rich.console import Console
 

@@ -51,6 +51,7 @@ from hgisam.segment import (
 from hgisam.supervised import StackOptions, voxel_probabilities
 from hgisam.volume import CTVolume, MaskVolume
 from hgisam.weak import AT_CONTRAST, HuThreshold, SelfAttention, WeakMethod
+from hgisam.wording import counted
 
 NO_NETWORK = "no network was asked: whatever is dense counts as blood, in every slice"
 """Told of every scan that a method without a network outlined."""
@@ -408,8 +409,9 @@ class Segmenter(_Loaded):
         positive = look.probabilities[look.slices] >= _first(self.operating_point, 1.0)
         n_positive = int(positive.sum())
         if n_positive and not mask.voxels.any():
+            positive_slices = counted(n_positive, "slice is", "slices are")
             classification["warnings"] += (
-                f"{n_positive} slices are at or above the operating point, but nothing in them could be outlined",
+                f"{positive_slices} at or above the operating point, but nothing could be outlined",
             )
         return SegmentationResult(
             **classification,

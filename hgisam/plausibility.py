@@ -233,14 +233,27 @@ def _size(size_mm: tuple[float, float, float], tissue_ml: float) -> list[tuple[b
     low, high = HEAD_MM_DOUBTED
     if not low <= longest <= high:
         refused = not HEAD_MM_REFUSED[0] <= longest <= HEAD_MM_REFUSED[1]
-        why = f"expected a head of {low:.0f} to {high:.0f} mm; got {longest:.0f} mm: is the spacing right?"
-        found.append((refused, why))
-    for measured, doubted, refused_from, what in (
-        (size_mm[0], STACK_MM_DOUBTED, STACK_MM_REFUSED, "mm from the lowest to the highest slice"),
-        (tissue_ml, TISSUE_ML_DOUBTED, TISSUE_ML_REFUSED, "mL of tissue"),
+        instead = "is only a part of a head shown" if longest < low else "is it another part of the body"
+        why = f"expected a head of {low:.0f} to {high:.0f} mm; got {longest:.0f} mm: is the pixel spacing right, or"
+        found.append((refused, f"{why} {instead}?"))
+    for measured, doubted, refused_from, what, ask in (
+        (
+            size_mm[0],
+            STACK_MM_DOUBTED,
+            STACK_MM_REFUSED,
+            "mm from the lowest to the highest slice",
+            "is the slice spacing right, or does the scan go on below the neck?",
+        ),
+        (
+            tissue_ml,
+            TISSUE_ML_DOUBTED,
+            TISSUE_ML_REFUSED,
+            "mL of tissue",
+            "are pixel and slice spacing right, or is more than head and neck in the picture?",
+        ),
     ):
         if measured > doubted:
-            why = f"expected at most {doubted:.0f} {what}; got {measured:.0f}: is the spacing right?"
+            why = f"expected at most {doubted:.0f} {what}; got {measured:.0f}: {ask}"
             found.append((measured > refused_from, why))
     return found
 

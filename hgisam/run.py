@@ -40,6 +40,7 @@ from hgisam.records import (
     slice_rows,
     summary_row,
 )
+from hgisam.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -260,7 +261,7 @@ class _Run:
                         with interrupts.held():
                             done[case.name] = write()
         except KeyboardInterrupt:
-            log.error("cancelled; %d of %d cases are done and stay", len(done), len(own))
+            log.error("cancelled; %d of %s done; what is done stays", len(done), counted(len(own), "case"))
             return ExitCode.CANCELLED
         except OutputError as error:
             log.error("%s", error)

@@ -60,7 +60,7 @@ def test_a_sound_series_is_ok_and_its_facts_are_those_of_its_headers(check: Call
         ({"thickness_mm": 0.6}, "thickness", "0.6 mm thin"),
         ({"thickness_mm": 12.0}, "thickness", "12 mm thick"),
         ({"NumberOfSeriesRelatedInstances": 40}, "series", "states 40 images, and 29 are here"),
-        ({"slices": [*range(12), *range(13, 29)]}, "reading", "missing in 1 places"),
+        ({"slices": [*range(12), *range(13, 29)]}, "reading", "missing in 1 place:"),
         ({"slices": range(6, 18)}, "coverage", "ends within the brain at its bottom and top"),
     ],
 )

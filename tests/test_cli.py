@@ -294,7 +294,7 @@ def test_evaluate_scores_masks_and_exits_8_where_one_has_no_partner(tmp_path: Pa
     done = hgisam("evaluate", predictions, references, "-o", tmp_path / "out")
     assert done.exit_code == 8
     assert "No prediction for 1: b" in done.stdout
-    assert "error: 1 cases were not compared" in done.stderr
+    assert "error: 1 case was not compared" in done.stderr
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert found["scans"][0]["dice"] == pytest.approx(2 * 1 / (1 + 3))
     assert found["scans"][0]["difference_ml"] == pytest.approx(-2 * 5 / 1000)

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from hgisam.brain.region import AIR_HU, BrainOptions
 from hgisam.volume import CTVolume
+from hgisam.wording import counted
 
 OPEN_SHARE = 0.5
 """A scan ends within the brain where its outermost slice shows more than this share of the largest slice's brain."""
@@ -60,7 +61,8 @@ def coverage_doubts(volume: CTVolume, region: Bool[Tensor, "depth height width"]
     within = range(int(filled.nonzero()[0]), int(filled.nonzero()[-1]) + 1)
     n_empty = int((~filled[within.start : within.stop]).sum())
     if n_empty:
-        doubts.append(f"{n_empty} slices within the head are empty: blood in them is not measured")
+        empty = counted(n_empty, "slice within the head is empty", "slices within the head are empty")
+        doubts.append(f"{empty}: blood there is not measured")
     ends = {"bottom": float(area[within.start]), "top": float(area[within.stop - 1])}
     opened = [name for name, end in ends.items() if end > OPEN_SHARE * float(area.max())]
     if opened:
@@ -68,19 +70,19 @@ def coverage_doubts(volume: CTVolume, region: Bool[Tensor, "depth height width"]
     height_mm = (shown[-1] - shown[0] + 1) * spacing_mm
     low, high = BRAIN_HEIGHT_MM
     if height_mm > high or (height_mm < low and not opened):
+        instead = "was more than brain taken for it" if height_mm > high else "is part of the brain missing"
         doubts.append(
-            f"the brain is {height_mm:.0f} mm high, expected {low:.0f} to {high:.0f}: is the spacing wrong, or is part"
-            " of the brain missing?"
+            f"the brain is {height_mm:.0f} mm high, expected {low:.0f} to {high:.0f}: is the slice spacing wrong, or"
+            f" {instead}?"
         )
     n_cut = _n_cut(volume, region)
     if n_cut:
-        doubts.append(f"the picture ends within the brain in {n_cut} slices: a volume is a lower bound")
+        doubts.append(f"the picture ends within the brain in {counted(n_cut, 'slice')}: a volume is a lower bound")
     metal_ml = (volume.hu[shown[0] : shown[-1] + 1] >= METAL_HU).flatten(1).sum(dim=1).double()
     metal_ml = metal_ml * volume.slice_voxel_ml[shown[0] : shown[-1] + 1]
     if float(metal_ml.sum()) > METAL_ML:
-        doubts.append(
-            f"metal in {int((metal_ml > 0).sum())} slices of the brain: what streaks beside it show is no blood"
-        )
+        with_metal = counted(int((metal_ml > 0).sum()), "slice")
+        doubts.append(f"metal in {with_metal} of the brain: what streaks beside it show is no blood")
     return tuple(doubts)
 
 

@@ -22,6 +22,7 @@ from hgisam.evaluate.summary import MEASURES, PUBLISHED_DICE, Scored, Summary, V
 from hgisam.evaluate.surface import SurfaceScore
 from hgisam.io.tables import write_csv, write_json
 from hgisam.outputs import claimed, refuse_overwriting
+from hgisam.wording import counted
 
 RECORD = "evaluation.json"
 SCANS, SLICES, SUBTYPE_ROWS, MEANS = (
@@ -97,9 +98,9 @@ def as_tables(report: EvaluationReport) -> RenderableType:
             notes.append(Text(f"No {lacking} for {len(cases)}: {', '.join(cases)}", style="bold red"))
     summary = report.summary
     counts = (
-        f"{summary.n} scans: {summary.n_positive} positive ({summary.n_missed} missed), {summary.n_normal} normal"
-        f" ({summary.n_false_positive} with a false positive). Dice undefined (both empty) in {summary.n_undefined}."
-        f" {summary.n_slices} slices, {summary.n_positive_slices} positive."
+        f"{counted(summary.n, 'scan')}: {summary.n_positive} positive ({summary.n_missed} missed), {summary.n_normal}"
+        f" normal ({summary.n_false_positive} with a false positive). Dice undefined (both empty) in"
+        f" {summary.n_undefined}. {counted(summary.n_slices, 'slice')}, {summary.n_positive_slices} positive."
     )
     units = f"Intervals are over patients: {summary.n_patients}." if report.by_patient else (
         "Intervals are over scans, as if each were another patient's; --patients says otherwise."
@@ -284,7 +285,7 @@ def _detection_table(summary: Summary) -> Table | None:
         table.add_row(kind, str(of_kind.n), str(of_kind.n_positive), *_detection_cells(of_kind))
     points = {of_kind.operating_point for _, of_kind in found}
     point = ", ".join("several operating points" if p is None else f"operating point {p:.3f}" for p in points)
-    lacking = f"; {summary.n_without_probabilities} scans without" if summary.n_without_probabilities else ""
+    lacking = f"; {counted(summary.n_without_probabilities, 'scan')} without" if summary.n_without_probabilities else ""
     table.caption = f"{point}{lacking}"
     return table
 

@@ -21,6 +21,7 @@ from hgisam.io.errors import ScanRefused
 from hgisam.io.nifti import NiftiGrid, new_grid_for
 from hgisam.io.nifti_header import MAX_VOXELS
 from hgisam.volume import CTVolume, Orientation, SlicePlanes
+from hgisam.wording import counted
 
 
 def read_dicom(
@@ -158,7 +159,9 @@ def only_series(path: Path) -> DicomSeries:
         raise listing.refusal(path.name)
     chosen = choose_series(listing.series)
     if chosen is None:
-        found = "; ".join(f"{row['series_uid']} ({row['slices']} slices)" for row in (s.row() for s in listing.series))
+        found = "; ".join(
+            f"{row['series_uid']} ({counted(row['slices'], 'slice')})" for row in (s.row() for s in listing.series)
+        )
         raise ScanRefused(f"{path.name}: expected one series of axial CT slices; got {found}; choose one")
     return chosen
 
@@ -183,7 +186,8 @@ def _notes(series: DicomSeries, groups: Sequence[tuple[SliceHeader, ...]], hu_of
     found = []
     n_dropped = len(series.slices) - len(groups)
     if n_dropped:
-        found.append(f"{n_dropped} slices are in it twice, pixel by pixel: each was taken once")
+        dropped = counted(n_dropped, "slice is in it twice", "slices are in it twice")
+        found.append(f"{dropped}, pixel by pixel: each was taken once")
     if not hu_offset and any(header.wrapped for header in series.slices):
         found.append("numbers of 12 bits without a sign or an offset: those above 3071 were taken as negative HU")
     return found

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from hgisam.io.errors import ScanRefused
 from hgisam.io.nifti_header import SHEAR_TOLERANCE
+from hgisam.wording import counted
 
 SAME_PLACE_MM = 0.02
 """Slices nearer than this lie at one place."""
@@ -237,7 +238,8 @@ class SliceStack:
         if self.shift_mm > SHIFTED_MM:
             found.append(f"pictures lie up to {self.shift_mm:.0f} mm beside one straight stack")
         if self.missing_gaps.any():
-            found.append(f"slices are missing in {int(self.missing_gaps.sum())} places: the volume is a lower bound")
+            places = counted(int(self.missing_gaps.sum()), "place")
+            found.append(f"slices are missing in {places}: the volume is a lower bound")
         if bool((gaps > MISSING_GAP * np.maximum(thickness[1:], thickness[:-1])).sum() * 2 > gaps.size):
             found.append("slices are thinner than the way between them: what lies there was not imaged")
         return tuple(found)

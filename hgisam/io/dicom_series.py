@@ -14,6 +14,7 @@ from hgisam.io.dicom_files import DicomFile, FileReader, dicom_files_in
 from hgisam.io.dicom_geometry import LARGEST_TILT_DEG
 from hgisam.io.dicom_header import LeftOut, SliceHeader, read_headers
 from hgisam.io.errors import ScanRefused
+from hgisam.wording import counted
 
 SERIES_COLUMNS = ("series_uid", "description", "kernel", "slices", "thickness_mm")
 """Columns of the table from which a series is chosen."""
@@ -195,11 +196,12 @@ def _series(slices: list[SliceHeader], left_out: list[LeftOut]) -> DicomSeries:
     notes: list[str] = []
     unplaced = sum(left.damaged and not left.series_uid for left in left_out)
     if unplaced:
-        notes.append(f"{unplaced} DICOM files beside the scan cannot be read; they may belong to it")
+        notes.append(f"{counted(unplaced, 'DICOM file')} beside the scan cannot be read: part of it may be there")
     stated = max((header.stated_count or 0 for header in slices), default=0)
     n_files = len({header.file for header in slices})
     if stated > n_files:
-        notes.append(f"the series states {stated} images, and {n_files} are here: some may be missing")
+        here = counted(n_files, "is", "are")
+        notes.append(f"the series states {stated:,} images, and {here} here: some may be missing")
     return DicomSeries(_common_path(ordered), ordered, problem, tuple(notes), tuple(left_out))
 
 

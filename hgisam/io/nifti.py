@@ -25,6 +25,7 @@ from hgisam.io.nifti_header import MAX_VOXELS, Geometry, Layout, check_geometry,
 from hgisam.labels import SUBTYPES
 from hgisam.limits import open_regular
 from hgisam.volume import CTVolume, MaskVolume, Orientation
+from hgisam.wording import counted
 
 LOWEST_HU = -1024.0
 HIGHEST_HU = 3071.0
@@ -421,7 +422,8 @@ def _check_non_finite(hu: NDArray[np.float32], non_finite: NDArray[np.bool_], so
             f"{source}: expected numbers in every voxel; got NaN or Inf in {fraction:.2%} of them"
             f" ({int(touching.sum()):,} at or in the head); convert the scan again"
         )
-    return f"{int(non_finite.sum()):,} voxels outside the head are NaN or Inf: taken as air"
+    spoilt = counted(int(non_finite.sum()), "voxel outside the head is", "voxels outside the head are")
+    return f"{spoilt} NaN or Inf: taken as air"
 
 
 def _grid(layout: Layout, header: nib.Nifti1Header, geometry: Geometry, source: str) -> NiftiGrid:

@@ -147,7 +147,7 @@ def test_fewer_images_than_the_series_states_are_said(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_beside_a_scan_is_said(tmp_path: Path) -> None:
     write_series(tmp_path, EVEN)
     (tmp_path / "broken.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 300)
-    assert read_dicom(tmp_path)[1].warnings == ("1 DICOM files beside the scan cannot be read; they may belong to it",)
+    assert read_dicom(tmp_path)[1].warnings == ("1 DICOM file beside the scan cannot be read: part of it may be there",)
 
 
 def test_what_lies_with_another_examination_is_not_told_of_this_one(tmp_path: Path) -> None:
