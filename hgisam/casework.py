@@ -1,6 +1,5 @@
 """One case from file to files: its outputs, then the record that vouches for them with their hashes."""
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ import torch
 from hgisam.cases import Case, own_record
 from hgisam.intake import ImplausibleScan
 from hgisam.io.dicom_series import DicomSeries
+from hgisam.io.digest import file_sha256
 from hgisam.io.errors import OutputError, ScanRefused
 from hgisam.io.nifti import read_mask
 from hgisam.io.tables import write_json
@@ -161,7 +161,7 @@ class CaseWork(Generic[Model]):
         """
         path = self._path(case, MASK_SUFFIX)
         written = earlier["outputs"].get(path.name) if is_sealed(earlier) else None
-        if written is None or _file_sha256(path) in {None, written}:
+        if written is None or file_sha256(path) in {None, written}:
             return
         try:
             read_mask(path)
@@ -259,7 +259,7 @@ class CaseWork(Generic[Model]):
     def _output_hashes(self, case: Case) -> dict[str, str]:
         """sha256 of each file of the case that is there, by its name, besides the record."""
         paths = [self._path(case, suffix) for suffix in self.suffixes if suffix != ".json"]
-        return {path.name: found for path in paths if (found := _file_sha256(path)) is not None}
+        return {path.name: found for path in paths if (found := file_sha256(path)) is not None}
 
     def _path(self, case: Case, suffix: str) -> Path:
         return self.folder / f"{case.name}{suffix}"
@@ -271,13 +271,4 @@ def _write_nothing() -> None:
 
 def _sha256(case: Case) -> str | None:
     """sha256 of a file's bytes, or over those of a series; None where one cannot be read."""
-    return _file_sha256(case.path) if case.series is None else case.series.sha256()
-
-
-def _file_sha256(path: Path) -> str | None:
-    """sha256 of a file's bytes; None where it is not there or cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
+    return file_sha256(case.path) if case.series is None else case.series.sha256()

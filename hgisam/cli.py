@@ -32,8 +32,6 @@ app.add_typer(train_app, name="train")
 
 SUPERVISED = ("unet", "swin_unetr")
 """Methods that learn from masks."""
-HU_THRESHOLD = "hu_threshold"
-"""The method without any network."""
 
 
 class RefineName(StrEnum):
@@ -608,8 +606,6 @@ def _load_for_masks(
     recipe = load_settings(config).supervised.method
     supervised = method if method in SUPERVISED else recipe if method is None else None
     if supervised is None:
-        if method == HU_THRESHOLD:  # no network opens a gate, and its own threshold is what it is
-            flags = flags | {"gate": False, "refine": {"method": flags["refine"]["method"] or RefineName.THRESHOLD}}
         model = _load(weights, config, flags | {"weak": {"method": method}}, device, batch_size)
         model.ensure_able("segment")
         return model

@@ -143,7 +143,9 @@ def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, 
     for key, value in above.items():
         if isinstance(value, Mapping):
             lower = merged.get(key, {})
-            merged[key] = _laid_over(lower, value) if isinstance(lower, Mapping) else lower
+            laid = _laid_over(lower, value) if isinstance(lower, Mapping) else lower
+            if laid or key in merged:
+                merged[key] = laid
         elif value is not None:
             merged[key] = value
     return merged

@@ -73,7 +73,8 @@ class SegmentOptions(IntakeOptions):
     """Saliency from which a voxel counts as blood, for refine.method 'threshold'; None takes the weights' own, or that
     of weak.contrast_hu with hu_threshold."""
     weak: WeakMethod = SelfAttention()
-    """The method that makes the maps; `method` names it. hu_threshold asks no network, and so knows no gate."""
+    """The method that makes the maps; `method` names it. hu_threshold asks no network: no gate is then the default, and
+    a mask by refine.method 'threshold'."""
     windows: WindowOptions = WindowOptions()
     """How windows cover slices larger than the network's field of view."""
     poses: PoseOptions = PoseOptions()
@@ -82,6 +83,15 @@ class SegmentOptions(IntakeOptions):
     """How stages, windows and slices become one map."""
     refine: RefineMethod = Components()
     """How the map becomes a mask; `method` names it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_without_a_network(cls, given: Any) -> Any:
+        weak = given.get("weak") if isinstance(given, dict) else None
+        method = weak.get("method") if isinstance(weak, dict) else getattr(weak, "method", None)
+        if method != HuThreshold().method:
+            return given
+        return {"gate": False, "refine": Threshold()} | given
 
     @model_validator(mode="after")
     def _threshold_is_used(self) -> Self:

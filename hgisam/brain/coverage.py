@@ -37,12 +37,15 @@ _CUT_MM = 30.0
 """A slice whose brain is bare for longer than this is cut."""
 
 
-def coverage_doubts(volume: CTVolume, region: Bool[Tensor, "depth height width"]) -> tuple[str, ...]:
+def coverage_doubts(
+    volume: CTVolume, region: Bool[Tensor, "depth height width"], options: BrainOptions | None = None
+) -> tuple[str, ...]:
     """What a user should know before a volume in mL is believed; empty where the brain is whole, or there is none.
 
     Args:
         volume: the scan.
         region: its intracranial region.
+        options: what counts as bone and as air, as where the region was found.
     """
     spacing_mm, dy, dx = volume.spacing_mm
     area = region.flatten(1).sum(dim=1)
@@ -75,7 +78,7 @@ def coverage_doubts(volume: CTVolume, region: Bool[Tensor, "depth height width"]
             f"the brain is {height_mm:.0f} mm high, expected {low:.0f} to {high:.0f}: is the slice spacing wrong, or"
             f" {instead}?"
         )
-    n_cut = _n_cut(volume, region)
+    n_cut = _n_cut(volume, region, options or BrainOptions())
     if n_cut:
         doubts.append(f"the picture ends within the brain in {counted(n_cut, 'slice')}: a volume is a lower bound")
     metal_ml = (volume.hu[shown[0] : shown[-1] + 1] >= METAL_HU).flatten(1).sum(dim=1).double()
@@ -93,13 +96,13 @@ def _filled(volume: CTVolume) -> Bool[Tensor, " depth"]:
     return (highest >= EMPTY_HU) & (highest > planes.amin(dim=1))
 
 
-def _n_cut(volume: CTVolume, region: Bool[Tensor, "depth height width"]) -> int:
+def _n_cut(volume: CTVolume, region: Bool[Tensor, "depth height width"], options: BrainOptions) -> int:
     """About how many slices show brain that no skull closes in: beside it lies what is outside of the head, air from
     the picture's edge on, or the edge itself."""
     depth_mm, dy, dx = volume.spacing_mm
     every = max(1, round(_DEPTH_MM / depth_mm))
     down, across = max(1, round(_GRID_MM / dy)), max(1, round(_GRID_MM / dx))
-    cell_mm, options = (dy * down, dx * across), BrainOptions()
+    cell_mm = (dy * down, dx * across)
     n_cut = 0
     for index in range(0, len(region), every):
         if not bool(region[index].any()):

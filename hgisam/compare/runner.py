@@ -27,6 +27,7 @@ from hgisam.evaluate.folders import with_probabilities
 from hgisam.evaluate.scores import ScanScore, score_masks
 from hgisam.exits import Interrupts
 from hgisam.io.atomic import make_output_folder
+from hgisam.io.digest import file_sha256
 from hgisam.io.errors import OutputError, ScanRefused
 from hgisam.io.nifti import read_mask_and_labels, write_mask
 from hgisam.io.tables import write_json
@@ -42,6 +43,9 @@ METHODS = "methods"
 CACHE = "cache"
 METHOD_RECORD = "method.json"
 _SCORE = TypeAdapter(ScanScore)
+
+Shas = tuple[str | None, str | None]
+"""sha256 of a case's scan and of its reference; None where a file cannot be read."""
 
 
 @runtime_checkable
@@ -142,7 +146,7 @@ class Runner:
             OutputError: where something cannot be written.
             KeyboardInterrupt: where it is cancelled; what is done stays.
         """
-        shas = {case.name: (_sha256(case.scan), _sha256(case.reference)) for case in data.cases}
+        shas = {case.name: (file_sha256(case.scan), file_sha256(case.reference)) for case in data.cases}
         if pick_device(self.device).type == "cpu":  # one training fills a GPU, but not many cores
             trainings = [
                 self._training(method, method.settings(self.base), data, fold)
@@ -155,7 +159,7 @@ class Runner:
             self._judge_side_by_side(data, shas)
         return tuple(self._one(method, data, shas, interrupts) for method in self.options.methods)
 
-    def _judge_side_by_side(self, data: ComparedData, shas: dict[str, tuple[str, str]]) -> None:
+    def _judge_side_by_side(self, data: ComparedData, shas: dict[str, Shas]) -> None:
         """So many processes at a time, each with its share of threads; records stay.
 
         Methods that come as they are are asked case after case, so that those of one network share its look at a case;
@@ -176,7 +180,7 @@ class Runner:
         self,
         method: AnyMethod,
         data: ComparedData,
-        shas: dict[str, tuple[str, str]],
+        shas: dict[str, Shas],
         networks: dict[Path | None, Segmenter],
     ) -> bool:
         """Whether each of a method's cases has a record that is still true; so is one that cannot be started."""
@@ -192,7 +196,7 @@ class Runner:
                     return False
         return True
 
-    def judge(self, work: "_Work", data: ComparedData, shas: dict[str, tuple[str, str]]) -> None:
+    def judge(self, work: "_Work", data: ComparedData, shas: dict[str, Shas]) -> None:
         """Some methods on some cases, for the records; a method that cannot be started is left for who reads them.
 
         Raises:
@@ -214,7 +218,7 @@ class Runner:
                     compare_case(_Sharing(maker, looks), case, shas[case.name], folder, Interrupts())
 
     def _one(
-        self, method: AnyMethod, data: ComparedData, shas: dict[str, tuple[str, str]], interrupts: Interrupts
+        self, method: AnyMethod, data: ComparedData, shas: dict[str, Shas], interrupts: Interrupts
     ) -> MethodResult:
         folder = self.output / METHODS / method.folder_name
         make_output_folder(folder)
@@ -291,7 +295,7 @@ _Work = tuple[tuple[AnyMethod, ...], tuple[ComparedCase, ...]]
 """Methods, and the cases that they are asked about."""
 
 
-def _judge(work: _Work, runner: Runner, data: ComparedData, shas: dict[str, tuple[str, str]], threads: int) -> None:
+def _judge(work: _Work, runner: Runner, data: ComparedData, shas: dict[str, Shas], threads: int) -> None:
     torch.set_num_threads(threads)
     runner.judge(work, data, shas)
     log.info("judged: %s, %d cases", ", ".join(method.name for method in work[0]), len(work[1]))
@@ -327,7 +331,7 @@ class _Sharing:
 
 
 def compare_case(
-    segmenter: MaskMaker, case: ComparedCase, shas: tuple[str, str], folder: Path, interrupts: Interrupts
+    segmenter: MaskMaker, case: ComparedCase, shas: Shas, folder: Path, interrupts: Interrupts
 ) -> CaseResult:
     """One method on one case: what is on record where that is still true, else a new mask and record.
 
@@ -385,7 +389,7 @@ def compare_case(
     return _case_result(case, score, record, mask if result else None)
 
 
-def case_key(settings: dict[str, Any], shas: tuple[str, str]) -> str:
+def case_key(settings: dict[str, Any], shas: Shas) -> str:
     """sha256 of all that a record follows from: settings with the weights' hash, version, scan and reference."""
     return hashlib.sha256(json.dumps([__version__, settings, *shas], sort_keys=True).encode()).hexdigest()
 
@@ -421,8 +425,3 @@ def _method_record(found: MethodResult) -> Record:
         "n_cases": len(found.cases),
         "failed_cases": {one.case.name: one.failure for one in found.failed_cases},
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

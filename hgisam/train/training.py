@@ -1,6 +1,5 @@
 """A training from its first step to its last, whatever is learned: shared, looked at, kept at its best, resumed."""
 
-import hashlib
 import logging
 import platform
 import time
@@ -19,6 +18,7 @@ from hgisam import NOTICE, __version__
 from hgisam.cases import own_record
 from hgisam.evaluate.figures import write_learning_curves
 from hgisam.io.atomic import make_output_folder
+from hgisam.io.digest import file_sha256
 from hgisam.io.errors import InputError
 from hgisam.io.tables import write_json
 from hgisam.train.checkpoints import latest_checkpoint, save_checkpoint
@@ -353,10 +353,9 @@ def as_now(recorded: object, kind: type[BaseModel]) -> object:
 
 
 def by_content(file: Path) -> str:
-    """A file as records name it: by its name and what it holds; by its name alone where it is not there."""
-    if not file.is_file():
-        return file.name
-    return f"{file.name} sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}"
+    """A file as records name it: by its name and what it holds; by its name alone where it cannot be read."""
+    sha256 = file_sha256(file)
+    return file.name if sha256 is None else f"{file.name} sha256 {sha256}"
 
 
 def _check_folder(output: Path, settings: Mapping[str, Any], kind: type[BaseModel], *, resume: bool) -> None:

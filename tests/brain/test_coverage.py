@@ -4,7 +4,7 @@ import pytest
 import torch
 from analytic_head import draw_head
 
-from hgisam.brain import coverage_doubts, intracranial_region
+from hgisam.brain import BrainOptions, coverage_doubts, intracranial_region
 from hgisam.volume import CTVolume
 
 
@@ -85,6 +85,12 @@ def test_a_brain_that_the_picture_cuts_is_doubted_and_a_whole_one_in_a_tight_pic
     (said,) = _cut(hu if filled_up else hu[:, :, start:], head.ct)
     n_slices = len(hu)
     assert said == f"the picture ends within the brain in {n_slices} slices: a volume is a lower bound"
+
+
+def test_what_is_bone_and_what_is_air_is_for_the_options_to_say() -> None:
+    """To options by which the skull of 900 HU is as good as air, nothing closes the brain in."""
+    said = coverage_doubts(*ball(), BrainOptions(bone_hu=1000.0, head_hu=950.0))
+    assert any("picture ends within the brain" in text for text in said)
 
 
 def _cut(hu: torch.Tensor, like: CTVolume) -> list[str]:
