@@ -49,14 +49,26 @@ class OomPolicy(StrEnum):
     CPU = "cpu"
 
 
+def _named_path(text: str) -> Path:
+    """A path as typed. An empty one would stand for the folder that the user is in, and nobody means that."""
+    with _session(quiet=False, verbose=False):
+        if not text.strip():
+            raise InputError("expected the name of a file or folder; got an empty one; for this folder, name '.'")
+    return Path(text)
+
+
 Inputs = Annotated[
     list[Path],
     typer.Argument(
         metavar="INPUT",
+        parser=_named_path,
         help="Head CT: a NIfTI file or a folder of them; a folder, zip or files of DICOM, each examination one scan.",
     ),
 ]
-Output = Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Output folder; made if absent.")]
+Output = Annotated[
+    Path,
+    typer.Option("--output", "-o", metavar="FOLDER", parser=_named_path, help="Output folder; made if absent."),
+]
 Weights = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Weights (.safetensors).", show_default="those of the package")
 ]
@@ -359,7 +371,10 @@ def compare(
     data: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", help="Scans or slices with reference masks.", show_default="where the YAML says"
+            metavar="FOLDER",
+            parser=_named_path,
+            help="Scans or slices with reference masks.",
+            show_default="where the YAML says",
         ),
     ] = None,
     device: Device = "auto",
@@ -401,7 +416,8 @@ Seed = Annotated[
     int | None, typer.Option(min=0, metavar="N", help="Of everything random.", show_default="the recipe's")
 ]
 Cache = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="Prepared scans.", show_default="in the output folder")
+    Path | None,
+    typer.Option(metavar="FOLDER", parser=_named_path, help="Prepared scans.", show_default="in the output folder"),
 ]
 
 
@@ -411,7 +427,11 @@ def classifier(
     output: Output,
     data: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Labelled scans: slice_labels.csv with NIfTI, RSNA, PhysioNet, BHSD."),
+        typer.Option(
+            metavar="FOLDER",
+            parser=_named_path,
+            help="Labelled scans: slice_labels.csv with NIfTI, RSNA, PhysioNet, BHSD.",
+        ),
     ] = None,
     resume: ResumeTraining = False,
     splits: SplitsFile = None,
@@ -449,7 +469,9 @@ def segmenter(
     data: Annotated[
         Path,
         typer.Option(
-            metavar="FOLDER", help="Scans with masks: phantoms of hgisam, PhysioNet, BHSD; labels do for own_masks."
+            metavar="FOLDER",
+            parser=_named_path,
+            help="Scans with masks: phantoms of hgisam, PhysioNet, BHSD; labels do for own_masks.",
         ),
     ],
     output: Output,

@@ -1,6 +1,7 @@
 """YAML -> settings. Each stage owns its options and their defaults; this file only assembles and explains."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,7 +80,7 @@ def load_recipe(
 
     Raises:
         SettingsError: where the file cannot be read, is not YAML of plain values, lacks the stage, a key is unknown (it
-            is named), or a value is out of range.
+            is named), or a value is out of range, true or false for a number, or no finite number.
     """
     where = "command line" if path is None else str(path)
     recipe: Any = {} if path is None else _read_yaml(path)
@@ -90,12 +91,17 @@ def load_recipe(
     if needs is not None and needs not in recipe:
         stages = ", ".join(f"'{key}'" for key in recipe if key != "source") or "nothing"
         raise SettingsError(f"{where}: expected a recipe with '{needs}'; got {stages}; take another recipe or command")
+    given = _laid_over(recipe, overrides or {})
     try:
-        return schema.model_validate(_laid_over(recipe, overrides or {}))
+        settings = schema.model_validate(given)
     except ValidationError as error:
         raise SettingsError(
             "; ".join(f"{where}: {_explained(detail)}" for detail in error.errors()[:_MAX_SLIPS])
         ) from error
+    slips = [f"{where}: {slip}" for slip in _no_numbers(given, settings.model_dump(), "")]
+    if slips:
+        raise SettingsError("; ".join(slips[:_MAX_SLIPS]))
+    return settings
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -149,6 +155,20 @@ def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, 
         elif value is not None:
             merged[key] = value
     return merged
+
+
+def _no_numbers(given: object, taken: object, key: str) -> Iterator[str]:
+    """What stands where a number is wanted and is none, though pydantic takes it for one: true for 1, NaN, infinity."""
+    if isinstance(given, Mapping) and isinstance(taken, Mapping):
+        for name in (name for name in given if name in taken):
+            yield from _no_numbers(given[name], taken[name], f"{key}.{name}" if key else str(name))
+    elif isinstance(given, list | tuple) and isinstance(taken, list | tuple):
+        for index, pair in enumerate(zip(given, taken, strict=False)):
+            yield from _no_numbers(*pair, f"{key}.{index}")
+    elif isinstance(given, bool) and not isinstance(taken, bool):
+        yield f"'{key}': expected a number; got {str(given).lower()}; write one"
+    elif isinstance(taken, float) and not math.isfinite(taken):
+        yield f"'{key}': expected a finite number; got {taken}; write one"
 
 
 def _explained(detail: ErrorDetails) -> str:

@@ -101,6 +101,32 @@ def test_usage_errors_exit_2_and_touch_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("segment", "SCAN", "-o", ""), "got an empty one; for this folder, name '.'"),
+        (("segment", " ", "-o", "out"), "got an empty one"),
+        (("train", "classifier", "--config", "a.yaml", "--data", "", "-o", "out"), "got an empty one"),
+        (
+            ("segment", "SCAN", "-o", "out", "--hu-offset", "nan"),
+            "'segment.hu_offset': expected a finite number; got nan",
+        ),
+        (("classify", "SCAN", "-o", "out", "--operating-point", "nan"), "'segment.operating_point'"),
+    ],
+)
+def test_a_value_that_nobody_can_mean_is_refused_in_one_line(
+    arguments: tuple[str, ...], said: str, tmp_path: Path, scan: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = scan("a")
+    monkeypatch.chdir(tmp_path)
+    done = hgisam(*(path if word == "SCAN" else word for word in arguments))
+    assert done.exit_code == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("hgisam: error: ") and said in line
+    assert not list((tmp_path / "out").glob("*"))
+    assert {found.name for found in tmp_path.iterdir()} <= {"in", "out"}
+
+
 @pytest.mark.usefixtures("loader")
 def test_results_go_to_stdout_and_the_log_to_stderr(tmp_path: Path, scan: Callable[..., str]) -> None:
     out = tmp_path / "out"

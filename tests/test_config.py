@@ -83,6 +83,11 @@ def test_flags_go_before_the_file_and_none_means_not_given(tmp_path: Path) -> No
         ),
         ("source: a\nsegmentation: {}", "unknown key 'segmentation'"),
         ("source: a\nsegment: {threshold: 7}", "'segment.threshold': .* less than or equal to 1; got 7"),
+        ("source: a\nsegment: {operating_point: true}", "'segment.operating_point': expected a number; got true"),
+        ("source: a\ntrain: {loop: {steps: true}}", "'train.loop.steps': expected a number; got true"),
+        ("source: a\nsegment: {hu_offset: .nan}", "'segment.hu_offset': expected a finite number; got nan"),
+        ("source: a\ntrain: {loop: {learning_rate: .inf}}", "expected a finite number; got inf"),
+        ("source: a\nsegment: {weak: {method: self_attention, stages: [true]}}", "expected a number; got true"),
         ("source: a\nsegment: 3", "'segment'"),
         ("segment: {}", "a line 'source: ...'"),
         ("- a\n- b", "expected keys and values; got list"),
@@ -107,6 +112,21 @@ def test_a_missing_file_is_said(tmp_path: Path) -> None:
 def test_a_flag_out_of_range_is_said() -> None:
     with pytest.raises(SettingsError, match=r"command line: 'segment\.operating_point'"):
         load_settings(overrides={"segment": {"operating_point": 3}})
+
+
+def test_true_is_no_number_and_where_true_is_meant_it_is(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"command line: 'segment\.hu_offset': expected a finite number; got nan"):
+        load_settings(overrides={"segment": {"hu_offset": float("nan")}})
+    path = write(tmp_path / "a.yaml", "source: a test\nsegment: {gate: false, hu_offset: 1}\n")
+    assert (load_settings(path).segment.gate, load_settings(path).segment.hu_offset) == (False, 1)
+
+
+def test_without_a_network_there_is_no_gate_unless_one_is_asked_for(tmp_path: Path) -> None:
+    options = load_settings(overrides={"segment": {"weak": {"method": "hu_threshold"}, "refine": {"method": None}}})
+    assert (options.segment.gate, options.segment.refine.method) == (False, "threshold")
+    path = write(tmp_path / "a.yaml", "source: a test\nsegment: {refine: {method: random_walk}}\n")
+    options = load_settings(path, {"segment": {"weak": {"method": "hu_threshold"}}})
+    assert (options.segment.gate, options.segment.refine.method) == (False, "random_walk")
 
 
 def test_a_threshold_that_nothing_would_use_is_refused(tmp_path: Path) -> None:
