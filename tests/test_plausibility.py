@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hgisam.io.nifti import read_ct
-from hgisam.plausibility import check_hu
+from hgisam.plausibility import check_hu, with_noise
 from hgisam.volume import CTVolume
 
 SPACING_MM = (5.0, 1.6, 1.6)
@@ -131,6 +131,15 @@ def test_strong_noise_is_a_warning() -> None:
     found = check_hu(scan(head_hu() + 45 * noise))
     assert found.verdict == "warning"
     assert "narrow soft-tissue peak" in found.reasons[0]
+
+
+@pytest.mark.parametrize(("noise_hu", "verdict"), [(6.7, "ok"), (15.0, "ok"), (25.0, "warning"), (float("nan"), "ok")])
+def test_noise_in_which_blood_hides_is_a_warning_with_its_figure(noise_hu: float, verdict: str) -> None:
+    found = with_noise(check_hu(scan(head_hu())), noise_hu)
+    assert found.verdict == verdict
+    assert found.figures["noise_hu"] == pytest.approx(noise_hu, nan_ok=True)
+    assert [("of 25 HU" in text, "blood may be missed" in text) for text in found.reasons] in ([], [(True, True)])
+    assert bool(found.reasons) == (verdict == "warning")
 
 
 def test_a_slice_of_the_vertex_alone_is_judged_mildly() -> None:

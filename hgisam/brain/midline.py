@@ -15,6 +15,21 @@ from torch.nn import functional
 from hgisam.brain.region import AIR_HU, BrainOptions
 from hgisam.volume import CTVolume
 
+WIDER = 1.03
+"""A head this many times wider than long may lie with its nose to one side. Measured on 69 real heads: two are so, of
+which one is cut short by the picture's edge and one turned by 45 degrees; the others are 1.04 to 1.36 times longer."""
+MORE_ALIKE = 1.02
+"""It does where front and back are this many times more alike than left and right. Measured: at most 1.00 times."""
+
+_LEAST_SLICES = 8
+"""Of fewer slices with brain, a turn is not judged: a piece of skull base may look like anything."""
+
+_WIDEST = 0.6
+"""Slices with this share of the widest one's brain tell the head's shape."""
+
+_TURNS_DEG = np.arange(-40.0, 41.0, 8.0)
+"""Turns that are tried about an axis to tell which one the head mirrors itself across."""
+
 _AROUND_MM = 10.0
 """How far around the region the skull takes part in the comparison."""
 
@@ -87,6 +102,47 @@ def midsagittal_line(
     return Midline(
         angle_deg=best.angle_deg, offset_mm=float(best.offset_mm + to_picture_mm), offset_step_mm=best.step_mm
     )
+
+
+def is_turned_sideways(
+    volume: CTVolume, region: Bool[Tensor, "depth height width"], options: BrainOptions | None = None
+) -> bool:
+    """Whether the head lies in its slices with front and back where left and right should be, by a file's mistake.
+
+    It does where the brain is wider than long, and left and right are less alike than front and back. Of 69 real heads
+    (CT-ICH) none is both; turned by 90 degrees, 65 are. False where there is too little to tell. A head on its face, or
+    with left for right, mirrors itself as it should, and is not found.
+
+    Args:
+        volume: the scan.
+        region: its intracranial region.
+        options: grid and search range.
+    """
+    options = options or BrainOptions()
+    area = region.flatten(1).sum(dim=1)
+    if int((area > 0).sum()) < _LEAST_SLICES:
+        return False
+    outline = region[area >= _WIDEST * area.max()].sum(dim=0, dtype=torch.float64)
+    _, dy, dx = volume.spacing_mm
+    if _spread(outline.sum(dim=0)) * dx < WIDER * _spread(outline.sum(dim=1)) * dy:
+        return False
+    content = _mirror_content(volume, region, options.midline_grid_mm)
+    if content is None:
+        return False
+    lean_mm = np.tan(np.radians(options.midline_roll_deg)) * volume.spacing_mm[0]
+    leans_mm = lean_mm * np.linspace(-1.0, 1.0, _LEANS)
+    upright, sideways = (
+        max(content.best_line(angle, leans_mm).score for angle in (axis_deg + _TURNS_DEG).tolist())
+        for axis_deg in (0.0, 90.0)
+    )
+    return sideways > MORE_ALIKE * upright
+
+
+def _spread(counts: Float[Tensor, " n"]) -> float:
+    """Standard deviation of the index at which something is counted."""
+    index = torch.arange(len(counts), dtype=torch.float64)
+    mean = counts @ index / counts.sum()
+    return float((counts @ (index - mean).square() / counts.sum()).sqrt())
 
 
 @dataclass(frozen=True)

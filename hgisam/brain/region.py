@@ -140,7 +140,7 @@ def brain_median_hu(volume: CTVolume, region: Bool[Tensor, "depth height width"]
     _, dy, dx = volume.spacing_mm
     margin = (max(1, round(_RIM_MM / dy)), max(1, round(_RIM_MM / dx)))
     for hu, plane in zip(volume.hu, region, strict=True):
-        inner = _away_from_rim(plane, margin)
+        inner = away_from_rim(plane, margin)
         values = hu[inner] if bool(inner.any()) else hu[plane]
         histogram += torch.histc(values.double(), bins=160, min=0.0, max=80.0)
     total = float(histogram.sum())
@@ -155,7 +155,7 @@ def brain_median_hu(volume: CTVolume, region: Bool[Tensor, "depth height width"]
     return 0.5 * (middle + (total / 2 - before) / float(histogram[middle]))
 
 
-def _away_from_rim(plane: Bool[Tensor, "height width"], margin: tuple[int, int]) -> Bool[Tensor, "height width"]:
+def away_from_rim(plane: Bool[Tensor, "height width"], margin: tuple[int, int]) -> Bool[Tensor, "height width"]:
     """Voxels whose neighbours at the margin (rows, columns) in the four diagonal directions are in the region too."""
     rows, columns = margin
     padded = functional.pad(plane, (columns, columns, rows, rows))

@@ -8,7 +8,7 @@ import torch
 from analytic_head import AnalyticHead, draw_head
 from torch.nn import functional
 
-from hgisam.brain import Midline, intracranial_region, midsagittal_line
+from hgisam.brain import Midline, intracranial_region, is_turned_sideways, midsagittal_line
 from hgisam.io.nifti import read_ct
 from hgisam.volume import CTVolume, SlicePlanes
 
@@ -114,3 +114,18 @@ def test_in_uneven_slices_the_line_leans_by_mm_and_not_by_slice() -> None:
     found = [line.offset_at_mm(c) for c in uneven.slice_coordinates.tolist()]
     for index in range(4, len(kept) - 2):
         assert found[index] == pytest.approx(-14.0 + kept[index] * step_mm, abs=1.5)
+
+
+@pytest.mark.parametrize(
+    ("angle_deg", "sideways"), [(0.0, False), (35.0, False), (-35.0, False), (75.0, True), (90.0, True)]
+)
+def test_a_head_with_its_nose_to_one_side_is_found_and_one_that_is_turned_a_little_is_not(
+    angle_deg: float, sideways: bool
+) -> None:
+    head = draw_head((10.0, 2.0, 2.0), angle_deg=angle_deg, bottom_mm=-20.0)
+    assert is_turned_sideways(head.ct, head.inside) is sideways
+
+
+def test_of_a_few_slices_no_turn_is_told() -> None:
+    head = draw_head((10.0, 2.0, 2.0), angle_deg=90.0, bottom_mm=0.0, top_mm=40.0)
+    assert not is_turned_sideways(head.ct, head.inside)
