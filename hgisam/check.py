@@ -101,7 +101,7 @@ def _check(model: ScanChecker, case: Case) -> CaseCheck:
         checked = model.check(case.scan)
     except ImplausibleScan as error:
         log.error("refused: %s", valid_text(str(error)))
-        reasons = tuple(Doubt(Aspect.HU, reason) for reason in error.plausibility.reasons)
+        reasons = tuple(Doubt(error.aspect, reason) for reason in error.plausibility.reasons)
         return CaseCheck(case, "refused", reasons, {Aspect.HU: plausibility_values(error.plausibility)})
     except ScanRefused as error:
         log.error("refused: %s", valid_text(str(error)))

@@ -20,14 +20,21 @@ from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from hgisam.brain import BrainOptions, coverage_doubts, intracranial_region
+from hgisam.brain import (
+    BrainOptions,
+    coverage_doubts,
+    intracranial_region,
+    is_out_of_order,
+    is_turned_sideways,
+    noise_hu,
+)
 from hgisam.io.dicom import only_series, read_dicom
 from hgisam.io.dicom_files import kind_of_file
 from hgisam.io.dicom_series import DicomSeries, kernel_kind
 from hgisam.io.errors import ScanRefused
 from hgisam.io.nifti import NiftiGrid, ct_from_array, ct_from_image, new_grid_for, read_ct
 from hgisam.io.nifti_header import MAX_VOXELS
-from hgisam.plausibility import Plausibility, check_hu
+from hgisam.plausibility import Plausibility, check_hu, with_noise
 from hgisam.volume import CTVolume
 
 Scan = str | Path | DicomSeries | CTVolume | nib.spatialimages.SpatialImage | tuple[ArrayLike, ArrayLike]
@@ -37,6 +44,15 @@ Scan = str | Path | DicomSeries | CTVolume | nib.spatialimages.SpatialImage | tu
 
 USUAL_THICKNESS_MM = (1.0, 10.0)
 """Thinner slices are noise for the most part; in thicker ones a thin bleed is averaged away."""
+
+BRAINLESS = (
+    "expected brain inside a skull; got no slice with any, so nothing can be measured; check what is in the scan"
+)
+OUT_OF_ORDER = (
+    "neighbouring slices are less alike than they would be in another order: are they stored out of order? Then"
+    " positions and volumes are wrong, and so is all that rests on neighbours"
+)
+TURNED = "the head is wider than long, and alike in front and back: does the file say rightly where left and right are?"
 
 
 class IntakeOptions(BaseModel):
@@ -77,15 +93,17 @@ class Doubt:
 
 
 class ImplausibleScan(ScanRefused):
-    """A scan whose numbers are not the HU of a head.
+    """A scan whose numbers are not the HU of a head, or in which no brain is found.
 
     Attributes:
         plausibility: the verdict and what it rests on.
+        aspect: what is wrong.
     """
 
-    def __init__(self, message: str, plausibility: Plausibility) -> None:
-        super().__init__(message)
+    def __init__(self, source: str, plausibility: Plausibility, aspect: Aspect) -> None:
+        super().__init__(f"{source}: {'; '.join(plausibility.reasons)}")
         self.plausibility = plausibility
+        self.aspect = aspect
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +114,8 @@ class CheckedScan:
         ct: the scan, in house axes.
         grid: the input's own grid.
         series: the DICOM series that it was; None for any other input.
-        region: its intracranial region; empty where no brain was found.
-        plausibility: verdict on the Hounsfield units.
+        region: its intracranial region, never empty.
+        plausibility: verdict on the Hounsfield units, noise among them.
         doubts: what is not as it should be; empty where all is well.
     """
 
@@ -180,7 +198,8 @@ def check_scan(
 
     Raises:
         ScanRefused: where the scan cannot be read, or its geometry cannot be trusted.
-        ImplausibleScan: where its numbers are not the HU of a head.
+        ImplausibleScan: where its numbers are not the HU of a head, or no brain is found: a mask of nothing would pass
+            for one without blood.
     """
     timings = timings or Stopwatch()
     with timings.of("read"):
@@ -189,17 +208,21 @@ def check_scan(
     with timings.of("check"):
         plausibility = check_hu(ct)
         if plausibility.verdict == "refused":
-            raise ImplausibleScan(f"{ct.source}: {'; '.join(plausibility.reasons)}", plausibility)
+            raise ImplausibleScan(ct.source, plausibility, Aspect.HU)
     with timings.of("brain"):
         region = intracranial_region(ct, brain)
+    if not region.any():
+        raise ImplausibleScan(ct.source, Plausibility("refused", (BRAINLESS,), plausibility.figures), Aspect.COVERAGE)
+    with timings.of("check"):
+        plausibility = with_noise(plausibility, noise_hu(ct, region))
+        out_of_order, turned = is_out_of_order(ct), is_turned_sideways(ct, region, brain)
     doubts = [
         Doubt(Aspect.SERIES if series is not None and text in series.notes else Aspect.READING, text)
         for text in grid.warnings
     ]
+    doubts += [Doubt(Aspect.READING, text) for text, found in ((OUT_OF_ORDER, out_of_order), (TURNED, turned)) if found]
     doubts += [Doubt(Aspect.HU, text) for text in plausibility.reasons]
-    doubts += [Doubt(Aspect.COVERAGE, text) for text in coverage_doubts(ct, region)]
-    if not region.any():
-        doubts.append(Doubt(Aspect.COVERAGE, "no brain was found: there is no slice to look at"))
+    doubts += [Doubt(Aspect.COVERAGE, text) for text in coverage_doubts(ct, region, brain)]
     doubts += _image_doubts(ct, series)
     return CheckedScan(ct, grid, series, region, plausibility, tuple(doubts))
 

@@ -147,8 +147,7 @@ class ClassificationResult:
     Attributes:
         ct: the scan, in house axes.
         grid: the input's own grid, to which everything here refers.
-        probability: probability that the scan holds hemorrhage, in [0, 1]; None where no brain was found, or no network
-            was asked.
+        probability: probability that the scan holds hemorrhage, in [0, 1]; None where no network was asked.
         slice_probabilities: the same per slice, in [0, 1]; 0 for slices without brain, NaN where no network was asked.
         subtype_probabilities: per subtype that the weights know, like slice_probabilities; else empty.
         slice_has_brain: which slices show brain and were looked at.
@@ -201,10 +200,10 @@ class SegmentationResult(ClassificationResult):
     """Where the blood is in one scan, and how much.
 
     Attributes:
-        mask_volume: the mask in house axes; empty where no brain was found.
+        mask_volume: the mask in house axes.
         saliency_house: saliency in [0, 1] in house axes; zero in slices that the gate closed.
         region: the intracranial region in house axes.
-        brain_median_hu: the scan's brain median, against which blood is dense; None where no brain was found.
+        brain_median_hu: the scan's brain median, against which blood is dense.
         slice_gated: which slices got a map, in the order of the input's own index.
         volume_reason: why there is no volume; None where there is one.
     """
@@ -212,7 +211,7 @@ class SegmentationResult(ClassificationResult):
     mask_volume: MaskVolume
     saliency_house: Float[Tensor, "depth height width"]
     region: Bool[Tensor, "depth height width"]
-    brain_median_hu: float | None
+    brain_median_hu: float
     slice_gated: NDArray[np.bool_]
     volume_reason: str | None
 
@@ -249,6 +248,17 @@ class Look:
     probabilities: Float[Tensor, " depth"]
     subtypes: dict[str, Float[Tensor, " depth"]]
     timings: Stopwatch
+
+    @property
+    def seen(self) -> SliceBatch:
+        """The slices as the network is to see them.
+
+        Raises:
+            ValueError: where the look was taken without a network.
+        """
+        if self.batch is None:
+            raise ValueError(f"{self.ct.source}: expected a look with a network; got one without; take another")
+        return self.batch
 
     @property
     def ct(self) -> CTVolume:
@@ -428,7 +438,7 @@ class Segmenter(_Loaded):
             mask_volume=mask,
             saliency_house=saliency,
             region=look.region,
-            brain_median_hu=look.median_hu if look.slices else None,
+            brain_median_hu=look.median_hu,
             slice_gated=_in_file_order(gated, look.grid).numpy(),
             volume_reason=_volume_reason(look),
         )
@@ -478,10 +488,8 @@ class Segmenter(_Loaded):
             ScanRefused: the scan cannot be read or is no plausible head CT.
         """
         look = _prepared(scan, self.options, self._brain, self._preprocess if self._weights else None)
-        if not self._weights:
-            return replace(look, probabilities=look.probabilities + torch.nan)
         if look.batch is None:
-            return look
+            return replace(look, probabilities=look.probabilities + torch.nan)
         with look.timings.of("classify"):
             probabilities, subtypes = self._probabilities(look.batch, look.slices)
         return replace(look, probabilities=probabilities, subtypes=subtypes)
@@ -525,11 +533,10 @@ class Segmenter(_Loaded):
         gated = torch.zeros(len(look.ct.hu), dtype=torch.bool)
         gated[look.slices] = True
         weak = self.options.weak
-        if isinstance(weak, HuThreshold) and look.slices:
+        if isinstance(weak, HuThreshold):
             with look.timings.of("map"):
                 return gated, weak(look.ct.hu, look.region, look.median_hu, look.ct.spacing_mm[1:])
-        if isinstance(weak, HuThreshold) or look.batch is None:
-            return gated, torch.zeros(look.ct.hu.shape)
+        batch = look.seen
         if self.options.gate:
             gated &= look.probabilities >= _first(self.operating_point, 1.0)
 
@@ -542,30 +549,30 @@ class Segmenter(_Loaded):
         with look.timings.of("map"):
             stages = stitch_stage_maps(
                 averaged_over_poses(stage_maps, self.options.poses),
-                look.batch.images,
+                batch.images,
                 chosen,
-                self._windows(look.batch),
+                self._windows(batch),
                 self._preprocess.fov_px,
                 self.batch_size,
                 self.device,
                 self.options.windows,
                 comparable=self.options.aggregation.normalisation == "volume",
             )
-            canvas = torch.zeros(look.batch.region.shape)
+            canvas = torch.zeros(batch.region.shape)
             together = self.options.aggregation
-            canvas[chosen] = aggregate(stages, look.batch.region[chosen], together, weak.combination)
+            canvas[chosen] = aggregate(stages, batch.region[chosen], together, weak.combination)
             if together.normalisation == "volume":
                 at_mm = look.ct.slice_distances_mm[look.slices]
                 canvas[look.slices] = agreed_over_slices(canvas[look.slices], at_mm, together.neighbours_mm)
         with look.timings.of("restore"):
-            saliency = look.batch.to_native(canvas).clamp_(0.0, 1.0).mul_(look.region)
+            saliency = batch.to_native(canvas).clamp_(0.0, 1.0).mul_(look.region)
         return gated, saliency
 
     def _classification(self, look: Look) -> dict[str, Any]:
         """The fields of a ClassificationResult."""
         return {
             **_fields(look),
-            "probability": self._of_scan(look.probabilities[look.slices]) if look.slices and self._weights else None,
+            "probability": self._of_scan(look.probabilities[look.slices]) if self._weights else None,
             "warnings": (*look.checked.warnings, *(() if self._weights else (NO_NETWORK,))),
             "settings": self.settings,
             "weights_sha256": self._weights.sha256 if self._weights else None,
@@ -623,24 +630,23 @@ class MaskSegmenter(_Loaded):
             ScanRefused: the scan cannot be read or is no plausible head CT.
         """
         look = _prepared(scan, self.options, self._brain, self._preprocess)
-        blood = torch.zeros(look.ct.hu.shape)
-        if look.batch is not None:
-            canvas = torch.zeros(look.batch.region.shape)
-            with look.timings.of("map"):
-                canvas[look.slices] = voxel_probabilities(
-                    self._network,
-                    look.batch.relative_hu[look.slices],
-                    look.batch.region[look.slices],
-                    look.ct.slice_distances_mm[look.slices],
-                    look.median_hu,
-                    self._preprocess,
-                    self._stack,
-                    overlap=self.options.overlap,
-                    mirrored=self.options.mirrored,
-                    batch_size=self.batch_size,
-                )
-            with look.timings.of("restore"):
-                blood = look.batch.to_native(canvas).clamp_(0.0, 1.0)
+        batch = look.seen
+        canvas = torch.zeros(batch.region.shape)
+        with look.timings.of("map"):
+            canvas[look.slices] = voxel_probabilities(
+                self._network,
+                batch.relative_hu[look.slices],
+                batch.region[look.slices],
+                look.ct.slice_distances_mm[look.slices],
+                look.median_hu,
+                self._preprocess,
+                self._stack,
+                overlap=self.options.overlap,
+                mirrored=self.options.mirrored,
+                batch_size=self.batch_size,
+            )
+        with look.timings.of("restore"):
+            blood = batch.to_native(canvas).clamp_(0.0, 1.0)
         with look.timings.of("mask"):
             voxel_mm3 = 1000.0 * look.ct.slice_voxel_ml
             voxels = remove_small_components(blood >= self.threshold, voxel_mm3, self.options.min_component_mm3)
@@ -648,14 +654,14 @@ class MaskSegmenter(_Loaded):
         fields = _fields(replace(look, probabilities=blood.amax(dim=(1, 2))))
         return SegmentationResult(
             **fields,
-            probability=float(blood.max()) if look.slices else None,
+            probability=float(blood.max()),
             settings=self.settings,
             weights_sha256=self.weights.sha256,
             operating_point=self.threshold,
             mask_volume=mask,
             saliency_house=blood,
             region=look.region,
-            brain_median_hu=look.median_hu if look.slices else None,
+            brain_median_hu=look.median_hu,
             slice_gated=fields["slice_has_brain"],
             volume_reason=_volume_reason(look),
         )
@@ -680,12 +686,11 @@ def _prepared(scan: Scan, options: IntakeOptions, brain: BrainOptions, preproces
     checked = check_scan(scan, brain, options, timings)
     ct, region = checked.ct, checked.region
     slices = torch.nonzero(region.any(dim=2).any(dim=1)).flatten().tolist()
-    batch, median_hu = None, float("nan")
-    if slices:
-        with timings.of("preprocess"):
-            median_hu = brain_median_hu(ct, region)
-            if preprocessing is not None:
-                batch = preprocess(ct, region, midsagittal_line(ct, region, brain), median_hu, preprocessing)
+    with timings.of("preprocess"):
+        median_hu = brain_median_hu(ct, region)
+        batch = None
+        if preprocessing is not None:
+            batch = preprocess(ct, region, midsagittal_line(ct, region, brain), median_hu, preprocessing)
     return Look(checked, median_hu, batch, slices, torch.zeros(len(ct.hu)), {}, timings)
 
 
@@ -746,8 +751,6 @@ def pick_device(name: str) -> torch.device:
 
 def _volume_reason(look: Look) -> str | None:
     """Why a scan's volume is not measured; None where it is."""
-    if not look.slices:
-        return "no brain was found in the scan, so nothing was measured"
     if look.ct.slice_voxel_ml.isnan().any():
         return "the scan is one slice whose thickness is not stated, so nothing was measured"
     return None

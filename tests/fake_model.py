@@ -53,7 +53,7 @@ class FakeModel:
         return {
             "ct": ct,
             "grid": grid,
-            "probability": None if text == "no brain" else 0.9,
+            "probability": 0.9,
             "slice_probabilities": np.array([0.1, 0.9, 0.2, 0.0, 0.4, 0.7], dtype=np.float32),
             "subtype_probabilities": {"subdural": np.linspace(0, 0.5, 6, dtype=np.float32)},
             "slice_has_brain": np.array([1, 1, 1, 0, 1, 1], dtype=bool),
@@ -82,5 +82,5 @@ class FakeModel:
             region=house,
             brain_median_hu=30.0,
             slice_gated=np.array([0, 1, 0, 0, 0, 1], dtype=bool),
-            volume_reason="no brain was found" if fields["probability"] is None else None,
+            volume_reason="its thickness is not stated" if scan.read_text() == "unmeasured" else None,
         )

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from analytic_head import draw_head
+import torch
+from analytic_head import SKULL, draw_head
 from dicom_writer import ct_slice, pattern, save, write_series
 from head_series import head, write_head
 from typer.testing import CliRunner, Result
 
 from hgisam import Segmenter
-from hgisam.brain import BrainOptions
+from hgisam.brain import BrainOptions, intracranial_region
 from hgisam.cases import find_cases
 from hgisam.check import check_cases, document, exit_code
 from hgisam.cli import app
@@ -70,6 +71,27 @@ def test_what_is_odd_is_a_warning_under_its_own_aspect(
     checked = check(**tags)
     assert checked.verdict == "warning"
     assert said in reasons(checked)[aspect]
+
+
+@pytest.mark.parametrize(
+    ("change", "aspect", "said"),
+    [
+        (lambda hu: hu + 25 * torch.randn(hu.shape, generator=torch.Generator().manual_seed(0)), "hu", "of 25 HU"),
+        (lambda hu: torch.cat([hu[::2], hu[1::2]]), "reading", "stored out of order?"),
+        (lambda hu: hu.transpose(1, 2).contiguous(), "reading", "wider than long"),
+    ],
+)
+def test_a_scan_that_every_header_calls_sound_is_doubted_for_what_it_shows(
+    change: Callable[[torch.Tensor], torch.Tensor], aspect: str, said: str
+) -> None:
+    changed = CTVolume(change(head().ct.hu), head().ct.affine, "changed")
+    checked = check_scan(changed, BrainOptions(), IntakeOptions())
+    assert checked.verdict == "warning"
+    assert said in reasons(checked)[aspect]
+
+
+def test_the_noise_is_among_the_figures(check: Callable[..., CheckedScan]) -> None:
+    assert check().facts()["hu"]["figures"]["noise_hu"] == pytest.approx(4.0, abs=0.5)
 
 
 def test_an_unknown_kernel_is_no_text_for_any_output(check: Callable[..., CheckedScan]) -> None:
@@ -157,6 +179,30 @@ def test_a_single_refusal_exits_3_and_several_series_2(tmp_path: Path, tiny_weig
     for uid in ("1.5", "1.6"):
         save(ct_slice(pattern(), SeriesInstanceUID=uid), tmp_path / "two" / f"{uid}.dcm")
     assert hgisam("check", tmp_path / "two", "--weights", tiny_weights[0]).exit_code == ExitCode.USAGE
+
+
+def test_a_scan_without_brain_is_refused_by_every_command_and_leaves_no_mask(
+    tmp_path: Path, tiny_weights: tuple[Path, str]
+) -> None:
+    """A mask of zeros would be taken for a scan without blood."""
+    neck = draw_head((5.0, 2.0, 2.0), bottom_mm=-130.0, top_mm=-60.0)
+    solid = neck.with_hu(intracranial_region(neck.ct), SKULL)
+    write_ct(tmp_path / "neck.nii.gz", solid)
+    checked = hgisam("check", tmp_path / "neck.nii.gz", "--json", "--weights", tiny_weights[0])
+    assert checked.exit_code == ExitCode.REFUSED
+    (reason,) = json.loads(checked.stdout)["cases"][0]["reasons"]
+    assert reason["aspect"] == "coverage"
+    for command in ("segment", "classify"):
+        out = tmp_path / command
+        done = hgisam(command, tmp_path / "neck.nii.gz", "-o", out, "--weights", tiny_weights[0])
+        assert done.exit_code == ExitCode.REFUSED
+        assert "refused: neck.nii.gz: expected brain inside a skull" in done.stderr
+        assert {path.name for path in out.iterdir() if path.suffix != ".lock"} == {
+            "neck.json", "run.json", "summary.csv",
+        }  # fmt: skip
+        record = json.loads((out / "neck.json").read_text())
+        assert (record["status"], record["probability"], record.get("volume_ml")) == ("refused", None, None)
+        assert record["plausibility"]["verdict"] == "refused"
 
 
 def test_a_crash_is_a_refusal_that_says_so_and_does_not_end_the_others(tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from analytic_head import SKULL, draw_head
 from head_series import N_SLICES, head, write_head
 from typer.testing import CliRunner
 
+from hgisam.brain import intracranial_region
 from hgisam.cli import app
 from hgisam.exits import ExitCode
 from hgisam.io.nifti import write_ct
@@ -38,6 +40,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_weights: tuple[Pa
     monkeypatch.setattr("hgisam.pipeline.default_weights_path", lambda: tiny_weights[0])
     write_ct(tmp_path / "head.nii.gz", head().ct)
     (tmp_path / "head.json").write_text("{}")
+    neck = draw_head((5.0, 2.0, 2.0), bottom_mm=-130.0, top_mm=-60.0)
+    write_ct(tmp_path / "leg.nii.gz", neck.with_hu(intracranial_region(neck.ct), SKULL))
     write_ct(tmp_path / "offset.nii.gz", CTVolume(head().ct.hu + 1024, head().ct.affine, "offset"))
     (tmp_path / "scans").mkdir()
     whole = (tmp_path / "head.nii.gz").read_bytes()

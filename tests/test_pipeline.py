@@ -14,7 +14,7 @@ from dicom_writer import ct_slice, save, write_series
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from hgisam import Segmenter, __version__, intake, pipeline
+from hgisam import Segmenter, __version__, pipeline
 from hgisam.io.dicom_series import find_series
 from hgisam.io.errors import ScanRefused
 from hgisam.io.nifti import read_ct
@@ -199,7 +199,7 @@ def test_a_device_that_is_not_there_is_named(name: str) -> None:
         pick_device(name)
 
 
-NO_NETWORK = SegmentOptions(gate=False, weak=HuThreshold(contrast_hu=16.0), refine=Threshold())
+NO_NETWORK = SegmentOptions(weak=HuThreshold(contrast_hu=16.0))
 
 
 def test_a_hu_threshold_needs_no_network(
@@ -224,15 +224,6 @@ def test_a_hu_threshold_needs_no_network(
     assert result.mask[blood].mean() > 0.7
     assert not result.mask[phantom.ct.hu.numpy() > 200].any()
     assert result.volume_ml == pytest.approx(int(result.mask.sum()) * 10.0 * 2.0 * 2.0 / 1000)
-
-
-def test_a_hu_threshold_on_a_scan_without_brain_says_so(
-    array_and_affine: tuple[NDArray[np.float32], NDArray[np.float64]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(intake, "intracranial_region", lambda ct, _: torch.zeros_like(ct.hu, dtype=torch.bool))
-    result = Segmenter(options=NO_NETWORK).segment(array_and_affine)
-    assert result.volume_ml is None and result.probability is None
-    assert not result.mask.any() and not result.saliency.any()
 
 
 def test_what_only_a_network_can_do_is_refused_without_one(

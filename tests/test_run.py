@@ -98,11 +98,10 @@ def test_classify_writes_a_row_per_slice_with_the_subtypes_that_the_weights_know
 
 def test_a_volume_that_was_not_measured_is_null_with_a_reason(tmp_path: Path, scans: Scans) -> None:
     out = tmp_path / "out"
-    segment_cases(FakeModel(), scans(a="no brain"), out)
+    segment_cases(FakeModel(), scans(a="unmeasured"), out)
     found = record(out, "a")
     assert found["volume_ml"] is None
-    assert found["volume_reason"] == "no brain was found"
-    assert found["probability"] is None
+    assert found["volume_reason"] == "its thickness is not stated"
     assert table(out / "summary.csv")[0]["volume_ml"] == ""
 
 

@@ -269,8 +269,6 @@ def look_at(segmenter: Segmenter, head: Head) -> Seen:
     """Ask the network all that the rows need."""
     ct, reference = head.make()
     result = segmenter.segment((ct.hu.numpy(), ct.affine.numpy()))
-    if result.brain_median_hu is None:
-        raise SystemExit(f"{ct.source}: expected a head with brain; got none; mend the region first")
     metadata, model = segmenter.weights.metadata, swin_of(segmenter)
     midline = midsagittal_line(result.ct, result.region, BrainOptions.model_validate(metadata.brain))
     options = PreprocessOptions.model_validate(metadata.preprocess)

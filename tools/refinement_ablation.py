@@ -478,8 +478,6 @@ def look_at(segmenter: Segmenter, head: Head) -> Look:
     """The network's map of one head."""
     ct, reference = head.make()
     result = segmenter.segment((ct.hu.numpy(), ct.affine.numpy()))
-    if result.brain_median_hu is None:
-        raise SystemExit(f"{ct.source}: expected a head with brain; got none; mend the region first")
     saliency = result.saliency_house
     return Look(head.kind, head.name, result.ct, result.region, saliency, result.brain_median_hu, reference)
 

@@ -59,8 +59,6 @@ def main() -> None:
 def outlined(result: SegmentationResult, method: str, contrast_hu: float) -> MaskVolume:
     """The mask of the same scan by another outline or at another contrast."""
     median_hu = result.brain_median_hu
-    if median_hu is None:
-        raise SystemExit(f"{result.source}: expected a head with brain; got none; mend the region first")
     method_options = HuThreshold(contrast_hu=contrast_hu)
     saliency = method_options(result.ct.hu, result.region, median_hu, result.ct.spacing_mm[1:])
     outline = Threshold() if method == "threshold" else Components(contrast_hu=contrast_hu)

@@ -43,8 +43,6 @@ def main() -> None:
             result = segmenter.segment((phantom.ct.hu.numpy(), phantom.ct.affine.numpy()))
             reference = phantom.labels > 0
             median_hu = result.brain_median_hu
-            if median_hu is None:
-                raise SystemExit(f"{phantom.ct.source}: expected a head with brain; got none; mend the region first")
             for options in candidates:
                 mask = refine(result.saliency_house, result.ct, result.region, median_hu, segmenter.threshold, options)
                 if phantom.bleeds:

@@ -63,7 +63,7 @@ def _contrast_hu(case: ComparedCase) -> float | None:
         checked = check_scan(case.scan, BrainOptions(), IntakeOptions())
     except ScanRefused:
         return None
-    if not checked.region.any() or not same_grid(checked.ct, reference):
+    if not same_grid(checked.ct, reference):
         return None
     blood_hu = checked.ct.hu[reference.voxels]
     blood_hu = blood_hu[blood_hu <= DENSEST_CLOT_HU]
