@@ -1,11 +1,16 @@
 """Folders of predicted and reference masks -> scores per scan, in several processes, and what could not be compared."""
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from hgisam.cases import own_record
 from hgisam.evaluate.pairs import Pair, pair_masks
@@ -17,8 +22,13 @@ from hgisam.processes import in_order, one_thread
 from hgisam.progress import case_progress
 from hgisam.volume import MaskVolume, same_grid
 
+log = logging.getLogger(__name__)
+
 PAIRS_PER_WORKER = 8
 """A further process pays from about so many pairs on."""
+
+UNEVEN = 0.01
+"""Slices are uneven where the record states a spacing that differs from the grid's step by more than this share."""
 
 _LABELS = ("_labels.nii.gz", "_labels.nii")
 
@@ -83,7 +93,8 @@ def evaluate_folders(
     `CASE_labels` or holds a value above 1.
 
     Args:
-        predictions: a folder of `CASE_mask.nii.gz`, or one file. A record `CASE.json` beside it gives probabilities.
+        predictions: a folder of `CASE_mask.nii.gz`, or one file. A record `CASE.json` beside it gives probabilities,
+            and of DICOM the spacing of each slice, by which volumes are measured, as in the record.
         references: a folder of `CASE_mask.nii.gz`, `CASE_labels.nii.gz` or `CASE.nii.gz`, or one file.
         patients: whose scan each case is; None: each is another patient's.
         workers: at most so many processes; fewer for few pairs. The result is the same for any number.
@@ -108,6 +119,8 @@ def evaluate_folders(
         for case, scored in zip(cases, in_order(one_thread, pairing.pairs, workers), strict=True):
             begin(case)
             found.append(scored)
+            for warning in () if scored.scan is None else scored.scan.warnings:
+                log.warning("%s: %s", case, warning)
     subtypes = any(one.names_subtypes for one in found) and not any(one.has_other_values for one in found)
     scans = [
         replace(
@@ -141,13 +154,50 @@ def score_pair(pair: Pair) -> ScoredPair:
         elsewhere = ", in another place or direction" if prediction.voxels.shape == reference.voxels.shape else ""
         raise ScanRefused(f"{pair.case}: expected both masks on one grid; got {grids}{elsewhere}; resample one of them")
     upside_down = prediction_grid.orientation.flips[0]
-    scan = score_masks(pair.case, prediction, reference, labels, upside_down=upside_down)
-    scan = replace(scan, warnings=(*prediction_grid.warnings, *reference_grid.warnings))
+    spacing_mm = _recorded_spacing_mm(record, len(reference.voxels), upside_down=upside_down)
+    slice_ml = None if spacing_mm is None else _pixel_mm2(reference) * spacing_mm / 1000.0
+    scan = score_masks(pair.case, prediction, reference, labels, upside_down=upside_down, slice_ml=slice_ml)
+    warnings = dict.fromkeys([*prediction_grid.warnings, *reference_grid.warnings])
+    if spacing_mm is not None and bool(((spacing_mm / scan.slice_mm - 1).abs() > UNEVEN).any()):
+        said = (
+            f"slices are uneven: volumes take the spacing of each, {spacing_mm.min():.2f} to {spacing_mm.max():.2f} mm,"
+            f" from the record beside the prediction; distances in mm take the grid's step of {scan.slice_mm:.2f} mm"
+        )
+        warnings |= {said: None}
+    scan = replace(scan, warnings=tuple(warnings))
     return ScoredPair(
         scan=with_probabilities(scan, record),
         has_other_values=labels is None,
         names_subtypes=pair.reference.name.endswith(_LABELS) or (labels is not None and bool((labels > 1).any())),
     )
+
+
+def _recorded_spacing_mm(
+    record: Mapping[str, Any], n_slices: int, *, upside_down: bool
+) -> Float[Tensor, " depth"] | None:
+    """The length that each slice stands for, by the record of `hgisam segment`; None where it says none, as of NIfTI.
+
+    Args:
+        record: may be empty.
+        n_slices: of the mask.
+        upside_down: whether the file counts slices from the highest.
+    """
+    rows = record.get("slices")
+    found = {
+        row.get("slice_index"): row.get("spacing_mm")
+        for row in (rows if isinstance(rows, list) else [])
+        if isinstance(row, dict) and isinstance(row.get("slice_index"), int)
+    }
+    known = [found.get(index) for index in range(n_slices)]
+    if len(found) != n_slices or not all(isinstance(mm, float) and 0 < mm < math.inf for mm in known):
+        return None
+    spacing_mm = torch.tensor(known, dtype=torch.float64)
+    return spacing_mm.flip(0) if upside_down else spacing_mm
+
+
+def _pixel_mm2(mask: MaskVolume) -> float:
+    down, right = mask.affine[:3, 1], mask.affine[:3, 2]
+    return float(torch.linalg.vector_norm(torch.linalg.cross(down, right)))
 
 
 def _score_with_one_thread(pair: Pair, *, alone: bool) -> ScoredPair:

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import cc3d
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -25,17 +25,12 @@ class Lesions:
     Attributes:
         n_voxels: of each lesion.
         n_covered: of these, in the other mask.
-        voxel_ml: volume of one voxel in mL.
+        volumes_ml: of each lesion.
     """
 
     n_voxels: tuple[int, ...]
     n_covered: tuple[int, ...]
-    voxel_ml: float
-
-    @cached_property
-    def volumes_ml(self) -> tuple[float, ...]:
-        """Of each lesion."""
-        return tuple(n * self.voxel_ml for n in self.n_voxels)
+    volumes_ml: tuple[float, ...]
 
     @cached_property
     def covered(self) -> tuple[bool, ...]:
@@ -88,27 +83,32 @@ class LesionScore:
 
 
 def match_lesions(
-    prediction: Bool[Tensor, "depth height width"], reference: Bool[Tensor, "depth height width"], voxel_ml: float
+    prediction: Bool[Tensor, "depth height width"],
+    reference: Bool[Tensor, "depth height width"],
+    voxel_ml: float | Float[Tensor, " depth"],
 ) -> LesionScore:
     """Hold the lesions of two masks against each other; for empty masks see `LesionScore`.
 
     Args:
         prediction: the mask to judge.
         reference: the mask to judge it by.
-        voxel_ml: volume of one voxel in mL.
+        voxel_ml: volume of one voxel in mL; of uneven slices, of a voxel of each.
     """
     predicted, referenced = prediction.numpy(), reference.numpy()
+    slice_ml = np.broadcast_to(np.asarray(voxel_ml, dtype=np.float64), (len(predicted),))
     return LesionScore(
-        reference=_lesions(referenced, predicted, voxel_ml), prediction=_lesions(predicted, referenced, voxel_ml)
+        reference=_lesions(referenced, predicted, slice_ml), prediction=_lesions(predicted, referenced, slice_ml)
     )
 
 
-def _lesions(mask: NDArray[np.bool_], other: NDArray[np.bool_], voxel_ml: float) -> Lesions:
+def _lesions(mask: NDArray[np.bool_], other: NDArray[np.bool_], slice_ml: NDArray[np.float64]) -> Lesions:
     shown = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
     if not shown[0].size:
-        return Lesions((), (), voxel_ml)
+        return Lesions((), (), ())
     box = tuple(slice(found[0], found[-1] + 1) for found in shown)
     labels, n = cc3d.connected_components(np.ascontiguousarray(mask[box]), connectivity=26, return_N=True)
     n_voxels = np.bincount(labels.ravel(), minlength=n + 1)[1:]
     n_covered = np.bincount(labels[other[box]], minlength=n + 1)[1:]
-    return Lesions(tuple(n_voxels.tolist()), tuple(n_covered.tolist()), voxel_ml)
+    by_slice = np.stack([np.bincount(plane.ravel(), minlength=n + 1)[1:] for plane in labels])
+    volumes_ml = slice_ml[box[0]] @ by_slice
+    return Lesions(tuple(n_voxels.tolist()), tuple(n_covered.tolist()), tuple(volumes_ml.tolist()))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
@@ -18,13 +18,15 @@ class Overlap:
         n_prediction: voxels in the prediction.
         n_reference: voxels in the reference.
         n_both: voxels in both.
-        voxel_ml: volume of one voxel in mL.
+        prediction_ml: volume of the prediction in mL; 0 where empty.
+        reference_ml: volume of the reference in mL; 0 where empty.
     """
 
     n_prediction: int
     n_reference: int
     n_both: int
-    voxel_ml: float
+    prediction_ml: float
+    reference_ml: float
 
     @property
     def dice(self) -> float | None:
@@ -47,28 +49,20 @@ class Overlap:
         return _ratio(self.n_both, self.n_prediction)
 
     @property
-    def prediction_ml(self) -> float:
-        """Volume of the prediction in mL; 0 where empty."""
-        return self.n_prediction * self.voxel_ml
-
-    @property
-    def reference_ml(self) -> float:
-        """Volume of the reference in mL; 0 where empty."""
-        return self.n_reference * self.voxel_ml
-
-    @property
     def difference_ml(self) -> float:
         """Prediction minus reference in mL: above 0 where too much was predicted."""
-        return (self.n_prediction - self.n_reference) * self.voxel_ml
+        return self.prediction_ml - self.reference_ml
 
 
-def overlap(prediction: Bool[Tensor, "..."], reference: Bool[Tensor, "..."], voxel_ml: float) -> Overlap:
+def overlap(
+    prediction: Bool[Tensor, "..."], reference: Bool[Tensor, "..."], voxel_ml: float | Float[Tensor, " depth"]
+) -> Overlap:
     """Compare two masks on one grid, over all their voxels.
 
     Args:
         prediction: the mask to judge.
         reference: the mask to judge it by.
-        voxel_ml: volume of one voxel in mL.
+        voxel_ml: volume of one voxel in mL; of uneven slices, of a voxel of each.
 
     Raises:
         ValueError: where the shapes differ.
@@ -79,8 +73,15 @@ def overlap(prediction: Bool[Tensor, "..."], reference: Bool[Tensor, "..."], vox
         n_prediction=int(torch.count_nonzero(prediction)),
         n_reference=int(torch.count_nonzero(reference)),
         n_both=int(torch.count_nonzero(prediction & reference)),
-        voxel_ml=voxel_ml,
+        prediction_ml=_volume_ml(prediction, voxel_ml),
+        reference_ml=_volume_ml(reference, voxel_ml),
     )
+
+
+def _volume_ml(mask: Bool[Tensor, "..."], voxel_ml: float | Float[Tensor, " depth"]) -> float:
+    if isinstance(voxel_ml, float):
+        return int(torch.count_nonzero(mask)) * voxel_ml
+    return float(mask.flatten(1).sum(dim=1, dtype=torch.float64) @ voxel_ml)
 
 
 def _ratio(part: int, whole: int) -> float | None:

@@ -167,7 +167,7 @@ def _scan_row(scan: ScanScore, patient: int) -> Row:
         **_mask_values(scan.overlap, scan.surface),
         **_lesion_values(scan),
         PUBLISHED_DICE: sum(published) / len(published) if published else None,
-        "voxel_ml": scan.overlap.voxel_ml,
+        "voxel_ml": scan.voxel_ml,
         "slice_mm": scan.slice_mm,
         "n_slices": len(scan.slices),
         "n_positive_slices": len(positive),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from hgisam.evaluate.lesions import LesionScore, match_lesions
@@ -62,7 +62,8 @@ class ScanScore:
         lesions: of both masks.
         slices: slice by slice, the lowest first.
         subtypes: those of the reference, in the order of SUBTYPES; empty where it does not tell them.
-        slice_mm: distance from one slice to the next, square to the slices.
+        voxel_ml: volume of a voxel of the grid, on average where slices are uneven.
+        slice_mm: distance from one slice to the next, square to the slices, likewise.
         probability: that the scan holds hemorrhage, from the record beside the prediction; None where there is none.
         operating_point: the slice probability that counts as blood, from the same record.
         warnings: what the readers of the two masks had to put up with.
@@ -75,6 +76,7 @@ class ScanScore:
     lesions: LesionScore
     slices: tuple[SliceScore, ...]
     subtypes: tuple[SubtypeScore, ...]
+    voxel_ml: float
     slice_mm: float
     probability: float | None = None
     operating_point: float | None = None
@@ -98,6 +100,7 @@ def score_masks(
     labels: UInt8[Tensor, "depth height width"] | None = None,
     *,
     upside_down: bool = False,
+    slice_ml: Float[Tensor, " depth"] | None = None,
 ) -> ScanScore:
     """Compare two masks on one grid.
 
@@ -107,13 +110,16 @@ def score_masks(
         reference: the mask to judge it by.
         labels: which subtype each voxel of the reference is; None where that is unknown.
         upside_down: whether the file counts slices from the highest.
+        slice_ml: volume of a voxel of each slice, where they are uneven; None takes that of the grid for all. Distances
+            are those of the grid in either case.
     """
     axes_mm = reference.affine[:3, :3]
     n_slices = len(reference.voxels)
+    voxel_ml = reference.voxel_ml if slice_ml is None else slice_ml
     slices = [
         SliceScore(
             slice_index=n_slices - 1 - index if upside_down else index,
-            overlap=overlap(predicted, referenced, reference.voxel_ml),
+            overlap=overlap(predicted, referenced, reference.voxel_ml if slice_ml is None else float(slice_ml[index])),
             surface=measure_surfaces(predicted, referenced, axes_mm[:, 1:]),
         )
         for index, (predicted, referenced) in enumerate(zip(prediction.voxels, reference.voxels, strict=True))
@@ -122,14 +128,17 @@ def score_masks(
     scan = ScanScore(
         case=case,
         patient=case,
-        overlap=overlap(prediction.voxels, reference.voxels, reference.voxel_ml),
+        overlap=overlap(prediction.voxels, reference.voxels, voxel_ml),
         surface=measure_surfaces(prediction.voxels, reference.voxels, axes_mm),
-        lesions=match_lesions(prediction.voxels, reference.voxels, reference.voxel_ml),
+        lesions=match_lesions(prediction.voxels, reference.voxels, voxel_ml),
         slices=tuple(slices),
         subtypes=(),
+        voxel_ml=reference.voxel_ml,
         slice_mm=reference.voxel_ml * 1000 / pixel_mm2,
     )
-    return scan if labels is None else replace(scan, subtypes=_by_subtype(scan, prediction, reference, labels))
+    if labels is None:
+        return scan
+    return replace(scan, subtypes=_by_subtype(scan, prediction, reference, labels, voxel_ml))
 
 
 def _by_subtype(
@@ -137,6 +146,7 @@ def _by_subtype(
     prediction: MaskVolume,
     reference: MaskVolume,
     labels: UInt8[Tensor, "depth height width"],
+    voxel_ml: float | Float[Tensor, " depth"],
 ) -> tuple[SubtypeScore, ...]:
     counts = torch.bincount(labels.flatten(), minlength=len(SUBTYPES) + 1)
     present = [subtype for subtype in SUBTYPES if counts[label_value(subtype)]]
@@ -149,9 +159,9 @@ def _by_subtype(
         scores.append(
             SubtypeScore(
                 subtype=subtype,
-                overlap=overlap(rest, wanted, reference.voxel_ml),
+                overlap=overlap(rest, wanted, voxel_ml),
                 surface=measure_surfaces(rest, wanted, reference.affine[:3, :3]),
-                lesions=match_lesions(rest, wanted, reference.voxel_ml),
+                lesions=match_lesions(rest, wanted, voxel_ml),
             )
         )
     return tuple(scores)

@@ -15,16 +15,17 @@ from hgisam.evaluate.overlap import Overlap
 from hgisam.evaluate.scores import ScanScore
 from hgisam.evaluate.surface import SurfaceScore
 
-NO_LESIONS = LesionScore(Lesions((), (), 1.0), Lesions((), (), 1.0))
+NO_LESIONS = LesionScore(Lesions((), (), ()), Lesions((), (), ()))
 
 
 def on_case(
     name: str, dice: float | None, patient: str | None = None, false_ml: int = 0, ml: float = 0.001
 ) -> CaseResult:
     """A case with that Dice and so much blood; None: a normal scan with a false alarm of so many mL."""
-    found = Overlap(false_ml, 0, 0, 1.0) if dice is None else Overlap(1000, 1000, round(1000 * dice), ml / 1000)
+    none = Overlap(false_ml, 0, 0, float(false_ml), 0.0)
+    found = none if dice is None else Overlap(1000, 1000, round(1000 * dice), ml, ml)
     surface = SurfaceScore(1.0, 1.0, 0.5, 0.5)
-    score = ScanScore(name, patient or name, found, surface, NO_LESIONS, (), (), 5.0)
+    score = ScanScore(name, patient or name, found, surface, NO_LESIONS, (), (), 0.005, 5.0)
     case = ComparedCase(name, patient or name, Path(f"{name}.nii.gz"), Path(f"{name}_mask.nii.gz"))
     return CaseResult(case, score, None, 1.0, 1, None, None)
 

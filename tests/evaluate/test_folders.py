@@ -7,13 +7,17 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from head_series import N_SLICES, write_head
 from rich.console import Console
 
 from hgisam.evaluate.folders import EvaluationReport, evaluate_folders
 from hgisam.evaluate.report import SCAN_COLUMNS, SLICE_COLUMNS, SUBTYPE_COLUMNS, as_tables, write_report
 from hgisam.evaluate.summary import summarise
+from hgisam.io.dicom import read_dicom
 from hgisam.io.errors import InputError, OutputError, ScanRefused
+from hgisam.io.nifti import write_mask
 from hgisam.labels import Subtype
+from hgisam.volume import MaskVolume
 
 AFFINE = np.diag([-1.0, -1.0, 5.0, 1.0])
 SHAPE = (6, 5, 4)
@@ -246,6 +250,56 @@ def test_a_record_that_does_not_fit_gives_no_probabilities(tmp_path: Path, damag
     assert "no probability for each slice" in scan.warnings[-1]
 
 
+@pytest.mark.parametrize("upside_down", [False, True])
+def test_uneven_slices_are_measured_as_their_record_has_them(
+    tmp_path: Path, upside_down: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Pixels of 1 mm2 in slices that stand for 2, 2, 5 and 7 mm: one voxel and two predicted, 0.002 + 2 x 0.007 mL."""
+    affine = AFFINE @ np.diag([1.0, 1.0, -1.0, 1.0]) if upside_down else AFFINE
+    put(tmp_path / "p" / "a_mask.nii.gz", (0, 0, 0), (3, 0, 3), (4, 0, 3), affine=affine)
+    put(tmp_path / "r" / "a_mask.nii.gz", (3, 0, 3), affine=affine)
+    slices = [{"slice_index": i, "probability_any": 0.5, "spacing_mm": mm} for i, mm in enumerate([2.0, 2.0, 5.0, 7.0])]
+    (tmp_path / "p" / "a.json").write_text(json.dumps(record_of("a", [0.5] * 4) | {"slices": slices}))
+    (scan,) = evaluate_folders(tmp_path / "p", tmp_path / "r").scans
+    assert scan.overlap.prediction_ml == pytest.approx(0.016)
+    assert scan.overlap.reference_ml == pytest.approx(0.007)
+    assert sorted(scan.lesions.prediction.volumes_ml) == pytest.approx([0.002, 0.014])
+    by_slice = {found.slice_index: found.overlap.prediction_ml for found in scan.slices}
+    assert [by_slice[index] for index in range(4)] == pytest.approx([0.002, 0.0, 0.0, 0.014])
+    assert "volumes take the spacing of each, 2.00 to 7.00 mm" in scan.warnings[-1]
+    assert f"a: {scan.warnings[-1]}" in caplog.messages
+    assert (scan.voxel_ml, scan.slice_mm) == pytest.approx((0.005, 5.0))
+
+
+@pytest.mark.parametrize("spacings_mm", [[None] * 4, [5.0] * 3, [5.0, 5.0, 5.0, -5.0], [5.0, 5.0, 5.0, True]])
+def test_a_record_that_states_no_spacing_of_each_slice_leaves_the_grids(
+    tmp_path: Path, spacings_mm: list[object]
+) -> None:
+    put(tmp_path / "p" / "a_mask.nii.gz", (0, 0, 3))
+    put(tmp_path / "r" / "a_mask.nii.gz", (0, 0, 3))
+    slices = [{"slice_index": i, "probability_any": 0.5, "spacing_mm": mm} for i, mm in enumerate(spacings_mm)]
+    (tmp_path / "p" / "a.json").write_text(json.dumps(record_of("a", [0.5] * 4) | {"slices": slices}))
+    (scan,) = evaluate_folders(tmp_path / "p", tmp_path / "r").scans
+    assert scan.overlap.prediction_ml == pytest.approx(0.005)
+    assert not any("uneven" in warning for warning in scan.warnings)
+
+
+def test_a_volume_is_that_of_the_scans_own_record_though_slices_are_missing(tmp_path: Path) -> None:
+    """What `segment` states of a DICOM series with a gap, and what `evaluate` makes of the NIfTI that it wrote."""
+    write_head(tmp_path / "head", [index for index in range(N_SLICES) if index not in {12, 13}])
+    ct, grid = read_dicom(tmp_path / "head", allow_gaps=True)
+    assert ct.slices is not None
+    mask = MaskVolume(ct.hu > 60, ct.affine, ct.source, ct.slices)
+    for folder in ("p", "r"):
+        (tmp_path / folder).mkdir()
+        write_mask(tmp_path / folder / "a_mask.nii.gz", mask.voxels, grid)
+    slices = [{"slice_index": i, "spacing_mm": mm} for i, mm in enumerate(ct.slices.spacing_mm.tolist())]
+    (tmp_path / "p" / "a.json").write_text(json.dumps({"hgisam_version": "0.1.0", "slices": slices}))
+    (scan,) = evaluate_folders(tmp_path / "p", tmp_path / "r").scans
+    assert scan.overlap.prediction_ml == pytest.approx(mask.volume_ml, rel=1e-6)
+    assert scan.overlap.n_prediction * scan.voxel_ml != pytest.approx(mask.volume_ml, rel=0.01)
+
+
 def test_patients_are_the_unit_of_intervals_where_they_are_known(tmp_path: Path) -> None:
     for index in range(6):
         put(tmp_path / "p" / f"c{index}_mask.nii.gz", *[(i, 0, 0) for i in range(1 + index)])
@@ -368,14 +422,19 @@ def test_an_empty_mask_that_its_record_calls_unmeasured_is_not_scored(tmp_path: 
     for case in ("blind", "seen"):
         put(tmp_path / "p" / f"{case}_mask.nii.gz")
         put(tmp_path / "r" / f"{case}_labels.nii.gz")
-    record = {"hgisam_version": "0.1.0", "case": "blind", "volume_ml": None, "volume_reason": "no brain was found"}
+    record = {
+        "hgisam_version": "0.1.0",
+        "case": "blind",
+        "volume_ml": None,
+        "volume_reason": "its thickness is not stated",
+    }
     (tmp_path / "p" / "blind.json").write_text(json.dumps(record))
     (tmp_path / "p" / "seen.json").write_text(json.dumps(record | {"case": "seen", "volume_ml": 0.0}))
     report = evaluate_folders(tmp_path / "p", tmp_path / "r")
     assert [scan.case for scan in report.scans] == ["seen"]
     ((case, reason),) = report.refused
     assert case == "blind"
-    assert "no brain was found" in reason
+    assert "its thickness is not stated" in reason
 
 
 def test_a_table_of_somebody_else_is_not_overwritten(tmp_path: Path, report: EvaluationReport) -> None:

@@ -57,8 +57,8 @@ def test_masks_of_two_shapes_cannot_be_compared() -> None:
 
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(0, 50))
 def test_dice_and_iou_are_one_measure_and_symmetric(only_p: int, only_r: int, both: int) -> None:
-    found = Overlap(only_p + both, only_r + both, both, voxel_ml=1.0)
-    turned = Overlap(only_r + both, only_p + both, both, voxel_ml=1.0)
+    found = Overlap(only_p + both, only_r + both, both, 0.0, 0.0)
+    turned = Overlap(only_r + both, only_p + both, both, 0.0, 0.0)
     assert (found.dice, found.iou) == (turned.dice, turned.iou)
     assert (found.sensitivity, found.precision) == (turned.precision, turned.sensitivity)
     if found.dice is not None and found.iou is not None:

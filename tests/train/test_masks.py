@@ -116,7 +116,8 @@ def test_it_learns_goes_on_where_it_stopped_and_takes_a_step_in_parts() -> None:
 
 
 def test_scans_that_did_not_bleed_have_no_dice_and_are_counted(tmp_path: Path) -> None:
-    found = [Overlap(10, 10, 5, 1.0), Overlap(0, 4, 0, 1.0), Overlap(0, 0, 0, 1.0), Overlap(3, 0, 0, 1.0)]
+    counts = [(10, 10, 5), (0, 4, 0), (0, 0, 0), (3, 0, 0)]
+    found = [Overlap(*n, float(n[0]), float(n[1])) for n in counts]
     assert mean_dice(found) == pytest.approx((0.5 + 0.0) / 2)
     assert mean_dice(found[2:]) is None
     nothing = torch.zeros(1, 2, 2, dtype=torch.bool)
