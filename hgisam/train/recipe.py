@@ -51,7 +51,17 @@ from hgisam.train.prepared import prepare_cohort, prepare_phantoms
 from hgisam.train.processes import first_process_first, n_processes, rank
 from hgisam.train.scoring import Judge, judges_of, phantom_judges, score_judges, scored_slices
 from hgisam.train.splits import Fold, Role
-from hgisam.train.training import BEST, Kept, SplitOptions, Training, by_content, carried_out, fold_of, taught_by
+from hgisam.train.training import (
+    BEST,
+    Kept,
+    SplitOptions,
+    Training,
+    by_content,
+    carried_out,
+    fold_of,
+    taught_by,
+    warn_of_few,
+)
 
 log = logging.getLogger(__name__)
 
@@ -266,8 +276,10 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
             prepared = prepare_cohort(cohort, options.brain, options.preprocess, cache, workers)
             left_out = prepared.findings
             tuning, test = (judges_of(prepared, fold.patients(role)) for role in (Role.TUNING, Role.TEST))
+            learned = taught_by(fold, options.split, cohort) if sampling.of_patients() else frozenset()
+            warn_of_few(prepared.scans, learned, fold.patients(Role.TUNING))
             if sampling.of_patients():
-                patients = PatientSlices(prepared, taught_by(fold, options.split, cohort), sampling)
+                patients = PatientSlices(prepared, learned, sampling)
                 log.info("%d positive and %d negative slices", len(patients.positive), len(patients.negative))
                 never_shown = patients.findings
                 for finding in never_shown:

@@ -38,8 +38,19 @@ from hgisam.train.own_masks import OwnMaskOptions, OwnMasks, outline_by_ourselve
 from hgisam.train.prepared import prepare_cohort
 from hgisam.train.processes import first_process_first, n_processes, rank
 from hgisam.train.splits import Role
-from hgisam.train.training import BEST, Kept, SplitOptions, Training, by_content, carried_out, fold_of, taught_by
+from hgisam.train.training import (
+    BEST,
+    Kept,
+    SplitOptions,
+    Training,
+    by_content,
+    carried_out,
+    fold_of,
+    taught_by,
+    warn_of_few,
+)
 from hgisam.weak import HuThreshold
+from hgisam.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -268,7 +279,8 @@ def gather_masks(
             tuning, test = [], _judges_alone(everything, fold.patients(Role.TEST), options, cache, workers)
             if not rank():
                 own.write(output / OWN_MASKS)
-    log.info("%d slices, %d of them with blood", len(slices.anywhere), len(slices.bleeding))
+    warn_of_few(prepared.scans, learned, fold.patients(Role.TUNING))
+    log.info("%s, %d with blood", counted(len(slices.anywhere), "slice"), len(slices.bleeding))
     if not len(slices.bleeding):
         raise InputError(
             f"expected a mask with blood among the {len(learned)} training patients; got none; change split.seed or "

@@ -22,11 +22,12 @@ from hgisam.io.digest import file_sha256
 from hgisam.io.errors import InputError
 from hgisam.io.tables import write_json
 from hgisam.train.checkpoints import latest_checkpoint, save_checkpoint
-from hgisam.train.cohort import Cohort, CohortRefused, Finding
+from hgisam.train.cohort import Cohort, CohortRefused, Finding, LabelledScan
 from hgisam.train.journal import Journal, journal, read_rows
 from hgisam.train.loop import Learned, LoopOptions, Network, Trainer
 from hgisam.train.processes import joined, n_processes, rank, shared_out
 from hgisam.train.splits import Fold, Role, load_splits, make_splits
+from hgisam.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,9 @@ SPLITS = "splits.csv"
 BEST = "best.safetensors"
 CHECKPOINTS = "checkpoints"
 CURVES = "curves.png"
+
+FEW_PATIENTS = 5
+"""Of fewer patients with hemorrhage, or without, one patient's chance decides what is learned or chosen."""
 
 Result = TypeVar("Result")
 
@@ -108,6 +112,28 @@ def taught_by(fold: Fold, split: SplitOptions, cohort: Cohort) -> frozenset[str]
     wanted = -(-n * n_bled // max(1, len(drawn)))
     with_blood, without = ([patient for patient in drawn if bled[patient] is b] for b in (True, False))
     return frozenset(with_blood[:wanted] + without[: n - wanted])
+
+
+def warn_of_few(scans: Sequence[LabelledScan], learned: frozenset[str], tuning: frozenset[str]) -> None:
+    """Say aloud where so few patients teach or choose that it tells little of others; a set of nobody passes.
+
+    Args:
+        scans: those of the patients that could be prepared.
+        learned: the patients who teach.
+        tuning: the patients who choose.
+    """
+    seen = {scan.patient for scan in scans}
+    bled = {scan.patient for scan in scans if bool(scan.positive.any())}
+    for name, patients, outcome in (
+        ("training", learned, "what is learned"),
+        ("tuning", tuning, "what it chooses, such as when to stop, calibration and operating point,"),
+    ):
+        n_bled, n_without = len(patients & bled), len(patients & seen - bled)
+        if patients and min(n_bled, n_without) < FEW_PATIENTS:
+            log.warning(
+                "%s set: %s with hemorrhage and %s without; of fewer than %d, %s tells little of other patients",
+                name, counted(n_bled, "patient"), counted(n_without, "patient"), FEW_PATIENTS, outcome,
+            )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from hgisam.train.training import (
     check_together,
     fold_of,
     taught_by,
+    warn_of_few,
 )
 
 
@@ -46,6 +47,34 @@ def test_fewer_patients_are_among_more_and_half_of_them_have_bled_where_half_of_
     bled = [sum(int(patient[1:]) % 2 == 0 for patient in some) for some in drawn]
     assert bled == [-(-n // 2) for n in range(1, len(everyone) + 1)]
     assert drawn[-1] == everyone == taught_by(fold, SplitOptions(seed=seed), cohort)
+
+
+@pytest.mark.parametrize(
+    ("learned", "tuning", "said"),
+    [
+        (range(12), range(12, 12), []),
+        (range(10), range(6, 16), []),
+        (
+            range(2),
+            range(2, 5),
+            ["training set: 1 patient with hemorrhage and 1 patient without", "tuning set: 2 patients"],
+        ),
+        (
+            range(0, 16, 2),
+            range(1, 16, 2),
+            ["training set: 8 patients with hemorrhage and 0 patients without", "tuning"],
+        ),
+        (range(0), range(12), []),
+    ],
+)
+def test_a_handful_of_patients_is_warned_of_with_its_numbers(
+    cohort: Cohort, learned: range, tuning: range, said: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    teachers, choosers = (frozenset(f"p{number}" for number in numbers) for numbers in (learned, tuning))
+    warn_of_few(cohort.scans, teachers, choosers)
+    assert len(caplog.messages) == len(said)
+    assert all(line.startswith(start) for line, start in zip(caplog.messages, said, strict=True))
+    assert {record.levelname for record in caplog.records} <= {"WARNING"}
 
 
 def test_more_than_there_are_is_all(cohort: Cohort) -> None:
