@@ -20,7 +20,8 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+    return [text for name, text in found if name == language]
 
 
 def command_lines() -> list[list[str]]:
@@ -86,12 +87,21 @@ def in_a_clone(tmp_path: Path, sample_volumes: Path, monkeypatch: pytest.MonkeyP
     return tmp_path
 
 
-def test_the_sixty_seconds_run(in_a_clone: Path) -> None:
+def said(line: str) -> list[str | float]:
+    """The words and numbers of a printed line, without its frame."""
+    words = re.findall(r"[^\s\u2500-\u257f]+", line)
+    return [float(word) if re.fullmatch(r"[+-]?\d+\.\d+", word) else word for word in words]
+
+
+def test_the_sixty_seconds_run_and_print_what_stands_there(in_a_clone: Path) -> None:
     lines = [line for line in command_lines() if not is_template(line) and "sample_volumes" in " ".join(line)]
     assert [line[1] for line in lines] == ["segment", "evaluate"]
-    for line in lines:
+    for line, shown in zip(lines, blocks("")[:2], strict=True):
         done = CliRunner().invoke(app, line[1:])
         assert done.exit_code == 0, done.stderr
+        for expected, found in zip(shown.splitlines(), done.stdout.splitlines(), strict=False):
+            nearly = [pytest.approx(w, rel=0.05, abs=0.02) if isinstance(w, float) else w for w in said(expected)]
+            assert said(found) == nearly  # the last digits may differ from machine to machine
     assert len(list((in_a_clone / "out" / "demo").glob("*_preview.png"))) == 5
     assert (in_a_clone / "out" / "evaluation" / "evaluation.csv").is_file()
 

@@ -14,8 +14,8 @@ _RIM_MM = 3.0
 """Nearer than this to the skull, its blur is in the numbers."""
 _MAX_SLICES = 32
 """Of more slices with brain, so many are measured, spread over all."""
-_LEAST_VOXELS = 1000
-"""Fewer comparisons tell nothing: a small piece of skull base is nothing but edges."""
+_LEAST_CM2 = 20.0
+"""Less brain, all slices together, tells nothing: a small piece at the skull base is nothing but edges."""
 _OF_NORMAL = 0.6745
 """The median size of a normal variable of standard deviation 1."""
 
@@ -42,7 +42,7 @@ def noise_hu(volume: CTVolume, region: Bool[Tensor, "depth height width"]) -> fl
         for values, inside, mm in ((hu, inner, dy), (hu.T, inner.T, dx)):
             found.append(_second_differences(values, inside, max(1, round(_REACH_MM / mm))))
     differences = torch.cat(found)
-    if len(differences) < _LEAST_VOXELS:
+    if len(differences) / 2 * dy * dx < 100 * _LEAST_CM2:
         return float("nan")
     return float(np.median(differences.abs().numpy())) / (_OF_NORMAL * 6**0.5)
 
