@@ -4,12 +4,13 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from enum import StrEnum
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hgisam")
 app = typer.Typer(name="hgisam", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-train_app = typer.Typer(no_args_is_help=True, help="Train networks on slice labels, phantoms, or masks.")
+train_app = typer.Typer(no_args_is_help=True, help="Train networks on slice labels, phantoms, masks, or no labels.")
 app.add_typer(train_app, name="train")
 
 SUPERVISED = ("unet", "swin_unetr")
@@ -444,23 +445,21 @@ def classifier(
     verbose: Verbose = False,
 ) -> None:
     """Learn which slices hold blood; under torchrun, several processes share each step."""
-    with _training(output, quiet=quiet, verbose=verbose) as show_progress:
-        from hgisam.config import load_settings
-        from hgisam.pipeline import pick_device
-        from hgisam.train.recipe import train_classifier
-
-        flags = {"split": {"splits": splits, "fold": fold}, "loop": {"seed": seed}}
-        train_classifier(
-            load_settings(config, {"train": flags}, needs="train").train,
-            data,
-            output,
-            resume=resume,
-            cache=cache,
-            workers=workers or _n_cpus(),
-            device=pick_device(_own_device(device)),
-            command=_train_command("classifier", config, data, splits, fold, seed),
-            show_progress=show_progress,
-        )
+    _train(
+        "classifier",
+        config,
+        data,
+        output,
+        resume=resume,
+        splits=splits,
+        fold=fold,
+        seed=seed,
+        cache=cache,
+        device=device,
+        workers=workers,
+        quiet=quiet,
+        verbose=verbose,
+    )
 
 
 @train_app.command()
@@ -486,29 +485,32 @@ def segmenter(
     verbose: Verbose = False,
 ) -> None:
     """Learn to outline blood from masks; under torchrun, several processes share each step."""
-    with _training(output, quiet=quiet, verbose=verbose) as show_progress:
-        from hgisam.config import load_settings
-        from hgisam.pipeline import pick_device
-        from hgisam.train.segmenter_recipe import train_segmenter
-
-        flags = {"split": {"splits": splits, "fold": fold}, "loop": {"seed": seed}}
-        train_segmenter(
-            load_settings(config, {"train_segmenter": flags}, needs="train_segmenter").train_segmenter,
-            data,
-            output,
-            resume=resume,
-            cache=cache,
-            workers=workers or _n_cpus(),
-            device=pick_device(_own_device(device)),
-            command=_train_command("segmenter", config, data, splits, fold, seed),
-            show_progress=show_progress,
-        )
+    _train(
+        "segmenter",
+        config,
+        data,
+        output,
+        resume=resume,
+        splits=splits,
+        fold=fold,
+        seed=seed,
+        cache=cache,
+        device=device,
+        workers=workers,
+        quiet=quiet,
+        verbose=verbose,
+    )
 
 
 @train_app.command()
 def encoder(
     config: Annotated[Path, typer.Option(metavar="YAML", help="A recipe such as configs/encoder_ct_ich.yaml.")],
-    data: Annotated[Path, typer.Option(metavar="FOLDER", help="Scans as for a classifier; labels are not learned.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER", parser=_named_path, help="Scans as for a classifier; their labels teach nothing."
+        ),
+    ],
     output: Output,
     resume: ResumeTraining = False,
     splits: SplitsFile = None,
@@ -521,23 +523,21 @@ def encoder(
     verbose: Verbose = False,
 ) -> None:
     """Learn what heads look like without labels, for a classifier's initial_weights; under torchrun, several share."""
-    with _training(output, quiet=quiet, verbose=verbose) as show_progress:
-        from hgisam.config import load_settings
-        from hgisam.pipeline import pick_device
-        from hgisam.train.encoder_recipe import train_encoder
-
-        flags = {"split": {"splits": splits, "fold": fold}, "loop": {"seed": seed}}
-        train_encoder(
-            load_settings(config, {"train_encoder": flags}, needs="train_encoder").train_encoder,
-            data,
-            output,
-            resume=resume,
-            cache=cache,
-            workers=workers or _n_cpus(),
-            device=pick_device(_own_device(device)),
-            command=_train_command("encoder", config, data, splits, fold, seed),
-            show_progress=show_progress,
-        )
+    _train(
+        "encoder",
+        config,
+        data,
+        output,
+        resume=resume,
+        splits=splits,
+        fold=fold,
+        seed=seed,
+        cache=cache,
+        device=device,
+        workers=workers,
+        quiet=quiet,
+        verbose=verbose,
+    )
 
 
 @app.command()
@@ -563,6 +563,50 @@ def info(
 def main() -> None:
     """The `hgisam` command."""
     app()
+
+
+def _train(
+    what: Literal["classifier", "segmenter", "encoder"],
+    config: Path,
+    data: Path | None,
+    output: Path,
+    *,
+    resume: bool,
+    splits: Path | None,
+    fold: int | None,
+    seed: int | None,
+    cache: Path | None,
+    device: str,
+    workers: int | None,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """A training by a recipe that has settings of its kind."""
+    with _training(output, quiet=quiet, verbose=verbose) as show_progress:
+        from hgisam.config import load_settings
+        from hgisam.pipeline import pick_device
+        from hgisam.train.encoder_recipe import train_encoder
+        from hgisam.train.recipe import train_classifier
+        from hgisam.train.segmenter_recipe import train_segmenter
+
+        stage = "train" if what == "classifier" else f"train_{what}"
+        flags = {"split": {"splits": splits, "fold": fold}, "loop": {"seed": seed}}
+        settings = load_settings(config, {stage: flags}, needs=stage)
+        learn: dict[str, Callable[..., object]] = {
+            "classifier": partial(train_classifier, settings.train),
+            "segmenter": partial(train_segmenter, settings.train_segmenter),
+            "encoder": partial(train_encoder, settings.train_encoder),
+        }
+        learn[what](
+            data,
+            output,
+            resume=resume,
+            cache=cache,
+            workers=workers or _n_cpus(),
+            device=pick_device(_own_device(device)),
+            command=_train_command(what, config, data, splits, fold, seed),
+            show_progress=show_progress,
+        )
 
 
 @contextmanager
