@@ -48,8 +48,8 @@ TISSUE_ML_DOUBTED, TISSUE_ML_REFUSED = 8_000.0, 25_000.0
 
 NOISE_DOUBTED_HU = 12.0
 """Blood that is faint or blurred is 10 to 15 HU denser than brain: in as much noise no voxel of it stands out. Real
-heads in slices of 5 mm have 3.6 to 6.7, single slices 3.0 to 9.1. With 10 HU added, a film of blood on a phantom was
-still found and most slices of a faint real bleed were lost; with 15 HU both were lost wholly."""
+heads in slices of 5 mm have 3.6 to 6.7, single slices 3.0 to 9.1. Of 43 slices with blood in six of these heads, 34 are
+found as they are, 27 with 10 HU of noise added, 21 with 15, and 12 with 25."""
 
 SMALLEST_JUDGED_ML = 100.0
 """With less tissue than this (one slice, the vertex) odd shares say little: they are a warning, not a refusal."""

@@ -76,7 +76,11 @@ def test_what_is_odd_is_a_warning_under_its_own_aspect(
 @pytest.mark.parametrize(
     ("change", "aspect", "said"),
     [
-        (lambda hu: hu + 25 * torch.randn(hu.shape, generator=torch.Generator().manual_seed(0)), "hu", "of 25 HU"),
+        (
+            lambda hu: hu + 25 * torch.randn(hu.shape, generator=torch.Generator().manual_seed(0)),
+            "hu",
+            "small or faint blood",
+        ),
         (lambda hu: torch.cat([hu[::2], hu[1::2]]), "reading", "stored out of order?"),
         (lambda hu: hu.transpose(1, 2).contiguous(), "reading", "wider than long"),
     ],

@@ -24,8 +24,8 @@ MORE_ALIKE = 1.02
 _LEAST_SLICES = 8
 """Of fewer slices with brain, a turn is not judged: a piece of skull base may look like anything."""
 
-_WIDEST = 0.6
-"""Slices with this share of the widest one's brain tell the head's shape."""
+_WIDEST, _MOST_TELLING = 0.6, 12
+"""Slices with this share of the widest one's brain tell the head's shape; of more than so many, some do."""
 
 _TURNS_DEG = np.arange(-40.0, 41.0, 8.0)
 """Turns that are tried about an axis to tell which one the head mirrors itself across."""
@@ -119,10 +119,11 @@ def is_turned_sideways(
         options: grid and search range.
     """
     options = options or BrainOptions()
-    area = region.flatten(1).sum(dim=1)
+    area = torch.tensor([np.count_nonzero(plane) for plane in region.numpy()])
     if int((area > 0).sum()) < _LEAST_SLICES:
         return False
-    outline = region[area >= _WIDEST * area.max()].sum(dim=0, dtype=torch.float64)
+    telling = torch.nonzero(area >= _WIDEST * area.max()).flatten()
+    outline = region[telling[:: -(-len(telling) // _MOST_TELLING)]].sum(dim=0, dtype=torch.float64)
     _, dy, dx = volume.spacing_mm
     if _spread(outline.sum(dim=0)) * dx < WIDER * _spread(outline.sum(dim=1)) * dy:
         return False

@@ -12,7 +12,7 @@ _REACH_MM = 4.0
 """Voxels this far apart are compared: a soft kernel's blur makes noise alike over less, and tissue often goes on."""
 _RIM_MM = 3.0
 """Nearer than this to the skull, its blur is in the numbers."""
-_MAX_SLICES = 32
+_MAX_SLICES = 16
 """Of more slices with brain, so many are measured, spread over all."""
 _LEAST_CM2 = 20.0
 """Less brain, all slices together, tells nothing: a small piece at the skull base is nothing but edges."""
