@@ -26,6 +26,7 @@ from hgisam.phantom_folder import TRUTH, write_phantoms
 from hgisam.train.layouts import read_cohort
 from hgisam.train.splits import Role, make_splits
 from hgisam.volume import CTVolume
+from hgisam.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +149,7 @@ def _scans(source: ScanData, base: Path) -> ComparedData:
             raise InputError(f"{source.patients}: expected a patient for each case; got none for {found.name!r}")
         patient = found.name if owners is None else owners[found.name]
         cases.append(ComparedCase(found.name, patient, found.path, files[0]))
-    return ComparedData(folder, tuple(cases), f"{len(cases)} scans with reference masks", tuple(left_out))
+    return ComparedData(folder, tuple(cases), f"{counted(len(cases), 'scan')} with reference masks", tuple(left_out))
 
 
 def _slices(source: SliceData, base: Path, output: Path) -> ComparedData:
@@ -172,7 +173,8 @@ def _slices(source: SliceData, base: Path, output: Path) -> ComparedData:
         write_labels(case.reference, labels, new_grid_for(ct))
         cases.append(case)
     n_patients = len({case.patient for case in cases})
-    text = f"{len(cases)} single slices of {n_patients} patients, taken as {source.spacing_mm[0]:g} mm thick"
+    slices = f"{counted(len(cases), 'single slice')} of {counted(n_patients, 'patient')}"
+    text = f"{slices}, taken as {source.spacing_mm[0]:g} mm thick"
     return ComparedData(target, tuple(cases), text, tuple(left_out))
 
 

@@ -16,6 +16,7 @@ from hgisam.evaluate.statistics import CONFIDENCE
 from hgisam.io.atomic import atomic_write
 from hgisam.io.nifti import read_ct, read_mask
 from hgisam.preview import Outline, render_outlines
+from hgisam.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -226,7 +227,7 @@ def _counts(results: Results) -> str:
     names = [found.method.name for found in results.complete]
     cases = sorted({case for name in names for case in results.values[name]})
     n_patients = len({results.patients[case] for case in cases})
-    return f"{len(cases)} cases of {n_patients} patients"
+    return f"{counted(len(cases), 'case')} of {counted(n_patients, 'patient')}"
 
 
 def _signed(value: float | None) -> str:

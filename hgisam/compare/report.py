@@ -34,6 +34,7 @@ from hgisam.evaluate.statistics import CONFIDENCE, MeanInterval
 from hgisam.evaluate.summary import MEASURES, PUBLISHED_DICE
 from hgisam.io.atomic import atomic_write, make_output_folder
 from hgisam.io.tables import write_csv
+from hgisam.wording import counted
 
 HTML, MARKDOWN = "report.html", "report.md"
 MEANS, CASES, DIFFERENCES, RANKS, STRATA = "means.csv", "cases.csv", "differences.csv", "ranks.csv", "strata.csv"
@@ -453,7 +454,7 @@ def _n_text(results: Results) -> str:
     counts = sorted({len(values) for values in results.values.values()})
     cases = {case for values in results.values.values() for case in values}
     n_patients = len({results.patients[case] for case in cases})
-    return f"n = {' or '.join(map(str, counts))} cases by method, of {n_patients} patients."
+    return f"n = {' or '.join(map(str, counts))} cases by method, of {counted(n_patients, 'patient')}."
 
 
 def _mean_text(results: Results, name: str) -> str:

@@ -36,6 +36,7 @@ from hgisam.processes import side_by_side
 from hgisam.records import Record, case_record, recorded_reason, refusal_record, segmentation_record
 from hgisam.volume import MaskVolume, same_grid
 from hgisam.weak import HuThreshold
+from hgisam.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -298,7 +299,7 @@ _Work = tuple[tuple[AnyMethod, ...], tuple[ComparedCase, ...]]
 def _judge(work: _Work, runner: Runner, data: ComparedData, shas: dict[str, Shas], threads: int) -> None:
     torch.set_num_threads(threads)
     runner.judge(work, data, shas)
-    log.info("judged: %s, %d cases", ", ".join(method.name for method in work[0]), len(work[1]))
+    log.info("judged: %s, %s", ", ".join(method.name for method in work[0]), counted(len(work[1]), "case"))
 
 
 @dataclass(frozen=True, eq=False)

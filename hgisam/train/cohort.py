@@ -18,6 +18,7 @@ from hgisam.io.errors import ScanRefused
 from hgisam.io.nifti import read_ct, read_labels, read_mask
 from hgisam.labels import ANY_COLUMN, Subtype
 from hgisam.volume import CTVolume, MaskVolume
+from hgisam.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -330,9 +331,10 @@ class Cohort:
         of_patients = dict(zip(Subtype, self.patient_subtypes.sum(dim=0).tolist(), strict=True))
         n_unknown = slices["all"] - slices["negative"] - slices[Subtype.ANY]
         return [
-            f"{self.layout}: {len(self.scans):,} scans of {len(self.patients):,} patients, {slices['all']:,} slices:"
+            f"{self.layout}: {counted(len(self.scans), 'scan')} of {counted(len(self.patients), 'patient')},"
+            f" {counted(slices['all'], 'slice')}:"
             f" {slices[Subtype.ANY]:,} positive, {slices['negative']:,} negative, {n_unknown:,} unknown",
-            *(f"{s}: {slices[s]:,} slices of {of_patients[s]:,} patients" for s in Subtype),
+            *(f"{s}: {counted(slices[s], 'slice')} of {counted(of_patients[s], 'patient')}" for s in Subtype),
         ]
 
 

@@ -30,6 +30,7 @@ from hgisam.refine import RandomWalk
 from hgisam.train.cohort import UNKNOWN, Cohort, LabelledScan, sorted_scans
 from hgisam.train.prepared import cache_folder, key_of_files
 from hgisam.weak import GradientRollout
+from hgisam.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -126,8 +127,9 @@ class OwnMasks:
         """What is learned from, in one line."""
         sums = self.sums
         return (
-            f"own masks of {len(self.rows)} scans: {sums['n_free']:,} slices free of blood, {sums['n_outlined']:,} "
-            f"outlined, {sums['n_left_out']:,} left out; {sums['n_blood']:,} voxels of blood, {sums['n_unsure']:,} "
+            f"own masks of {counted(len(self.rows), 'scan')}: {counted(sums['n_free'], 'slice')} free of blood, "
+            f"{sums['n_outlined']:,} outlined, {sums['n_left_out']:,} left out; "
+            f"{counted(sums['n_blood'], 'voxel')} of blood, {sums['n_unsure']:,} "
             f"beside them left out, {sums['n_wiped']:,} wiped by labels"
         )
 

@@ -280,7 +280,7 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
             warn_of_few(prepared.scans, learned, fold.patients(Role.TUNING))
             if sampling.of_patients():
                 patients = PatientSlices(prepared, learned, sampling)
-                log.info("%d positive and %d negative slices", len(patients.positive), len(patients.negative))
+                log.info("slices: %d positive, %d negative", len(patients.positive), len(patients.negative))
                 never_shown = patients.findings
                 for finding in never_shown:
                     log.warning("%s", finding)
@@ -364,7 +364,7 @@ def _phantoms(options: TrainOptions, cache: Path, workers: int) -> PhantomSlices
         for n, look in ((source.n, source.heads), (min(source.n_twins, source.n), unbled))
     )
     found = PhantomSlices(heads, twins, options.sampling, options.preprocess.spacing_mm)
-    log.info("%d positive and %d negative slices of phantoms", len(found.positive), len(found.negative))
+    log.info("slices of phantoms: %d positive, %d negative", len(found.positive), len(found.negative))
     return found
 
 

@@ -313,12 +313,12 @@ def _with_masks(cohort: Cohort, data: Path) -> Cohort:
     if not masked:
         raise InputError(
             f"{data}: expected scans with reference masks, since a segmenter learns from masks; got "
-            f"{len(cohort.scans)} scans with slice labels alone ({cohort.layout}); train a classifier on them, take a "
-            "recipe with own_masks, or name other data"
+            f"{counted(len(cohort.scans), 'scan')} with slice labels alone ({cohort.layout}); train a "
+            "classifier on them, take a recipe with own_masks, or name other data"
         )
     n_without = len(cohort.scans) - len(masked)
     if n_without:
-        log.warning("%d of %d scans have no reference mask: left out", n_without, len(cohort.scans))
+        log.warning("no reference mask for %d of %s: left out", n_without, counted(len(cohort.scans), "scan"))
     return Cohort(cohort.layout, masked, cohort.findings)
 
 

@@ -45,7 +45,7 @@ def test_a_stranger_is_an_error(cohort: Cohort) -> None:
 def test_the_summary_counts_what_is_known(cohort: Cohort) -> None:
     first, *rest = cohort.summary().splitlines()
     assert first == "drawn: 3 scans of 2 patients, 5 slices: 1 positive, 3 negative, 1 unknown"
-    assert rest[-1] == "any: 1 slices of 1 patients"
+    assert rest[-1] == "any: 1 slice of 1 patient"
 
 
 @pytest.mark.parametrize(
