@@ -122,7 +122,7 @@ def slice_auc(scans: Sequence[ScoredScan]) -> float:
 
 
 def fit_scan_head(
-    slices: Sequence[Float[Tensor, " slices"]], bled: Sequence[bool], patients: Sequence[str | None] | None = None
+    slices: Sequence[Float[Tensor, " _slices"]], bled: Sequence[bool], patients: Sequence[str | None] | None = None
 ) -> ScanHead:
     """The scan head that predicts scans of left-out patients best: logistic regression on some of the features, by
     log-loss.
