@@ -53,12 +53,13 @@ _SHOWN = {
 
 SCAN_CODE = (
     "brain/*.py", "io/*.py", "limits.py", "plausibility.py", "preprocess.py", "train/cohort.py", "train/prepared.py",
-    "volume.py",
+    "volume.py", "wording.py",
 )  # fmt: skip
 """What reads, refuses and prepares a scan."""
 
 PHANTOM_CODE = (
     "brain/*.py", "labels.py", "phantom/*.py", "phantom/data/*", "preprocess.py", "train/prepared.py", "volume.py",
+    "wording.py",
 )  # fmt: skip
 """What makes and prepares a phantom."""
 
