@@ -100,7 +100,7 @@ def test_the_sixty_seconds_run_and_print_what_stands_there(in_a_clone: Path) -> 
         done = CliRunner().invoke(app, line[1:])
         assert done.exit_code == 0, done.stderr
         for expected, found in zip(shown.splitlines(), done.stdout.splitlines(), strict=False):
-            nearly = [pytest.approx(w, rel=0.05, abs=0.02) if isinstance(w, float) else w for w in said(expected)]
+            nearly = [pytest.approx(w, rel=0.1, abs=0.1) if isinstance(w, float) else w for w in said(expected)]
             assert said(found) == nearly  # the last digits may differ from machine to machine
     assert len(list((in_a_clone / "out" / "demo").glob("*_preview.png"))) == 5
     assert (in_a_clone / "out" / "evaluation" / "evaluation.csv").is_file()
