@@ -27,7 +27,7 @@ def write(path: Path, **changes: object) -> Path:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_comparison_loads_and_its_methods_differ(path: Path, tmp_path: Path) -> None:
-    assert len(SHIPPED) == 6
+    assert len(SHIPPED) == 5
     comparison = load_comparison(path, tmp_path if "bhsd" in path.name else None)
     methods = comparison.compare.methods
     settings = [method.settings(path.parent) for method in methods]
