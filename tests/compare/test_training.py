@@ -190,7 +190,7 @@ def test_segmenters_trained_per_fold_beside_one_with_weights(tmp_path: Path, mon
     Two trainings run side by side. The weights of the first fold then stand for a network that was trained elsewhere.
     """
     data = write_drawn_cohort(tmp_path / "heads", 8, masks=True)
-    write_tiny_segmenter(tmp_path / "unet.yaml", {"split": {}})
+    write_tiny_segmenter(tmp_path / "unet.yaml", {"split": {}}, steps=40)
     trained = {"learned_from": "masks", "kind": "trained", "config": "unet.yaml"}
     short = {"split": {"tuning_share": 0, "train_patients": 1}, "loop": {"steps": 2}}
     weights = tmp_path / "out" / "methods" / "U-Net" / "fold_0" / "best.safetensors"
