@@ -26,7 +26,16 @@ from hgisam.train.layouts import LayoutName, read_cohort
 from hgisam.train.loop import LoopOptions, Trainer
 from hgisam.train.prepared import prepare_cohort
 from hgisam.train.processes import first_process_first, n_processes, rank
-from hgisam.train.training import BEST, Kept, SplitOptions, Training, carried_out, fold_of, taught_by
+from hgisam.train.training import (
+    BEST,
+    Kept,
+    SplitOptions,
+    Training,
+    carried_out,
+    check_channels,
+    fold_of,
+    taught_by,
+)
 
 log = logging.getLogger(__name__)
 
@@ -61,11 +70,7 @@ class EncoderTrainOptions(BaseModel):
     @model_validator(mode="after")
     def _network_fits(self) -> "EncoderTrainOptions":
         swin, hidden_px = self.classifier.swin, self.hiding.hidden_px
-        if swin.in_channels != self.preprocess.n_channels:
-            raise ValueError(
-                f"expected a network for the {self.preprocess.n_channels} channels that preprocess makes; got one for "
-                f"{swin.in_channels}; set its in_channels"
-            )
+        check_channels(self.preprocess, swin.in_channels)
         if swin.img_size != self.preprocess.fov_px:
             raise ValueError(
                 f"expected a network for preprocess.fov_px {self.preprocess.fov_px}; got img_size {swin.img_size}"

@@ -58,6 +58,7 @@ from hgisam.train.training import (
     Training,
     by_content,
     carried_out,
+    check_channels,
     fold_of,
     taught_by,
     warn_of_few,
@@ -133,11 +134,7 @@ class TrainOptions(BaseModel):
 
     @model_validator(mode="after")
     def _network_fits(self) -> "TrainOptions":
-        if self.classifier.in_channels != self.preprocess.n_channels:
-            raise ValueError(
-                f"expected a network for the {self.preprocess.n_channels} channels that preprocess makes; got one for "
-                f"{self.classifier.in_channels}; set its in_channels"
-            )
+        check_channels(self.preprocess, self.classifier.in_channels)
         if self.classifier.kind != "swin" and self.loss.token_weight:
             raise ValueError(f"expected loss.token_weight 0 with {self.classifier.kind}, which has no tokens")
         if self.initial_share and self.initial_weights == "none":

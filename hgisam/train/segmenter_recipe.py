@@ -45,6 +45,7 @@ from hgisam.train.training import (
     Training,
     by_content,
     carried_out,
+    check_channels,
     fold_of,
     taught_by,
     warn_of_few,
@@ -90,11 +91,7 @@ class SegmenterTrainOptions(BaseModel):
     @model_validator(mode="after")
     def _network_fits(self) -> "SegmenterTrainOptions":
         seen, network = self.preprocess, self.network
-        if network.in_channels != seen.n_channels:
-            raise ValueError(
-                f"expected a network for the {seen.n_channels} channels that preprocess makes; got one for "
-                f"{network.in_channels}; set its in_channels"
-            )
+        check_channels(seen, network.in_channels)
         window = (seen.fov_px, seen.fov_px)
         sides = window if network.spatial_dims == 2 else (self.stack.window_slices, *window)
         if not can_see(network, sides):

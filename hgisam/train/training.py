@@ -21,6 +21,7 @@ from hgisam.io.atomic import make_output_folder
 from hgisam.io.digest import file_sha256
 from hgisam.io.errors import InputError
 from hgisam.io.tables import write_json
+from hgisam.preprocess import PreprocessOptions
 from hgisam.train.checkpoints import latest_checkpoint, save_checkpoint
 from hgisam.train.cohort import Cohort, CohortRefused, Finding, LabelledScan
 from hgisam.train.journal import Journal, journal, read_rows
@@ -66,6 +67,19 @@ class SplitOptions(BaseModel):
     @field_serializer("splits", when_used="json-unless-none")
     def _by_name(self, splits: Path) -> str:
         return splits.name  # records name no folder of a machine
+
+
+def check_channels(seen: PreprocessOptions, in_channels: int) -> None:
+    """Stop before a network is shown other channels than it takes.
+
+    Raises:
+        ValueError: where preprocessing makes others than so many.
+    """
+    if in_channels != seen.n_channels:
+        raise ValueError(
+            f"expected a network for the {seen.n_channels} channels that preprocess makes; got one for {in_channels}; "
+            "set its in_channels"
+        )
 
 
 def fold_of(split: SplitOptions, cohort: Cohort, output: Path) -> Fold:
