@@ -1,15 +1,18 @@
 """What class activation maps are made of: a stage's feature maps, and the logit's gradient with respect to them."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hgisam.attention import Combination
 from hgisam.labels import Subtype
 from hgisam.model.slice_classifier import SliceClassifier
-from hgisam.weak.labeler import frozen
+from hgisam.weak.labeler import WeakLabeler, frozen
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,3 +73,32 @@ def check_stages(model: SliceClassifier, stages: Sequence[int]) -> None:
     """
     if max(stages) > model.n_stages:
         raise ValueError(f"expected stages of a network with {model.n_stages}; got {tuple(stages)}")
+
+
+class ClassActivation(WeakLabeler):
+    """A method that weighs the feature maps of a CNN's stages, or of a Swin Transformer's tokens, by their gradient."""
+
+    combination: ClassVar[Combination] = "maximum"
+
+    @abstractmethod
+    def read_stages(self, model: SliceClassifier) -> Sequence[int]:
+        """Stages (1-based, rising) whose feature maps are weighed."""
+
+    @abstractmethod
+    def weighed(self, found: StageActivation) -> Float[Tensor, "batch rows cols"]:
+        """The map of one stage, at least 0."""
+
+    def check(self, model: SliceClassifier) -> None:
+        """Any network with the stages will do."""
+        check_stages(model, self.read_stages(model))
+
+    def stage_maps(
+        self,
+        model: SliceClassifier,
+        images: Float[Tensor, "batch channels height width"],
+        target: Subtype = Subtype.ANY,
+    ) -> tuple[Float[Tensor, " batch"], list[Float[Tensor, "batch _ _"]]]:
+        """Log-odds of each image, and each stage's map on its own grid, in the order of the stages."""
+        self.check(model)
+        log_odds, found = stage_activations(model, images, self.read_stages(model), target)
+        return log_odds, [self.weighed(stage) for stage in found]

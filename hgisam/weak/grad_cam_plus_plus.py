@@ -1,49 +1,38 @@
 """Grad-CAM++: feature maps weighted with their positive gradients, each place by how much it matters alone."""
 
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from hgisam.attention import Combination
-from hgisam.labels import Subtype
 from hgisam.model.slice_classifier import SliceClassifier
-from hgisam.weak.activations import StageActivation, check_stages, stage_activations
-from hgisam.weak.labeler import WeakLabeler
+from hgisam.weak.activations import ClassActivation, StageActivation
 
 _VANISHES = 1e-6
 """A denominator that its two terms cancel to less than this share says nothing: its place gets no weight."""
 
 
-class GradCamPlusPlus(WeakLabeler):
+class GradCamPlusPlus(ClassActivation):
     """Grad-CAM++ of one stage, of a CNN or of a Swin Transformer's tokens: kinder to several lesions in one image.
 
     Source: Chattopadhyay et al., Grad-CAM++, WACV 2018 (arXiv 1710.11063).
     """
-
-    combination: ClassVar[Combination] = "maximum"
 
     method: Literal["grad_cam_plus_plus"] = "grad_cam_plus_plus"
     """Tells this method from others."""
     stage: int | None = Field(default=None, ge=1)
     """Stage (1-based) whose feature maps are weighted; none for the network's last, as published."""
 
-    def check(self, model: SliceClassifier) -> None:
-        """Any network with the stage will do."""
-        check_stages(model, [self.stage or model.n_stages])
+    def read_stages(self, model: SliceClassifier) -> Sequence[int]:
+        """The one that the options name, or the network's last."""
+        return [self.stage or model.n_stages]
 
-    def stage_maps(
-        self,
-        model: SliceClassifier,
-        images: Float[Tensor, "batch channels height width"],
-        target: Subtype = Subtype.ANY,
-    ) -> tuple[Float[Tensor, " batch"], list[Float[Tensor, "batch _ _"]]]:
-        """Log-odds of each image, and the map on the stage's own grid."""
-        self.check(model)
-        log_odds, (found,) = stage_activations(model, images, [self.stage or model.n_stages], target)
-        return log_odds, [grad_cam_plus_plus(found)]
+    def weighed(self, found: StageActivation) -> Float[Tensor, "batch rows cols"]:
+        """As `grad_cam_plus_plus`."""
+        return grad_cam_plus_plus(found)
 
 
 def grad_cam_plus_plus(found: StageActivation) -> Float[Tensor, "batch rows cols"]:

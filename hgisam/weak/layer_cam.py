@@ -1,26 +1,22 @@
 """LayerCAM: every place of a feature map weighted with its own gradient, so that early, fine stages can be read too."""
 
-from typing import ClassVar, Literal, Self
+from collections.abc import Sequence
+from typing import Literal, Self
 
 import torch
 from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from hgisam.attention import Combination
-from hgisam.labels import Subtype
 from hgisam.model.slice_classifier import SliceClassifier
-from hgisam.weak.activations import StageActivation, check_stages, stage_activations
-from hgisam.weak.labeler import WeakLabeler
+from hgisam.weak.activations import ClassActivation, StageActivation
 
 
-class LayerCam(WeakLabeler):
+class LayerCam(ClassActivation):
     """LayerCAM of some stages, fused by their maximum; of a CNN or of a Swin Transformer's tokens.
 
     Source: Jiang et al., LayerCAM, IEEE TIP 2021 (doi 10.1109/TIP.2021.3089943).
     """
-
-    combination: ClassVar[Combination] = "maximum"
 
     method: Literal["layer_cam"] = "layer_cam"
     """Tells this method from others."""
@@ -33,20 +29,13 @@ class LayerCam(WeakLabeler):
             raise ValueError(f"expected stages from 1 upwards, each once, in order; got {self.stages}")
         return self
 
-    def check(self, model: SliceClassifier) -> None:
-        """Any network with the stages will do."""
-        check_stages(model, self.stages)
+    def read_stages(self, model: SliceClassifier) -> Sequence[int]:
+        """Those that the options name."""
+        return self.stages
 
-    def stage_maps(
-        self,
-        model: SliceClassifier,
-        images: Float[Tensor, "batch channels height width"],
-        target: Subtype = Subtype.ANY,
-    ) -> tuple[Float[Tensor, " batch"], list[Float[Tensor, "batch _ _"]]]:
-        """Log-odds of each image, and each stage's map on its own grid, in the order of `stages`."""
-        self.check(model)
-        log_odds, found = stage_activations(model, images, self.stages, target)
-        return log_odds, [layer_cam(stage) for stage in found]
+    def weighed(self, found: StageActivation) -> Float[Tensor, "batch rows cols"]:
+        """As `layer_cam`."""
+        return layer_cam(found)
 
 
 def layer_cam(found: StageActivation) -> Float[Tensor, "batch rows cols"]:
