@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from hgisam.labels import ANY_COLUMN, Subtype
 from hgisam.preprocess import PreprocessOptions, neighbour_rows, network_images
 from hgisam.train.augment import AugmentOptions, SliceChanger
+from hgisam.train.batch import Batch
 from hgisam.train.cohort import Finding, Findings, Trouble
 from hgisam.train.deck import Deck
 from hgisam.train.painting import PaintingOptions, carry_over, paint_distractor, paint_slice
@@ -90,7 +91,7 @@ class SamplingOptions(BaseModel):
 
 
 @dataclass(frozen=True, eq=False)
-class TrainingBatch:
+class TrainingBatch(Batch):
     """Images in [0, 1], what is known of each, and where blood is.
 
     Attributes:
@@ -106,21 +107,6 @@ class TrainingBatch:
     known: Bool[Tensor, "batch 6"]
     blood: Bool[Tensor, "batch height width"]
     traced: Bool[Tensor, " batch"]
-
-    def to(self, device: torch.device) -> "TrainingBatch":
-        """The same on a device."""
-        fields = (self.images, self.labels, self.known, self.blood, self.traced)
-        return TrainingBatch(*(field.to(device) for field in fields))
-
-    def __len__(self) -> int:
-        """How many images."""
-        return len(self.images)
-
-    def split(self, parts: int) -> list["TrainingBatch"]:
-        """So many smaller batches, but no empty ones, that together are this one."""
-        n = min(parts, len(self))
-        fields = (self.images, self.labels, self.known, self.blood, self.traced)
-        return [TrainingBatch(*cut) for cut in zip(*(torch.tensor_split(field, n) for field in fields), strict=True)]
 
 
 @dataclass(frozen=True, eq=False)

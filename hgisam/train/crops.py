@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from hgisam.preprocess import PreprocessOptions, network_images
 from hgisam.supervised import StackOptions, resample_slices, slice_weights, stack_positions_mm
 from hgisam.train.augment import AugmentOptions, SliceChanger
+from hgisam.train.batch import Batch
 from hgisam.train.deck import Deck
 from hgisam.train.prepared import HU_STEP, PreparedScan, PreparedScans
 from hgisam.train.processes import check_enough_for_all
@@ -36,7 +37,7 @@ class CropSampling(BaseModel):
 
 
 @dataclass(frozen=True, eq=False)
-class MaskBatch:
+class MaskBatch(Batch):
     """Images in [0, 1], and where in them blood is; 3D images have a depth before their height.
 
     Attributes:
@@ -48,22 +49,6 @@ class MaskBatch:
     images: Float[Tensor, "batch channels *sides"]
     blood: Bool[Tensor, "batch ..."]
     certain: Bool[Tensor, "batch ..."] | None = None
-
-    def to(self, device: torch.device) -> "MaskBatch":
-        """The same on a device."""
-        return MaskBatch(*(field.to(device) for field in self._fields()))
-
-    def __len__(self) -> int:
-        """How many images."""
-        return len(self.images)
-
-    def split(self, parts: int) -> list["MaskBatch"]:
-        """So many smaller batches, but no empty ones, that together are this one."""
-        n = min(parts, len(self))
-        return [MaskBatch(*cut) for cut in zip(*(torch.tensor_split(f, n) for f in self._fields()), strict=True)]
-
-    def _fields(self) -> list[Tensor]:
-        return [self.images, self.blood, *([] if self.certain is None else [self.certain])]
 
 
 class MaskedSlices:

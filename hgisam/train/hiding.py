@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from hgisam.model.masked_swin import MaskedSwin
 from hgisam.preprocess import PreprocessOptions, neighbour_rows, network_images
 from hgisam.train.augment import AugmentOptions, SliceChanger
+from hgisam.train.batch import Batch
 from hgisam.train.deck import Deck
 from hgisam.train.loop import Costs, Objective
 from hgisam.train.prepared import HU_STEP, PreparedScans
@@ -37,7 +38,7 @@ class HidingOptions(BaseModel):
 
 
 @dataclass(frozen=True, eq=False)
-class HiddenBatch:
+class HiddenBatch(Batch):
     """Slices of which parts are hidden.
 
     Attributes:
@@ -51,19 +52,6 @@ class HiddenBatch:
     hidden: Bool[Tensor, "batch height width"]
     wanted: Float[Tensor, "batch channels height width"]
     asked: Bool[Tensor, "batch height width"]
-
-    def to(self, device: torch.device) -> "HiddenBatch":
-        """The same on a device."""
-        return HiddenBatch(*(field.to(device) for field in (self.images, self.hidden, self.wanted, self.asked)))
-
-    def __len__(self) -> int:
-        """How many images."""
-        return len(self.images)
-
-    def split(self, parts: int) -> list["HiddenBatch"]:
-        """So many smaller batches, but no empty ones, that together are this one."""
-        n, fields = min(parts, len(self)), (self.images, self.hidden, self.wanted, self.asked)
-        return [HiddenBatch(*cut) for cut in zip(*(torch.tensor_split(field, n) for field in fields), strict=True)]
 
 
 class HiddenBatches(Dataset[HiddenBatch]):

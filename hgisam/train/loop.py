@@ -4,11 +4,11 @@ import gc
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from hgisam.io.errors import InputError
 from hgisam.model.masked_swin import MaskedSwin
 from hgisam.model.slice_classifier import SliceClassifier
 from hgisam.model.supervised import MaskNetwork
+from hgisam.train.batch import Batch
 
 MOST_LOST = 50
 """So many steps in a row whose gradient is not finite end a training."""
@@ -61,20 +62,6 @@ class LoopOptions(BaseModel):
     """Steps between two checkpoints."""
     seed: int = Field(default=0, ge=0)
     """Of everything random."""
-
-
-@runtime_checkable
-class Batch(Protocol):
-    """What a step learns from: tensors with one entry per image."""
-
-    def to(self, device: torch.device) -> Self:
-        """The same on a device."""
-
-    def __len__(self) -> int:
-        """How many images."""
-
-    def split(self, parts: int) -> "Sequence[Self]":
-        """So many smaller batches, but no empty ones, that together are this one."""
 
 
 Network = TypeVar("Network", SliceClassifier, MaskNetwork, MaskedSwin)
