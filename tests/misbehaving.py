@@ -1,21 +1,13 @@
-"""What hangs, dies or fails in another process: in a module of its own, which that process can import."""
+"""What hangs, dies or fails in another process: in a module of its own, which that process imports in a moment."""
 
 import logging
 import os
 import signal
 from pathlib import Path
 
-from fake_model import FakeModel
-
-
-class Hanging(FakeModel):
-    """Waits for ever, in C, for a scan that says so; is killed for memory by another. Goes to another process."""
-
-    def __init__(self) -> None:
-        super().__init__(act)
-
 
 def act(scan: Path) -> None:
+    """Waits for ever, in C, for a scan that says so; is killed for memory by another."""
     text = scan.read_text()
     if text == "hang":
         os.read(os.pipe()[0], 1)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from fake_model import FakeModel
-from misbehaving import Hanging
+from misbehaving import act
 
 from hgisam.cases import Case, Shard
 from hgisam.exits import ExitCode
@@ -254,7 +254,7 @@ def test_where_one_window_is_too_many_the_case_fails_or_goes_to_the_cpu(
 def test_a_case_that_hangs_or_kills_its_process_is_recorded_and_the_next_one_done(tmp_path: Path, scans: Make) -> None:
     out = tmp_path / "out"
     cases = scans(a="", b="hang", c="die", d="refuse", e="")
-    report = classify_cases(Hanging(), cases, out, options=RunOptions(timeout_s=5.0))
+    report = classify_cases(FakeModel(act), cases, out, options=RunOptions(timeout_s=5.0))
     assert statuses(report) == {"a": "ok", "b": "failed", "c": "failed", "d": "refused", "e": "ok"}
     assert report.exit_code == ExitCode.SOME_FAILED
     assert record(out, "b")["reason"] == "TookTooLong: expected a result within 5 s; got none; allow more time"
