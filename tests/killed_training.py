@@ -11,12 +11,14 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from hgisam.cli import app
 from hgisam.train.training import BEST, CHECKPOINTS, CURVES
 
 
 def kill_and_resume(arguments: list[str], output: Path) -> None:
-    """Run the command until its first checkpoint is there, kill it, and run it to its end."""
+    """Run the command until its first checkpoint is there, kill its process, and run it to its end in this one."""
     command = [sys.executable, "-m", "hgisam", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     nowhere = subprocess.DEVNULL
@@ -29,8 +31,8 @@ def kill_and_resume(arguments: list[str], output: Path) -> None:
     started.wait()
     assert started.returncode == -signal.SIGKILL
     assert not (output / CURVES).exists()
-    resumed = subprocess.run([*command, "--resume"], env=environment, capture_output=True, check=False)
-    assert resumed.returncode == 0, resumed.stderr
+    resumed = CliRunner().invoke(app, [*arguments, "--resume"])
+    assert resumed.exit_code == 0, resumed.output
 
 
 def stopped_before_its_end(finished: Path, folder: Path) -> Path:
