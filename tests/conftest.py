@@ -44,6 +44,15 @@ def tools(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         sys.modules.pop(path.stem, None)
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pictures of a training stay empty files: to draw them takes longer than the steps of a tiny one.
+
+    What a module's own fixtures train is drawn all the same: they come before this one.
+    """
+    monkeypatch.setattr("hgisam.evaluate.figures.save", lambda _, path: path.touch())
+
+
 @pytest.fixture(scope="session")
 def sample_volumes() -> Path:
     """The folder of five synthetic heads that ships with the project."""

@@ -21,6 +21,8 @@ from hgisam.train.encoder_recipe import PICTURES, EncoderTrainOptions, train_enc
 from hgisam.train.recipe import train_classifier
 from hgisam.train.training import BEST, CHECKPOINTS, CURVES, RUN_RECORD, SPLITS
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 RUN = CliRunner()
 
 

@@ -25,6 +25,8 @@ from hgisam.train.recipe import TrainOptions, recorded_settings, train_classifie
 from hgisam.train.splits import Role, load_splits
 from hgisam.train.training import BEST, CHECKPOINTS, RUN_RECORD, SPLITS, as_now
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 RUN = CliRunner()
 
 

@@ -25,6 +25,8 @@ from hgisam.train.segmenter_recipe import SegmenterTrainOptions, gather_masks, t
 from hgisam.train.splits import Role, load_splits, make_splits
 from hgisam.train.training import BEST, CHECKPOINTS, CURVES, RUN_RECORD, SPLITS
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 RUN = CliRunner()
 
 
