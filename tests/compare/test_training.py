@@ -25,6 +25,8 @@ from hgisam.train.recipe import TrainOptions, recorded_settings
 from hgisam.train.segmenter_recipe import SegmenterTrainOptions
 from hgisam.train.splits import Role, make_splits
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 OPTIONS = TrainOptions.model_validate(TINY["train"])
 
 
