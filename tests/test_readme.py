@@ -106,6 +106,7 @@ def test_the_sixty_seconds_run_and_print_what_stands_there(in_a_clone: Path) -> 
     assert (in_a_clone / "out" / "evaluation" / "evaluation.csv").is_file()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_commands_run_in_their_order(in_a_clone: Path) -> None:
     """Each template of the list of commands, with a scan and a folder for its words, and one phantom for ten."""
     words = {"INPUT...": "sample_volumes/epidural.nii.gz", "FOLDER": "out", "10": "1"}
@@ -113,7 +114,7 @@ def test_the_commands_run_in_their_order(in_a_clone: Path) -> None:
     (block,) = [block for block in blocks("sh") if "INPUT..." in block]
     lines = [shlex.split(line, comments=True)[1:] for line in block.splitlines()]
     assert [line[0] for line in lines] == ["check", "segment", "classify", "phantom", "evaluate", "train", "info"]
-    write_drawn_cohort(in_a_clone / "heads", 12)
+    write_drawn_cohort(in_a_clone / "heads", 6)
     words["YAML"] = str(write_tiny_recipe(in_a_clone / "tiny.yaml", steps=1))
     for line in lines:
         folder = {"phantom": "phantoms", "train": "training"}.get(line[0], "out")

@@ -44,12 +44,22 @@ def planted() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A head as DICOM with a name in every text element, in sequences, in private ones and before the first."""
+    """A head as DICOM with a name in every text element, in sequences, in private ones and before the first.
+
+    Of the slices, the ends and some between have every element of the standard, the others a patient's.
+    """
     folder = tmp_path_factory.mktemp("dicom") / "head"
     lossy = {"LossyImageCompression": "01", "LossyImageCompressionRatio": 10.0}
-    paths = write_head(folder, FrameOfReferenceUID="1.2.3.7", **planted() | lossy)
+    everything = planted()
+    of_all = {
+        keyword: value for keyword, value in everything.items() if keyword.startswith(("Patient", "Study", "Series"))
+    }
+    paths = write_head(folder, FrameOfReferenceUID="1.2.3.7", **of_all | lossy)
     for path in paths:
         dataset = pydicom.dcmread(path)
+        if path in {paths[0], paths[len(paths) // 2], paths[-1]}:
+            for keyword, value in everything.items():
+                setattr(dataset, keyword, value)
         dataset.preamble = b"Planted".ljust(128, b"\0")
         inner = Dataset()
         inner.PatientName, inner.PatientID = "Planted^Jane", "PLANTED"

@@ -35,6 +35,8 @@ from hgisam.train.splits import Role, load_splits
 from hgisam.train.training import RUN_RECORD, SPLITS
 from hgisam.weak import HGI_SAM
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 N_HEADS = 12
 
 

@@ -22,6 +22,8 @@ from hgisam.model.checkpoint import load_segmenter, load_weights
 from hgisam.train.recipe import train_classifier
 from hgisam.train.training import BEST, CHECKPOINTS, RUN_RECORD
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 

@@ -40,6 +40,8 @@ from hgisam.train.training import BEST, CHECKPOINTS, RUN_RECORD, SPLITS
 from hgisam.volume import CTVolume, MaskVolume
 from hgisam.weak import HuThreshold
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 CPU = torch.device("cpu")
 
 

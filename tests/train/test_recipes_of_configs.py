@@ -19,6 +19,8 @@ from hgisam.model.checkpoint import load_weights
 from hgisam.model.swin import swin_base_patch4_window12_384
 from hgisam.train.training import BEST, RUN_RECORD
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 RUN = CliRunner()
 
 
