@@ -188,13 +188,16 @@ class Runner:
         folder = self.output / METHODS / method.folder_name
         for fold in _folds_of(method, self.options):
             cases = [case for case in data.cases if fold in {None, case.fold}]
-            keys = [own_record(folder / f"{case.name}.json").get("key") for case in cases]
-            if not all(keys):
+            records = [own_record(folder / f"{case.name}.json") for case in cases]
+            if not all(record.get("key") for record in records):
                 return False
             with suppress(Exception):  # told where its records are read
                 settings = self._segmenter(method, data, fold, networks).settings
-                if keys != [case_key(settings, shas[case.name]) for case in cases]:
-                    return False
+                for case, record in zip(cases, records, strict=True):
+                    key, mask = case_key(settings, shas[case.name]), folder / _mask_name(case)
+                    failed = record["key"] == key and record.get("status") != "ok"  # it is tried again there, once
+                    if not failed and _known(record, case, key, mask) is None:
+                        return False
         return True
 
     def judge(self, work: "_Work", data: ComparedData, shas: dict[str, Shas]) -> None:
@@ -349,7 +352,7 @@ def compare_case(
         ScanRefused: where the reference cannot be read.
         OutputError: where something cannot be written.
     """
-    path, mask = folder / f"{case.name}.json", folder / f"{case.name}_mask.nii.gz"
+    path, mask = folder / f"{case.name}.json", folder / _mask_name(case)
     key = case_key(segmenter.settings, shas)
     record = own_record(path)
     known = _known(record, case, key, mask)
@@ -393,6 +396,10 @@ def compare_case(
 def case_key(settings: dict[str, Any], shas: Shas) -> str:
     """sha256 of all that a record follows from: settings with the weights' hash, version, scan and reference."""
     return hashlib.sha256(json.dumps([__version__, settings, *shas], sort_keys=True).encode()).hexdigest()
+
+
+def _mask_name(case: ComparedCase) -> str:
+    return f"{case.name}_mask.nii.gz"
 
 
 def _known(record: Record, case: ComparedCase, key: str, mask: Path) -> CaseResult | None:

@@ -174,7 +174,8 @@ def test_methods_side_by_side_say_what_they_say_one_after_the_other(
 ) -> None:
     """Those of one network share its look at a case; that one of them cannot be started is told once.
 
-    Records by other settings are there already; they are made anew like those that are not, by half the threads each.
+    Records by other settings, or with a score that was kept otherwise, are there already; they are made anew like those
+    that are not, by half the threads each.
     """
     heads = write_heads(tmp_path / "heads", 2)
     network = {"learned_from": "nothing", "weights": str(tiny_weights[0])}
@@ -187,10 +188,10 @@ def test_methods_side_by_side_say_what_they_say_one_after_the_other(
         BROKEN,
     )
     alone = compare(config, tmp_path / "alone", data_folder=heads, device="cpu")
-    known = tmp_path / "beside" / "methods" / "attention"
-    shutil.copytree(tmp_path / "alone" / "methods" / "attention", known)
-    for path in known.glob("p*.json"):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"key": "of other settings"}))
+    for folder, outdated in (("attention", {"key": "of other settings"}), ("another_eye", {"score": {"of": "before"}})):
+        known = shutil.copytree(tmp_path / "alone" / "methods" / folder, tmp_path / "beside" / "methods" / folder)
+        for path in known.glob("p*.json"):
+            path.write_text(json.dumps(json.loads(path.read_text()) | outdated))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     beside = compare(config, tmp_path / "beside", data_folder=heads, device="cpu", workers=2)
     assert [one.threads for method in beside.methods for one in method.cases] == [1] * 12
