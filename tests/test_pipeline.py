@@ -155,11 +155,13 @@ def test_positive_slices_in_which_nothing_could_be_outlined_are_said(
 def test_windows_of_a_small_field_of_view_cover_the_head(
     make_weights: Callable[..., Path], array_and_affine: tuple[NDArray[np.float32], NDArray[np.float64]]
 ) -> None:
-    options = SegmentOptions(refine=Threshold())
-    result = Segmenter(make_weights(spacing_mm=1.0), options=options).segment(array_and_affine)
+    options = SegmentOptions(refine=Threshold(), mirrored=False)
+    array, affine = array_and_affine
+    few = (array[4:9], affine)
+    result = Segmenter(make_weights(spacing_mm=1.0), options=options).segment(few)
     seen = result.saliency > 0
-    assert seen[6].sum() > 1000
-    one_by_one = Segmenter(make_weights(spacing_mm=1.0), options=options, batch_size=1).segment(array_and_affine)
+    assert seen[2].sum() > 1000
+    one_by_one = Segmenter(make_weights(spacing_mm=1.0), options=options, batch_size=1).segment(few)
     np.testing.assert_allclose(one_by_one.saliency, result.saliency, atol=1e-4)
 
 
