@@ -194,9 +194,9 @@ class Runner:
             with suppress(Exception):  # told where its records are read
                 settings = self._segmenter(method, data, fold, networks).settings
                 for case, record in zip(cases, records, strict=True):
-                    key, mask = case_key(settings, shas[case.name]), folder / _mask_name(case)
+                    key = case_key(settings, shas[case.name])
                     failed = record["key"] == key and record.get("status") != "ok"  # it is tried again there, once
-                    if not failed and _known(record, case, key, mask) is None:
+                    if not failed and _known(record, case, key, folder / _mask_name(case)) is None:
                         return False
         return True
 
