@@ -6,8 +6,8 @@ A record counts as done only if its key is the one that method, weights, scan an
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -158,19 +158,62 @@ class Runner:
             ]
             train_side_by_side(trainings, self.workers)
             self._judge_side_by_side(data, shas)
-        return tuple(self._one(method, data, shas, interrupts) for method in self.options.methods)
+        found: dict[str, MethodResult] = {}
+        for methods in _at_once(self.options.methods):
+            for result in self.judge((methods, data.cases), data, shas, interrupts):
+                if result.failure is not None:
+                    log.error("%s: left out: %s", result.method.name, result.failure)
+                with interrupts.held():
+                    folder = self.output / METHODS / result.method.folder_name
+                    write_json(folder / METHOD_RECORD, _method_record(result))
+                found[result.method.name] = result
+        return tuple(found[method.name] for method in self.options.methods)
+
+    def judge(
+        self, work: "_Work", data: ComparedData, shas: dict[str, Shas], interrupts: Interrupts
+    ) -> tuple[MethodResult, ...]:
+        """Some methods on some cases: each case is shown to one after the other, and those of one network look once.
+
+        A method that fails ends there, and its result says why; the others go on.
+
+        Raises:
+            OutputError: where something cannot be written.
+            KeyboardInterrupt: where it is cancelled; what is done stays.
+        """
+        methods, cases = work
+        networks: dict[Path | None, Segmenter] = {}
+        at_work = [_AtWork(method, self.base) for method in methods]
+        for one in at_work:
+            make_output_folder(self.output / METHODS / one.method.folder_name)
+            with one.failing():
+                for fold in _folds_of(one.method, self.options):
+                    one.makers[fold] = self._segmenter(one.method, data, fold, networks)
+                    if isinstance(one.method, TrainedMethod) and fold is not None:
+                        settings = one.method.settings(self.base)
+                        one.trainings.append(self._training(one.method, settings, data, fold).end)
+        for case in cases:
+            looks: dict[str, Look] = {}
+            for one in at_work:
+                maker = one.maker_for(case)
+                if maker is not None:
+                    self.begin(f"{one.method.name}: {case.name}")
+                    folder = self.output / METHODS / one.method.folder_name
+                    with one.failing():
+                        sharing = _Sharing(maker, looks)
+                        one.found.append(compare_case(sharing, case, shas[case.name], folder, interrupts))
+        return tuple(one.result() for one in at_work)
 
     def _judge_side_by_side(self, data: ComparedData, shas: dict[str, Shas]) -> None:
         """So many processes at a time, each with its share of threads; records stay.
 
-        Methods that come as they are are asked case after case, so that those of one network share its look at a case;
-        cases are dealt to the processes. A trained method has a process of its own.
+        The cases of methods that come as they are are dealt to processes; a trained method has a process of its own.
         """
         known: dict[Path | None, Segmenter] = {}
         left = [method for method in self.options.methods if not self._judged(method, data, shas, known)]
-        given = tuple(method for method in left if isinstance(method, GivenMethod))
-        work: list[_Work] = [(given, data.cases[k :: self.workers]) for k in range(self.workers if given else 0)]
-        work += [((method,), data.cases) for method in left if isinstance(method, TrainedMethod)]
+        work: list[_Work] = []
+        for methods in _at_once(left):
+            shares = self.workers if isinstance(methods[0], GivenMethod) else 1
+            work += [(methods, data.cases[k::shares]) for k in range(shares)]
         at_once = min(self.workers, len(work))
         if at_once > 1:
             threads = max(1, torch.get_num_threads() // at_once)
@@ -200,67 +243,10 @@ class Runner:
                         return False
         return True
 
-    def judge(self, work: "_Work", data: ComparedData, shas: dict[str, Shas]) -> None:
-        """Some methods on some cases, for the records; a method that cannot be started is left for who reads them.
-
-        Raises:
-            OutputError: where something cannot be written.
-        """
-        methods, cases = work
-        networks: dict[Path | None, Segmenter] = {}
-        makers: list[tuple[AnyMethod, int | None, MaskMaker]] = []
-        for method in methods:
-            make_output_folder(self.output / METHODS / method.folder_name)
-            with suppress(Exception):
-                folds = _folds_of(method, self.options)
-                makers += [(method, fold, self._segmenter(method, data, fold, networks)) for fold in folds]
-        for case in cases:
-            looks: dict[str, Look] = {}
-            for method, fold, maker in makers:
-                if fold in {None, case.fold}:
-                    folder = self.output / METHODS / method.folder_name
-                    compare_case(_Sharing(maker, looks), case, shas[case.name], folder, Interrupts())
-
-    def _one(
-        self, method: AnyMethod, data: ComparedData, shas: dict[str, Shas], interrupts: Interrupts
-    ) -> MethodResult:
-        folder = self.output / METHODS / method.folder_name
-        make_output_folder(folder)
-        results: list[CaseResult] = []
-        settings: dict[str, Any] | None = None
-        failure: str | None = None
-        trainings: list[TrainingEnd] = []
-        try:
-            for fold in _folds_of(method, self.options):
-                judged = [case for case in data.cases if fold is None or case.fold == fold]
-                segmenter = self._segmenter(method, data, fold)
-                settings = settings or segmenter.settings
-                if isinstance(method, TrainedMethod) and fold is not None:
-                    trainings.append(self._training(method, method.settings(self.base), data, fold).end)
-                for case in judged:
-                    self.begin(f"{method.name}: {case.name}")
-                    results.append(compare_case(segmenter, case, shas[case.name], folder, interrupts))
-        except (OutputError, KeyboardInterrupt):
-            raise
-        except Exception as error:  # one broken method must not end the others
-            failure = recorded_reason(f"{type(error).__name__}: {error}", self.base)
-            log.error("%s: left out: %s", method.name, failure)
-            log.debug("%s: where it failed", method.name, exc_info=error)
-            results = []
-        cases = tuple(sorted(results, key=lambda result: result.case.name))
-        found = MethodResult(method, cases, failure, settings, tuple(trainings))
-        with interrupts.held():
-            write_json(folder / METHOD_RECORD, _method_record(found))
-        return found
-
     def _segmenter(
-        self,
-        method: AnyMethod,
-        data: ComparedData,
-        fold: int | None,
-        networks: dict[Path | None, Segmenter] | None = None,
+        self, method: AnyMethod, data: ComparedData, fold: int | None, networks: dict[Path | None, Segmenter]
     ) -> MaskMaker:
-        """The method, ready; with `networks`, it takes one of these where it can, and else adds its own."""
+        """The method, ready: with one of these networks where it is among them, else with its own, which joins them."""
         settings = method.settings(self.base)
         supervised = learns_from_masks(settings)
         weights: Path | None = None
@@ -272,12 +258,12 @@ class Runner:
             network = settings.supervised
             return MaskSegmenter(weights, options=network, device=self.device, batch_size=self.batch_size)
         options = settings.segment
-        asks = networks is not None and not isinstance(options.weak, HuThreshold)
-        if networks is not None and asks and weights in networks:
+        asks = not isinstance(options.weak, HuThreshold)
+        if asks and weights in networks:
             segmenter = networks[weights].with_options(options)
         else:
             segmenter = Segmenter(weights, options=options, device=self.device, batch_size=self.batch_size)
-        if networks is not None and asks:
+        if asks:
             networks[weights] = segmenter
         segmenter.ensure_able("segment")
         return segmenter
@@ -301,8 +287,57 @@ _Work = tuple[tuple[AnyMethod, ...], tuple[ComparedCase, ...]]
 
 def _judge(work: _Work, runner: Runner, data: ComparedData, shas: dict[str, Shas], threads: int) -> None:
     torch.set_num_threads(threads)
-    runner.judge(work, data, shas)
+    runner.judge(work, data, shas, Interrupts())
     log.info("judged: %s, %s", ", ".join(method.name for method in work[0]), counted(len(work[1]), "case"))
+
+
+def _at_once(methods: Sequence[AnyMethod]) -> list[tuple[AnyMethod, ...]]:
+    """Methods that come as they are together, since they may share a network; each trained one, with its own, alone."""
+    given = tuple(method for method in methods if isinstance(method, GivenMethod))
+    trained = [(method,) for method in methods if isinstance(method, TrainedMethod)]
+    return [given, *trained] if given else [*trained]
+
+
+@dataclass(eq=False)
+class _AtWork:
+    """A method while it is judged.
+
+    Attributes:
+        method: the method.
+        base: as for `Runner`.
+        makers: what makes its masks, by fold; of None for all cases.
+        trainings: how those of its networks ended.
+        found: its cases so far.
+        failure: why it goes no further.
+    """
+
+    method: AnyMethod
+    base: Path
+    makers: dict[int | None, MaskMaker] = field(default_factory=dict)
+    trainings: list[TrainingEnd] = field(default_factory=list)
+    found: list[CaseResult] = field(default_factory=list)
+    failure: str | None = None
+
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """One broken method must not end the others."""
+        try:
+            yield
+        except (OutputError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            self.failure = recorded_reason(f"{type(error).__name__}: {error}", self.base)
+            log.debug("%s: where it failed", self.method.name, exc_info=error)
+
+    def maker_for(self, case: ComparedCase) -> MaskMaker | None:
+        """What makes its mask of a case; None where it is not for the case, or has failed."""
+        return None if self.failure is not None else self.makers.get(None, self.makers.get(case.fold))
+
+    def result(self) -> MethodResult:
+        """What became of it; nothing but its settings and trainings where it failed."""
+        cases = () if self.failure is not None else tuple(sorted(self.found, key=lambda result: result.case.name))
+        settings = next((maker.settings for maker in self.makers.values()), None)
+        return MethodResult(self.method, cases, self.failure, settings, tuple(self.trainings))
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from hgisam.cli import app
 from hgisam.compare.comparison import compare
 from hgisam.io.errors import InputError
 from hgisam.io.nifti import read_mask, write_mask
-from hgisam.pipeline import Scan, SegmentationResult, Segmenter
+from hgisam.pipeline import Look, Scan, SegmentationResult, Segmenter
 
 BROKEN = {"name": "broken", "learned_from": "nothing", "weights": "none.safetensors"}
 
@@ -113,48 +113,60 @@ def test_the_page_holds_the_answer_the_notice_and_every_picture(done: Path) -> N
 
 
 class Watched(Segmenter):
-    """A segmenter that tells what it was asked, and may be stopped at it."""
+    """A segmenter that tells what it looked at and made a mask of, and may be stopped before the mask."""
 
+    looked: list[str]
     asked: list[str]
     before: Callable[[int], None]
 
-    def segment(self, scan: Scan) -> SegmentationResult:
-        assert isinstance(scan, Path)
-        type(self).asked.append(f"{scan.name.removesuffix('.nii.gz')}")
+    def look(self, scan: Scan) -> Look:
+        look = super().look(scan)
+        type(self).looked.append(look.ct.source.removesuffix(".nii.gz"))
+        return look
+
+    def segment(self, scan: Scan | Look) -> SegmentationResult:
+        assert isinstance(scan, Look), "methods share what one of them saw"
+        type(self).asked.append(scan.ct.source.removesuffix(".nii.gz"))
         type(self).before(len(type(self).asked))
         return super().segment(scan)
+
+    @classmethod
+    def forget(cls) -> None:
+        cls.looked, cls.asked, cls.before = [], [], lambda n: None
 
 
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> type[Watched]:
-    Watched.asked = []
-    Watched.before = lambda n: None
+    Watched.forget()
     monkeypatch.setattr("hgisam.compare.runner.Segmenter", Watched)
     return Watched
 
 
 def test_a_stopped_run_goes_on_and_what_has_changed_is_done_again(tmp_path: Path, watched: type[Watched]) -> None:
+    """One look at a case is enough for all three methods, whose eye is the same."""
     heads = write_heads(tmp_path / "heads", 2)
     config = write_comparison_yaml(tmp_path / "a.yaml")
 
     def stopped(n: int) -> None:
-        if n == 4:
+        if n == 5:
             raise KeyboardInterrupt
 
     watched.before = stopped
     with pytest.raises(KeyboardInterrupt):
         compare(config, tmp_path / "out", data_folder=heads)
     assert not (tmp_path / "out" / "report.html").exists()
-    assert watched.asked == ["p0", "p1", "p0", "p1"]
+    assert watched.asked == ["p0", "p0", "p0", "p1", "p1"]
+    assert watched.looked == ["p0", "p1"]
 
-    watched.before, watched.asked = lambda n: None, []
+    watched.forget()
     first = compare(config, tmp_path / "out", data_folder=heads)
-    assert watched.asked == ["p1", "p0", "p1"], "the case that was cut off, and the method that had not begun"
+    assert watched.asked == ["p1", "p1"], "the method that was cut off, and the one that had not begun"
+    assert watched.looked == ["p1"]
     assert first.nothing_failed
 
-    watched.asked = []
+    watched.forget()
     again = compare(config, tmp_path / "out", data_folder=heads)
-    assert watched.asked == []
+    assert watched.asked == watched.looked == []
     assert [[one.score for one in method.cases] for method in again.methods] == [
         [one.score for one in method.cases] for method in first.methods
     ]
@@ -166,7 +178,7 @@ def test_a_stopped_run_goes_on_and_what_has_changed_is_done_again(tmp_path: Path
     methods = [{"config": "hu.yaml"} | method for method in changed]
     write_comparison_yaml(tmp_path / "a.yaml", methods=methods)
     compare(config, tmp_path / "out", data_folder=heads)
-    assert watched.asked == ["p1", "p0", "p1", "p1"], "another reference everywhere, other settings in the second"
+    assert watched.asked == ["p0", "p1", "p1", "p1"], "another reference everywhere, other settings in the second"
 
 
 def test_methods_side_by_side_say_what_they_say_one_after_the_other(
@@ -212,7 +224,7 @@ def test_a_case_that_fails_counts_as_an_empty_mask_and_is_tried_again(tmp_path: 
     config = write_comparison_yaml(tmp_path / "a.yaml")
 
     def broken(n: int) -> None:
-        if n == 2:
+        if n == 4:  # the first method's second case
             raise RuntimeError("an index fell out of its range")
 
     watched.before = broken
@@ -224,7 +236,7 @@ def test_a_case_that_fails_counts_as_an_empty_mask_and_is_tried_again(tmp_path: 
     assert not found.nothing_failed
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert "HU, refined, p1: counted as an empty mask. RuntimeError" in text
-    watched.before, watched.asked = lambda n: None, []
+    watched.forget()
     assert compare(config, tmp_path / "out", data_folder=heads).nothing_failed
     assert watched.asked == ["p1"]
 
