@@ -19,7 +19,6 @@ from hgisam.train.cohort import Finding, Findings, Trouble
 from hgisam.train.deck import Deck
 from hgisam.train.painting import PaintingOptions, carry_over, paint_distractor, paint_slice
 from hgisam.train.prepared import HU_STEP, PreparedScan, PreparedScans
-from hgisam.train.processes import check_enough_for_all
 
 MAX_TRIES = 20
 """So many slices are tried for a bleed before a slice is shown without one."""
@@ -66,9 +65,14 @@ class SamplingOptions(BaseModel):
         return self
 
     @property
+    def n_units(self) -> int:
+        """Slices in a step, twins not counted: by these, processes share it."""
+        return sum(count for _, count in self.counts)
+
+    @property
     def n_images(self) -> int:
         """Images in a step."""
-        return sum(count for _, count in self.counts) + self.painted_twins + self.phantom_twins
+        return self.n_units + self.painted_twins + self.phantom_twins
 
     @property
     def counts(self) -> tuple[tuple[str, int], ...]:
@@ -379,7 +383,6 @@ class TrainingBatches(Dataset[TrainingBatch]):
 
         Raises:
             ValueError: where slices of a kind are asked for and there are none.
-            InputError: where there are more processes than slices in a step, twins not counted.
         """
         self._preprocessing, self._sampling = preprocessing, sampling
         self._change = SliceChanger(augmentation, preprocessing.spacing_mm)
@@ -394,7 +397,6 @@ class TrainingBatches(Dataset[TrainingBatch]):
         missing = {kind for kind, *_ in self._units} - self._draw.keys()
         if missing or not self._units:
             raise ValueError(f"expected slices of the kinds that are asked for; got none of {sorted(missing) or 'any'}")
-        check_enough_for_all(len(self._units), n_processes, "train.sampling")
 
     def __getitem__(self, step: int) -> TrainingBatch:
         """What this process learns from in a step."""

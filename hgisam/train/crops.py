@@ -17,7 +17,6 @@ from hgisam.train.augment import AugmentOptions, SliceChanger
 from hgisam.train.batch import Batch
 from hgisam.train.deck import Deck
 from hgisam.train.prepared import HU_STEP, PreparedScan, PreparedScans
-from hgisam.train.processes import check_enough_for_all
 
 _LITTLE = 1e-3
 """A slice that counts less than this in a slice of a stack does not count."""
@@ -34,6 +33,11 @@ class CropSampling(BaseModel):
     """Drawn about any slice, with blood or without."""
     min_region_mm2: float = Field(default=300.0, ge=0)
     """Nothing is drawn about slices with less brain than this."""
+
+    @property
+    def n_units(self) -> int:
+        """Slices or stacks in a step: by these, processes share it."""
+        return self.bleeding + self.anywhere
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,9 +127,6 @@ class CropBatches(Dataset[MaskBatch]):
             seed: of everything random.
             rank: which of the processes this is.
             n_processes: how many share each step.
-
-        Raises:
-            InputError: where there are more processes than slices or stacks in a step.
         """
         self._slices, self._preprocessing, self._stack = slices, preprocessing, stack
         self._change = SliceChanger(augmentation, preprocessing.spacing_mm)
@@ -136,7 +137,6 @@ class CropBatches(Dataset[MaskBatch]):
         }
         counts = {"bleeding": sampling.bleeding, "anywhere": sampling.anywhere}
         self._units = [(kind, place, count) for kind, count in counts.items() for place in range(count)]
-        check_enough_for_all(len(self._units), n_processes, "train_segmenter.sampling")
 
     def __getitem__(self, step: int) -> MaskBatch:
         """What this process learns from in a step."""

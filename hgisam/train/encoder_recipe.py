@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from hgisam import __version__
 from hgisam.brain import BrainOptions
 from hgisam.evaluate.figures import write_hidden_pictures
-from hgisam.io.atomic import make_output_folder
 from hgisam.io.errors import InputError
 from hgisam.model.checkpoint import EncoderMetadata, save_weights
 from hgisam.model.classifier import ClassifierOptions
@@ -135,7 +134,6 @@ def train_encoder(
     def begin() -> _EncoderTraining:
         with first_process_first():
             folder = cache or output / "cache"
-            make_output_folder(folder)
             cohort = read_cohort(data, options.layout, workers=workers, index=folder / "headers.csv")
             cohort.log_summary()
             learned = taught_by(fold_of(options.split, cohort, output), options.split, cohort)
@@ -163,6 +161,8 @@ def train_encoder(
         EncoderTrainOptions,
         output,
         device,
+        n_units=options.hiding.slices,
+        units_setting="train_encoder.hiding.slices",
         resume=resume,
         workers=workers,
         show_progress=show_progress,

@@ -19,7 +19,6 @@ from hgisam.train.batch import Batch
 from hgisam.train.deck import Deck
 from hgisam.train.loop import Costs, Objective
 from hgisam.train.prepared import HU_STEP, PreparedScans
-from hgisam.train.processes import check_enough_for_all
 
 
 class HidingOptions(BaseModel):
@@ -87,7 +86,6 @@ class HiddenBatches(Dataset[HiddenBatch]):
 
         Raises:
             ValueError: where no slice is fit to be shown.
-            InputError: where there are more processes than slices in a step.
         """
         self._prepared, self._preprocessing, self._options = prepared, preprocessing, options
         self._change = SliceChanger(augmentation, preprocessing.spacing_mm)
@@ -97,7 +95,6 @@ class HiddenBatches(Dataset[HiddenBatch]):
         fit = torch.nonzero(allowed[index.scan] & (index.brain_mm2 >= options.min_region_mm2)).flatten()
         self._scan, self._row = index.scan[fit], index.row[fit]
         self._deck = Deck([1.0] * len(fit), seed)
-        check_enough_for_all(options.slices, n_processes, "train_encoder.hiding.slices")
 
     @property
     def n_slices(self) -> int:

@@ -24,24 +24,6 @@ def n_processes() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def check_enough_for_all(n_units: int, n_processes: int, name: str) -> None:
-    """Stop before a process learns from nothing.
-
-    Args:
-        n_units: what a step is shared out by.
-        n_processes: that share it.
-        name: of the settings that say how many there are.
-
-    Raises:
-        InputError: where there are fewer than processes.
-    """
-    if n_units < n_processes:
-        raise InputError(
-            f"expected a step with a slice or a stack for each process; got {n_units} of them and {n_processes} "
-            f"processes; start fewer, or ask for more in {name}"
-        )
-
-
 @contextmanager
 def joined(device: torch.device) -> Iterator[None]:
     """Join the other processes, where torchrun started several.

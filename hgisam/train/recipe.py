@@ -17,7 +17,6 @@ from hgisam.brain import BrainOptions
 from hgisam.evaluate.detection import Detection, detection, detection_curves, reliability
 from hgisam.evaluate.figures import write_reliability, write_roc_and_precision_recall
 from hgisam.evaluate.scored import ScoredSlices, detection_by_target, joined_slices, read_scored_slices
-from hgisam.io.atomic import make_output_folder
 from hgisam.io.errors import InputError
 from hgisam.io.tables import write_json
 from hgisam.model.architecture import Architecture, build_classifier
@@ -235,6 +234,8 @@ def train_classifier(
         TrainOptions,
         output,
         device,
+        n_units=options.sampling.n_units,
+        units_setting="train.sampling",
         resume=resume,
         workers=workers,
         show_progress=show_progress,
@@ -266,7 +267,6 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
         tuning: list[Judge] = []
         test: list[Judge] = []
         if data is not None:
-            make_output_folder(cache)
             cohort = read_cohort(data, options.layout, workers=workers, index=cache / "headers.csv")
             cohort.log_summary()
             fold = fold_of(options.split, cohort, output)

@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from hgisam import __version__
 from hgisam.brain import BrainOptions
 from hgisam.evaluate.overlap import Overlap
-from hgisam.io.atomic import make_output_folder
 from hgisam.io.errors import InputError
 from hgisam.model.checkpoint import SegmenterMetadata, default_weights_path, load_segmenter, save_weights
 from hgisam.model.supervised import MaskNetwork, SegmenterArchitecture, UNetOptions, can_see
@@ -199,6 +198,8 @@ def train_segmenter(
         SegmenterTrainOptions,
         output,
         device,
+        n_units=options.sampling.n_units,
+        units_setting="train_segmenter.sampling",
         resume=resume,
         workers=workers,
         show_progress=show_progress,
@@ -249,7 +250,6 @@ def gather_masks(
         WeightsError: where the weights of a method that outlines cannot be used.
     """
     with first_process_first():
-        make_output_folder(cache)
         everything = read_cohort(data, options.layout, workers=workers, index=cache / "headers.csv")
         everything.log_summary()
         own = None

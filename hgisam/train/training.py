@@ -320,6 +320,8 @@ def carried_out(
     output: Path,
     device: torch.device,
     *,
+    n_units: int,
+    units_setting: str,
     resume: bool,
     workers: int,
     show_progress: bool,
@@ -335,6 +337,8 @@ def carried_out(
         kind: what they are the settings of.
         output: the run's folder.
         device: where to train.
+        n_units: slices or stacks of slices by which processes share a step.
+        units_setting: the name of the settings that say how many.
         resume: go on from the latest checkpoint there, if there is one.
         workers: processes that load batches where there is a GPU.
         show_progress: draw a bar.
@@ -343,10 +347,15 @@ def carried_out(
         What came of it; None in all processes but the first.
 
     Raises:
-        InputError: where the folder holds another run, or processes do not share it.
+        InputError: where the folder holds another run, processes do not share it, or there are more of them than units.
         OutputError: where something cannot be written.
     """
     with joined(device):
+        if n_units < n_processes():
+            raise InputError(
+                f"expected a step with a slice or a stack for each process; got {n_units} of them and {n_processes()} "
+                f"processes; start fewer, or ask for more in {units_setting}"
+            )
         if not rank():
             make_output_folder(output)
             _check_folder(output, settings, kind, resume=resume)

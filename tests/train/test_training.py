@@ -2,6 +2,7 @@
 splits, where its folder holds some; and with whom.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,10 +13,15 @@ from drawn_cohort import write_drawn_cohort
 from hgisam import __version__
 from hgisam.io.errors import InputError
 from hgisam.io.tables import write_json
+from hgisam.train.batches import SamplingOptions
 from hgisam.train.cohort import Cohort, CohortRefused
+from hgisam.train.crops import CropSampling
+from hgisam.train.encoder_recipe import EncoderTrainOptions, train_encoder
+from hgisam.train.hiding import HidingOptions
 from hgisam.train.layouts import read_cohort
 from hgisam.train.processes import joined
-from hgisam.train.recipe import TrainOptions
+from hgisam.train.recipe import TrainOptions, train_classifier
+from hgisam.train.segmenter_recipe import SegmenterTrainOptions, train_segmenter
 from hgisam.train.splits import Role, load_splits, make_splits
 from hgisam.train.training import (
     RUN_RECORD,
@@ -158,3 +164,24 @@ def test_fewer_gpus_than_processes_are_told_before_anything_is_joined(monkeypatc
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="a GPU for each process"), joined(torch.device("cuda")):
         raise AssertionError("joined")
+
+
+@pytest.mark.parametrize(
+    ("train", "options", "setting"),
+    [
+        (train_classifier, TrainOptions(sampling=SamplingOptions(positive=1, negative=1)), "train.sampling"),
+        (
+            train_segmenter,
+            SegmenterTrainOptions(sampling=CropSampling(bleeding=1, anywhere=1)),
+            "train_segmenter.sampling",
+        ),
+        (train_encoder, EncoderTrainOptions(hiding=HidingOptions(slices=2)), "train_encoder.hiding.slices"),
+    ],
+)
+def test_more_processes_than_slices_in_a_step_are_refused_before_anything_is_read(
+    train: Callable[..., object], options: object, setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hgisam.train.training.n_processes", lambda: 3)
+    with pytest.raises(InputError, match=rf"got 2 of them and 3 processes; .* {setting}$"):
+        train(options, tmp_path / "data that nobody reads", tmp_path / "run")
+    assert not (tmp_path / "run").exists()

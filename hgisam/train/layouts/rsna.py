@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hgisam.io.atomic import atomic_write
+from hgisam.io.atomic import atomic_write, make_output_folder
 from hgisam.io.dicom_geometry import PlaneGeometry, evenly_stacked, slice_order
 from hgisam.io.dicom_header import read_slice_header
 from hgisam.io.errors import ScanRefused
@@ -171,6 +171,7 @@ def _headers(folder: Path, workers: int, index: Path | None) -> Iterator[Row]:
     if index is None:
         yield from rows
         return
+    make_output_folder(index.parent)
     with atomic_write(index) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")
         writer = csv.DictWriter(text, INDEX_COLUMNS, lineterminator="\n")
