@@ -53,6 +53,12 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hgisam.evaluate.figures.save", lambda _, path: path.touch())
 
 
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intervals of figures by patient are wide of the mark, and there in no time."""
+    monkeypatch.setattr("hgisam.evaluate.statistics.N_FIGURE_RESAMPLES", 40)
+
+
 @pytest.fixture(scope="session")
 def sample_volumes() -> Path:
     """The folder of five synthetic heads that ships with the project."""

@@ -35,7 +35,7 @@ from hgisam.train.splits import Role, load_splits
 from hgisam.train.training import RUN_RECORD, SPLITS
 from hgisam.weak import HGI_SAM
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("undrawn", "few_resamples")
 
 N_HEADS = 12
 
