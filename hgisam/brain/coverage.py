@@ -15,6 +15,8 @@ OPEN_SHARE = 0.5
 """A scan ends within the brain where its outermost slice shows more than this share of the largest slice's brain."""
 BRAIN_HEIGHT_MM = (70.0, 200.0)
 """From foramen magnum to vertex, tilt and slice thickness included: a small child's to a tall adult's."""
+BRAIN_AREA_CM2 = (50.0, 235.0)
+"""Of the largest slice: a newborn's to a very large adult's. In the 69 adults of CT-ICH it is 126 to 222."""
 THICK_MM = 12.0
 """Slices further apart than this leave out more than they show."""
 EMPTY_HU = AIR_HU + 100.0
@@ -77,6 +79,14 @@ def coverage_doubts(
         doubts.append(
             f"the brain is {height_mm:.0f} mm high, expected {low:.0f} to {high:.0f}: is the slice spacing wrong, or"
             f" {instead}?"
+        )
+    area_cm2 = float(area.max()) * dy * dx / 100
+    low, high = BRAIN_AREA_CM2
+    if area_cm2 > high or (area_cm2 < low and not opened):
+        instead = "was more than brain taken for it" if area_cm2 > high else "is part of the brain missing"
+        doubts.append(
+            f"the brain's largest slice has {area_cm2:.0f} cm2, expected {low:.0f} to {high:.0f}: is the pixel size"
+            f" wrong, or {instead}?"
         )
     n_cut = _n_cut(volume, region, options or BrainOptions())
     if n_cut:

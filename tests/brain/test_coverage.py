@@ -1,5 +1,8 @@
 """What is missing from a scan is said."""
 
+import re
+
+import numpy as np
 import pytest
 import torch
 from analytic_head import draw_head
@@ -30,6 +33,20 @@ def test_no_brain_raises_no_doubt() -> None:
 @pytest.mark.parametrize(("spacing_mm", "said"), [(0.5, "mm high"), (9.0, "mm high"), (20.0, "20 mm apart")])
 def test_a_slice_spacing_that_makes_no_brain_is_doubted(spacing_mm: float, said: str) -> None:
     assert said in " ".join(coverage_doubts(*ball(spacing_mm)))
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.6, 1.15, 1.2])
+def test_a_pixel_size_that_makes_no_brain_is_doubted(scale: float) -> None:
+    """A ball of 150 mm shows 177 cm2."""
+    ct, region = ball()
+    affine = ct.affine @ torch.diag(torch.tensor([1.0, scale, scale, 1.0], dtype=torch.float64))
+    said = coverage_doubts(CTVolume(ct.hu, affine, ct.source), region)
+    if scale in {0.6, 1.15}:  # 64 and 234 cm2
+        assert said == ()
+    else:
+        (text,) = said
+        area_cm2 = int(re.search(r"largest slice has (\d+) cm2, .* is the pixel size wrong", text)[1])
+        assert area_cm2 == pytest.approx(np.pi * (7.5 * scale) ** 2, rel=0.01)
 
 
 def test_a_scan_that_ends_within_the_brain_measures_a_lower_bound() -> None:
