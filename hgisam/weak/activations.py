@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
 from hgisam.attention import Combination
@@ -102,3 +103,14 @@ class ClassActivation(WeakLabeler):
         self.check(model)
         log_odds, found = stage_activations(model, images, self.read_stages(model), target)
         return log_odds, [self.weighed(stage) for stage in found]
+
+
+class OneStageActivation(ClassActivation):
+    """A method that weighs the feature maps of one stage."""
+
+    stage: int | None = Field(default=None, ge=1)
+    """Stage (1-based) whose feature maps are weighted; none for the network's last, as published."""
+
+    def read_stages(self, model: SliceClassifier) -> Sequence[int]:
+        """The one that the options name, or the network's last."""
+        return [self.stage or model.n_stages]

@@ -1,21 +1,18 @@
 """Grad-CAM++: feature maps weighted with their positive gradients, each place by how much it matters alone."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
-from hgisam.model.slice_classifier import SliceClassifier
-from hgisam.weak.activations import ClassActivation, StageActivation
+from hgisam.weak.activations import OneStageActivation, StageActivation
 
 _VANISHES = 1e-6
 """A denominator that its two terms cancel to less than this share says nothing: its place gets no weight."""
 
 
-class GradCamPlusPlus(ClassActivation):
+class GradCamPlusPlus(OneStageActivation):
     """Grad-CAM++ of one stage, of a CNN or of a Swin Transformer's tokens: kinder to several lesions in one image.
 
     Source: Chattopadhyay et al., Grad-CAM++, WACV 2018 (arXiv 1710.11063).
@@ -23,12 +20,6 @@ class GradCamPlusPlus(ClassActivation):
 
     method: Literal["grad_cam_plus_plus"] = "grad_cam_plus_plus"
     """Tells this method from others."""
-    stage: int | None = Field(default=None, ge=1)
-    """Stage (1-based) whose feature maps are weighted; none for the network's last, as published."""
-
-    def read_stages(self, model: SliceClassifier) -> Sequence[int]:
-        """The one that the options name, or the network's last."""
-        return [self.stage or model.n_stages]
 
     def weighed(self, found: StageActivation) -> Float[Tensor, "batch rows cols"]:
         """As `grad_cam_plus_plus`."""
