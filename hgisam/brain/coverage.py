@@ -73,21 +73,14 @@ def coverage_doubts(
     if opened:
         doubts.append(f"the scan ends within the brain at its {' and '.join(opened)}: a volume is a lower bound")
     height_mm = (shown[-1] - shown[0] + 1) * spacing_mm
-    low, high = BRAIN_HEIGHT_MM
-    if height_mm > high or (height_mm < low and not opened):
-        instead = "was more than brain taken for it" if height_mm > high else "is part of the brain missing"
-        doubts.append(
-            f"the brain is {height_mm:.0f} mm high, expected {low:.0f} to {high:.0f}: is the slice spacing wrong, or"
-            f" {instead}?"
-        )
     area_cm2 = float(area.max()) * dy * dx / 100
-    low, high = BRAIN_AREA_CM2
-    if area_cm2 > high or (area_cm2 < low and not opened):
-        instead = "was more than brain taken for it" if area_cm2 > high else "is part of the brain missing"
-        doubts.append(
-            f"the brain's largest slice has {area_cm2:.0f} cm2, expected {low:.0f} to {high:.0f}: is the pixel size"
-            f" wrong, or {instead}?"
-        )
+    for size, measured, (low, high), header in (
+        (height_mm, f"the brain is {height_mm:.0f} mm high", BRAIN_HEIGHT_MM, "slice spacing"),
+        (area_cm2, f"the brain's largest slice has {area_cm2:.0f} cm2", BRAIN_AREA_CM2, "pixel size"),
+    ):
+        if size > high or (size < low and not opened):
+            instead = "was more than brain taken for it" if size > high else "is part of the brain missing"
+            doubts.append(f"{measured}, expected {low:.0f} to {high:.0f}: is the {header} wrong, or {instead}?")
     n_cut = _n_cut(volume, region, options or BrainOptions())
     if n_cut:
         doubts.append(f"the picture ends within the brain in {counted(n_cut, 'slice')}: a volume is a lower bound")
