@@ -16,7 +16,7 @@ OPEN_SHARE = 0.5
 BRAIN_HEIGHT_MM = (70.0, 200.0)
 """From foramen magnum to vertex, tilt and slice thickness included: a small child's to a tall adult's."""
 BRAIN_AREA_CM2 = (50.0, 235.0)
-"""Of the largest slice: a newborn's to a very large adult's. In the 69 adults of CT-ICH it is 126 to 222."""
+"""Of the largest slice: a newborn's to a very large adult's. In the 69 patients of CT-ICH it is 126 to 222."""
 THICK_MM = 12.0
 """Slices further apart than this leave out more than they show."""
 EMPTY_HU = AIR_HU + 100.0
