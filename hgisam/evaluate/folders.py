@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -69,14 +69,16 @@ class ScoredPair:
     Attributes:
         scan: the scores; None where the pair was refused.
         reason: why; None where it was not.
-        has_other_values: whether the reference holds a value that stands for no subtype.
-        names_subtypes: whether it says that its values are subtypes, by its name or by a value above 1.
+        named_labels: whether the reference's name says that its values are subtypes.
+        has_other_values: whether it holds a value that stands for no subtype.
+        has_several_values: whether it holds a subtype other than the first, so that it is no mask of zeros and ones.
     """
 
     scan: ScanScore | None
     reason: str | None = None
+    named_labels: bool = False
     has_other_values: bool = False
-    names_subtypes: bool = False
+    has_several_values: bool = False
 
 
 def evaluate_folders(
@@ -89,8 +91,8 @@ def evaluate_folders(
 ) -> EvaluationReport:
     """Compare predicted with reference masks, paired by case name; in both, any value above 0 is hemorrhage.
 
-    References tell subtypes where all of them hold values of `hgisam.labels` only, and any of them is named
-    `CASE_labels` or holds a value above 1.
+    References tell subtypes where they are named `CASE_labels`, or any of those named otherwise holds a value above 1;
+    in both cases where all that are named alike hold values of `hgisam.labels` only.
 
     Args:
         predictions: a folder of `CASE_mask.nii.gz`, or one file. A record `CASE.json` beside it gives probabilities,
@@ -121,12 +123,12 @@ def evaluate_folders(
             found.append(scored)
             for warning in () if scored.scan is None else scored.scan.warnings:
                 log.warning("%s: %s", case, warning)
-    subtypes = any(one.names_subtypes for one in found) and not any(one.has_other_values for one in found)
+    telling = {named: _tell_subtypes(found, named_labels=named) for named in (True, False)}
     scans = [
         replace(
             one.scan,
             patient=one.scan.case if patients is None else patients[one.scan.case],
-            subtypes=one.scan.subtypes if subtypes else (),
+            subtypes=one.scan.subtypes if telling[one.named_labels] else (),
         )
         for one in found
         if one.scan is not None
@@ -167,9 +169,18 @@ def score_pair(pair: Pair) -> ScoredPair:
     scan = replace(scan, warnings=tuple(warnings))
     return ScoredPair(
         scan=with_probabilities(scan, record),
+        named_labels=pair.reference.name.endswith(_LABELS),
         has_other_values=labels is None,
-        names_subtypes=pair.reference.name.endswith(_LABELS) or (labels is not None and bool((labels > 1).any())),
+        has_several_values=labels is not None and bool((labels > 1).any()),
     )
+
+
+def _tell_subtypes(pairs: Sequence[ScoredPair], *, named_labels: bool) -> bool:
+    """Whether the values of the references that are named so are subtypes."""
+    alike = [pair for pair in pairs if pair.named_labels == named_labels]
+    if any(pair.has_other_values for pair in alike):
+        return False
+    return named_labels or any(pair.has_several_values for pair in alike)
 
 
 def _recorded_spacing_mm(

@@ -168,6 +168,15 @@ def test_references_tell_subtypes_all_or_none(
     assert sum(len(scan.subtypes) for scan in scans) == subtypes
 
 
+def test_a_mask_beside_labels_tells_no_subtype(tmp_path: Path) -> None:
+    """A 1 in `a_mask` is blood of any kind; it must not become epidural because another case has labels."""
+    for case, kind, value in (("a", "mask", 1), ("b", "labels", 3)):
+        put(tmp_path / "p" / f"{case}_mask.nii.gz", (0, 0, 0))
+        put(tmp_path / "r" / f"{case}_{kind}.nii.gz", (0, 0, 0), value=value)
+    scans = evaluate_folders(tmp_path / "p", tmp_path / "r").scans
+    assert [len(scan.subtypes) for scan in scans] == [0, 1]
+
+
 def test_strata_split_at_their_edges(tmp_path: Path) -> None:
     """2 voxels of 5 mL are 10 mL: the stratum from 10 on. Slices of 5 mm and of 2 mm."""
     thick, thin = np.diag([10.0, 100.0, 5.0, 1.0]), np.diag([10.0, 50.0, 2.0, 1.0])
