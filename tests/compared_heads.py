@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import nibabel as nib
 import torch
 import yaml
 from analytic_head import draw_head
@@ -11,6 +12,8 @@ from hgisam.io.nifti import new_grid_for, write_ct, write_mask
 BLEED_HU = 75.0
 HALF_WIDTHS_MM = (0.0, 16.0, 0.0, 22.0, 28.0, 34.0)
 """Half the width of each head's bleed; 0: it did not bleed."""
+UPSIDE_DOWN = 4
+"""This head's reference is stored from its highest slice down, as another tool might; the scan is not."""
 
 METHODS = [
     {"name": "HU, refined", "learned_from": "nothing", "segment": {"refine": {"method": "components"}}},
@@ -28,7 +31,11 @@ def write_heads(folder: Path, n: int = len(HALF_WIDTHS_MM)) -> Path:
         bleed[:6], bleed[9:] = False, False
         ct = head.ct if half_mm == 0 else type(head.ct)(head.with_hu(bleed, BLEED_HU).hu, head.ct.affine, f"p{number}")
         write_ct(folder / f"p{number}.nii.gz", ct, new_grid_for(ct))
-        write_mask(folder / "truth" / f"p{number}_mask.nii.gz", bleed & torch.tensor(half_mm > 0), new_grid_for(ct))
+        truth = folder / "truth" / f"p{number}_mask.nii.gz"
+        write_mask(truth, bleed & torch.tensor(half_mm > 0), new_grid_for(ct))
+        if number == UPSIDE_DOWN:
+            turned = nib.load(truth).as_reoriented([[0, 1], [1, 1], [2, -1]])
+            nib.save(nib.Nifti1Image.from_bytes(turned.to_bytes()), truth)
     return folder
 
 

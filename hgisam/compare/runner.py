@@ -394,7 +394,7 @@ def compare_case(
     if known is not None:
         return known
     mask.unlink(missing_ok=True)
-    reference, labels, grid = read_mask_and_labels(case.reference)
+    reference, labels, _ = read_mask_and_labels(case.reference)
     memory = PeakMemory(segmenter.device)
     result: SegmentationResult | None = None
     try:
@@ -413,7 +413,8 @@ def compare_case(
         result, prediction = None, MaskVolume(torch.zeros_like(reference.voxels), reference.affine, reference.source)
         found = refusal_record("segment", status, reason) | {"seconds": None, "threads": None, "peak_mib": None}
     subtypes = labels if case.tells_subtypes else None
-    score = score_masks(case.name, prediction, reference, subtypes, upside_down=grid.orientation.flips[0])
+    upside_down = result is not None and result.grid.orientation.flips[0]  # as the scan's file counts its slices
+    score = score_masks(case.name, prediction, reference, subtypes, upside_down=upside_down)
     score = with_probabilities(replace(score, patient=case.patient), found)
     record = (
         case_record("compare", case.name, case.scan, shas[0], segmenter.settings, {})

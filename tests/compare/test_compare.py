@@ -6,9 +6,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
 import pytest
 import torch
-from compared_heads import METHODS, write_comparison_yaml, write_heads
+from compared_heads import METHODS, UPSIDE_DOWN, write_comparison_yaml, write_heads
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -92,6 +93,19 @@ def test_the_numbers_are_those_of_the_masks_that_lie_there(done: Path, heads: Pa
     own = {row["measure"]: row["mean"] for row in rows(done / "methods" / "HU_15" / "evaluation_means.csv")
            if row["by"] == "all"}  # fmt: skip
     assert own["dice"] == means["dice"]["mean"]
+
+
+def test_probabilities_belong_to_their_slices_though_the_reference_counts_from_the_other_end(
+    done: Path, heads: Path
+) -> None:
+    case = f"p{UPSIDE_DOWN}"
+    truth = nib.as_closest_canonical(nib.load(heads / "truth" / f"{case}_mask.nii.gz")).get_fdata()
+    said = json.loads((done / "methods" / "tiny_net" / f"{case}.json").read_text())["slices"]
+    found = [row for row in rows(done / "methods" / "tiny_net" / "evaluation_slices.csv") if row["case"] == case]
+    probabilities = {row["slice_index"]: float(row["probability_any"]) for row in found}
+    assert probabilities == {str(one["slice_index"]): pytest.approx(one["probability_any"], abs=1e-4) for one in said}
+    bled = {row["slice_index"] for row in found if float(row["reference_ml"]) > 0}
+    assert bled == {str(index) for index in range(truth.shape[2]) if truth[:, :, index].any()} == {"6", "7", "8"}
 
 
 def test_the_page_holds_the_answer_the_notice_and_every_picture(done: Path) -> None:
