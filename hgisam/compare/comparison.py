@@ -72,6 +72,10 @@ def compare(
 
 
 def _command(config: Path, data_folder: Path | None) -> str:
-    """The command as the report states it: files by name, no folder of this machine."""
-    data = "" if data_folder is None else f" --data {data_folder.name}"
-    return f"hgisam compare --config {config.name}{data} -o OUT"
+    """The command as the report states it: paths as they were given, or where absolute by name: no folder of a machine."""
+    data = "" if data_folder is None else f" --data {_shareable(data_folder)}"
+    return f"hgisam compare --config {_shareable(config)}{data} -o OUT"
+
+
+def _shareable(path: Path) -> str:
+    return path.name if path.is_absolute() else path.as_posix()
