@@ -9,7 +9,7 @@ import pytest
 from hgisam.config import SettingsError, load_settings
 from hgisam.limits import MAX_LINE
 from hgisam.pipeline import SegmentOptions
-from hgisam.weak import HGI_SAM, SWIN_SAM_AS_PUBLISHED, LayerCam, WeakMethod
+from hgisam.weak import HGI_SAM, SWIN_SAM, SWIN_SAM_AS_PUBLISHED, LayerCam, WeakMethod
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs"
 COMPARISONS = sorted(FOLDER.glob("compare_*"))
@@ -28,14 +28,19 @@ def test_every_recipe_loads_and_states_its_source(path: Path) -> None:
 
 
 def test_the_published_recipes_are_the_published_methods() -> None:
-    folder = Path(__file__).resolve().parent.parent / "configs"
-    hgi_sam = load_settings(folder / "hgi_sam_published.yaml").segment
-    swin_sam = load_settings(folder / "swin_sam_published.yaml").segment
+    hgi_sam = load_settings(FOLDER / "hgi_sam_published.yaml").segment
+    swin_sam = load_settings(FOLDER / "swin_sam_published.yaml").segment
     assert hgi_sam.weak == HGI_SAM
     assert swin_sam.weak == SWIN_SAM_AS_PUBLISHED
+    shifted = swin_sam.model_copy(update={"weak": SWIN_SAM})
+    assert load_settings(FOLDER / "swin_sam.yaml").segment == shifted
     for options in (hgi_sam, swin_sam):
         assert options.threshold == 0.05
         assert (options.aggregation.normalisation, options.refine.method) == ("slice", "threshold")
+
+
+def test_our_own_recipe_writes_out_the_defaults() -> None:
+    assert load_settings(FOLDER / "hgi_sam.yaml").segment == SegmentOptions()
 
 
 def test_every_method_has_a_recipe() -> None:

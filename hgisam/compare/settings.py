@@ -46,7 +46,8 @@ class ScanData(BaseModel):
     references: Path = Path("truth")
     """Of `CASE_mask.nii.gz`, `CASE_labels.nii.gz` or `CASE.nii.gz`; a relative path is within the folder."""
     patients: Path | None = None
-    """A table with the columns case and patient; a relative path is within the folder. None: one scan each."""
+    """A table with the columns case and patient; a relative path is within the folder. None: one scan each; with folds,
+    whose scan each is comes from the labels that folds are dealt by (the column patient of slice_labels.csv)."""
 
 
 class SliceData(BaseModel):
@@ -202,6 +203,11 @@ class CompareOptions(BaseModel):
                 raise ValueError(f"{method.name}: expected folds from 0 to {self.folds - 1}; got {method.folds}")
         if isinstance(self.data, SliceData) and self.folds > 1:
             raise ValueError(f"expected 1 fold of single slices, on which nothing is trained; got {self.folds}")
+        if isinstance(self.data, ScanData) and self.data.patients is not None and self.folds > 1:
+            raise ValueError(
+                "expected no table of patients, since folds are dealt by the labels' own; got"
+                f" {self.data.patients}; name them in the column patient of slice_labels.csv"
+            )
         return self
 
 

@@ -4,10 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from compared_heads import write_yaml
 
 from hgisam.compare.settings import CompareOptions, GivenMethod, TrainedMethod, learns_from_masks, load_comparison
 from hgisam.config import SettingsError
+from hgisam.pipeline import SegmentOptions
+from hgisam.weak import HGI_SAM, SWIN_SAM, SWIN_SAM_AS_PUBLISHED
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SHIPPED = sorted(CONFIGS.glob("compare_*.yaml"))
@@ -25,10 +28,15 @@ def write(path: Path, **changes: object) -> Path:
     return path
 
 
+def folder_for(path: Path, folder: Path) -> Path | None:
+    """What --data names; nothing where the heads are synthetic."""
+    data = yaml.safe_load(path.read_text(encoding="utf-8"))["compare"]["data"]
+    return None if data["kind"] == "phantoms" or "folder" in data else folder
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_comparison_loads_and_its_methods_differ(path: Path, tmp_path: Path) -> None:
-    assert len(SHIPPED) == 6
-    comparison = load_comparison(path, tmp_path if "bhsd" in path.name else None)
+    comparison = load_comparison(path, folder_for(path, tmp_path))
     methods = comparison.compare.methods
     settings = [method.settings(path.parent) for method in methods]
     weights = [method.weights if isinstance(method, GivenMethod) else None for method in methods]
@@ -41,12 +49,15 @@ def test_every_comparison_loads_and_its_methods_differ(path: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("name", ["compare_bhsd.yaml", "compare_phantoms.yaml"])
 def test_each_map_is_compared_alone_and_refined(name: str, tmp_path: Path) -> None:
-    methods = load_comparison(CONFIGS / name, tmp_path if name == "compare_bhsd.yaml" else None).compare.methods
+    """Each by its own class, and each published method as published: none of those that the field knows is missing."""
+    methods = load_comparison(CONFIGS / name, folder_for(CONFIGS / name, tmp_path)).compare.methods
     settings = [method.settings(CONFIGS) for method in methods]
     weak = [found.segment for found in settings if not learns_from_masks(found)]
     kinds = {(found.weak.method, found.refine.method) for found in weak}
-    maps = {method for method, _ in kinds}
+    maps = {"self_attention", "gradient_rollout", "grad_cam", "grad_cam_plus_plus", "layer_cam", "hu_threshold"}
     assert kinds == {(method, refine) for method in maps for refine in ("threshold", "components")}
+    attention = {found.weak for found in weak if found.weak.method == "self_attention"}
+    assert attention >= {HGI_SAM, SWIN_SAM, SWIN_SAM_AS_PUBLISHED, SegmentOptions().weak}
 
 
 def test_the_comparison_on_phantoms_has_every_supervised_baseline() -> None:
@@ -137,6 +148,7 @@ def test_what_a_recipe_trains_is_told_by_its_stage(tmp_path: Path) -> None:
         ({"methods": [OURS, UNET | {"kind": "trained", "train": {"loop": {"steps": 3}}}], "folds": 2}, "got 'train'"),
         ({"methods": [OURS, UNET | {"weights": "a.safetensors", "segment": {"gate": False}}]}, "got 'segment'"),
         ({"methods": [OURS, {"name": "b", "learned_from": "c", "supervised": {"threshold": 0.3}}]}, "got 'supervised'"),
+        ({"data": {"kind": "scans", "folder": "a", "patients": "b.csv"}, "folds": 2}, "expected no table of patients"),
         ({"methods": [OURS, UNET]}, "expected weights with a network that learned from masks"),
         ({"measure": "beauty"}, "'compare.measure'"),
         ({"data": {"kind": "scans"}}, "add --data FOLDER"),
