@@ -168,6 +168,11 @@ class PatientSlices:
         """Whose slices these are."""
         return self._prepared.n_patients(self._scan[torch.cat([self.positive, self.negative])])
 
+    def n_of(self, kind: str) -> int | None:
+        """How many slices there are for a kind of `SamplingOptions.counts`; None where it is not drawn from patients."""
+        of_negative = dict.fromkeys(("painted", "hard_negative", "negative"), len(self.negative))
+        return (of_negative | {"positive": len(self.positive)}).get(kind)
+
     def weights(self, *, balance_subtypes: bool) -> Float[Tensor, " positive"]:
         """How often each positive slice is shown: a patient's slices together as often as the root of their number.
 
@@ -225,6 +230,10 @@ class PhantomSlices:
                 elif blood_mm2[row] == 0:
                     self.negative.append((index, row))
         self.positive.sort(key=lambda slice_: -shows[slice_])
+
+    def n_of(self, kind: str) -> int | None:
+        """How many slices there are for a kind of `SamplingOptions.counts`; None where it is not drawn from phantoms."""
+        return {"phantom_positive": len(self.positive), "phantom_negative": len(self.negative)}.get(kind)
 
     def twin_of(self, index: int, row: int) -> tuple[PreparedScan, int] | None:
         """The same slice before it bled; None where the head has no twin, or the twin no brain there."""
@@ -325,11 +334,10 @@ class _PhantomDraws:
 
     def __init__(self, slices: PhantomSlices, sampling: SamplingOptions, neighbours: int, seed: int) -> None:
         self._slices, self._easy_share, self._neighbours = slices, sampling.easy_share, neighbours
-        lengths = {"phantom_positive": len(slices.positive), "phantom_negative": len(slices.negative)}
         self._decks = {
-            kind: Deck([1.0] * lengths[kind], 1000 * seed + number)
+            kind: Deck([1.0] * n_slices, 1000 * seed + number)
             for number, (kind, count) in enumerate(sampling.counts)
-            if count and kind in lengths
+            if count and (n_slices := slices.n_of(kind)) is not None
         }
 
     @property

@@ -23,7 +23,7 @@ from hgisam.train.cohort import Cohort, Finding
 from hgisam.train.hiding import HiddenBatch, HiddenBatches, HiddenObjective, HidingOptions
 from hgisam.train.layouts import LayoutName, read_cohort
 from hgisam.train.loop import LoopOptions, Trainer
-from hgisam.train.prepared import prepare_cohort
+from hgisam.train.prepared import header_index, prepare_cohort
 from hgisam.train.processes import first_process_first, n_processes, rank
 from hgisam.train.training import (
     BEST,
@@ -79,6 +79,8 @@ class EncoderTrainOptions(BaseModel):
                 f"expected hiding.hidden_px to be patches of {swin.patch_size} px and to divide {swin.img_size} px;"
                 f" got {hidden_px}"
             )
+        if self.loop.freeze_steps:
+            raise ValueError(f"expected loop.freeze_steps 0, since no head waits; got {self.loop.freeze_steps}")
         return self
 
 
@@ -134,7 +136,7 @@ def train_encoder(
     def begin() -> _EncoderTraining:
         with first_process_first():
             folder = cache or output / "cache"
-            cohort = read_cohort(data, options.layout, workers=workers, index=folder / "headers.csv")
+            cohort = read_cohort(data, options.layout, workers=workers, index=header_index(folder))
             cohort.log_summary()
             learned = taught_by(fold_of(options.split, cohort, output), options.split, cohort)
             prepared = prepare_cohort(cohort, options.brain, options.preprocess, folder, workers)

@@ -184,7 +184,8 @@ class Trainer(Generic[Network, Learned]):
                 (total * processes).backward()  # type: ignore[no-untyped-call]  # DDP takes the mean
             for name, cost in costs.items():
                 sums[name] = sums.get(name, torch.zeros_like(cost)) + cost.detach()
-        if self.step < self._options.freeze_steps:
+        frozen = self.step < self._options.freeze_steps
+        if frozen:
             for name, parameter in self.model.named_parameters():
                 if not _is_head(name):
                     parameter.grad = None
@@ -197,12 +198,12 @@ class Trainer(Generic[Network, Learned]):
                 " loop.learning_rate, or set loop.bfloat16 to false"
             )
         self.step += 1
+        if frozen or not finite:
+            for buffer, value in zip(self._statistics, before, strict=True):
+                buffer.copy_(value)
         if finite:
             self._optimizer.step()
             _average(self.averaged, self.model, min(self._options.average_decay, self.step / (self.step + 9)))
-        else:
-            for buffer, value in zip(self._statistics, before, strict=True):
-                buffer.copy_(value)
         found = torch.stack(list(sums.values()))
         if dist.is_initialized():
             dist.all_reduce(found)

@@ -57,6 +57,9 @@ SCAN_CODE = (
 )  # fmt: skip
 """What reads, refuses and prepares a scan."""
 
+HEADER_CODE = ("io/dicom*.py", "limits.py", "train/layouts/rsna.py")
+"""What reads and refuses the headers of single slices."""
+
 PHANTOM_CODE = (
     "brain/*.py", "labels.py", "phantom/*.py", "phantom/data/*", "preprocess.py", "train/prepared.py", "volume.py",
     "wording.py",
@@ -374,13 +377,22 @@ def cache_folder(cache: Path, code: Iterable[str], settings: Iterable[dict[str, 
     Raises:
         OutputError: where it cannot be made.
     """
+    everything = [_FORMAT, HU_STEP, _sha256_of_code(code), *settings]
+    name = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:16]
+    return make_output_folder(cache / name)
+
+
+def header_index(cache: Path) -> Path:
+    """The file in a cache that keeps what DICOM headers said to this very code."""
+    return cache / f"headers_{_sha256_of_code(HEADER_CODE)[:16]}.csv"
+
+
+def _sha256_of_code(code: Iterable[str]) -> str:
     package = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
     for path in sorted(path for pattern in code for path in package.glob(pattern)):
         digest.update(path.read_bytes())
-    everything = [_FORMAT, HU_STEP, digest.hexdigest(), *settings]
-    name = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:16]
-    return make_output_folder(cache / name)
+    return digest.hexdigest()
 
 
 def key_of_files(scan: LabelledScan) -> str:

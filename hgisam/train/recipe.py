@@ -46,7 +46,7 @@ from hgisam.train.loop import LoopOptions, Trainer
 from hgisam.train.losses import ClassifierObjective, LossOptions
 from hgisam.train.painted_maps import MapQuality, judge_maps
 from hgisam.train.painting import PaintingOptions
-from hgisam.train.prepared import prepare_cohort, prepare_phantoms
+from hgisam.train.prepared import header_index, prepare_cohort, prepare_phantoms
 from hgisam.train.processes import first_process_first, n_processes, rank
 from hgisam.train.scoring import Judge, judges_of, phantom_judges, score_judges, scored_slices
 from hgisam.train.splits import Fold, Role
@@ -253,7 +253,8 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
         workers: processes that prepare.
 
     Raises:
-        InputError: where the recipe wants patients and there are no data, or wants no one.
+        InputError: where the recipe wants patients and there are no data, or wants no one, or a kind of slice of which
+            there is none.
         CohortRefused: where the data cannot be trusted.
     """
     sampling = options.sampling
@@ -267,7 +268,7 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
         tuning: list[Judge] = []
         test: list[Judge] = []
         if data is not None:
-            cohort = read_cohort(data, options.layout, workers=workers, index=cache / "headers.csv")
+            cohort = read_cohort(data, options.layout, workers=workers, index=header_index(cache))
             cohort.log_summary()
             fold = fold_of(options.split, cohort, output)
             prepared = prepare_cohort(cohort, options.brain, options.preprocess, cache, workers)
@@ -286,12 +287,28 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
         if data is None and options.phantoms.n_tuning:
             seeds, heads = options.phantoms.tuning_seeds, options.phantoms.heads
             tuning = phantom_judges(prepare_phantoms(seeds, heads, options.brain, options.preprocess, cache, workers))
+    for source in (patients, phantoms):
+        _check_supply(sampling, source)
     if tuning and not _shows_both(tuning):
         raise InputError(
             f"expected positive and negative slices in the tuning set; got {len(tuning)} scans without both;"
             " raise train.split.tuning_share, or change train.split.seed"
         )
     return Sources(cohort, fold, patients, phantoms, tuning, test, left_out)
+
+
+def _check_supply(sampling: SamplingOptions, source: PatientSlices | PhantomSlices | None) -> None:
+    """Refuse a recipe that asks for slices of a kind that nobody has.
+
+    Raises:
+        InputError: with the setting that asks.
+    """
+    for kind, count in sampling.counts:
+        if source is not None and count and source.n_of(kind) == 0:
+            raise InputError(
+                f"expected slices for train.sampling.{kind} {count}; got none that show enough brain; give more scans,"
+                f" or set {kind} to 0"
+            )
 
 
 def _begin_with(

@@ -34,7 +34,7 @@ from hgisam.train.masks import (
     write_masks_judgement,
 )
 from hgisam.train.own_masks import OwnMaskOptions, OwnMasks, outline_by_ourselves
-from hgisam.train.prepared import prepare_cohort
+from hgisam.train.prepared import header_index, prepare_cohort
 from hgisam.train.processes import first_process_first, n_processes, rank
 from hgisam.train.splits import Role
 from hgisam.train.training import (
@@ -250,7 +250,7 @@ def gather_masks(
         WeightsError: where the weights of a method that outlines cannot be used.
     """
     with first_process_first():
-        everything = read_cohort(data, options.layout, workers=workers, index=cache / "headers.csv")
+        everything = read_cohort(data, options.layout, workers=workers, index=header_index(cache))
         everything.log_summary()
         own = None
         if options.own_masks is None:

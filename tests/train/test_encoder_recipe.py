@@ -124,6 +124,7 @@ def test_a_training_that_goes_on_from_a_checkpoint_ends_to_the_bit_like_one_that
         ({"preprocess": {"fov_px": 160}}, "preprocess.fov_px 160; got img_size 192"),
         ({"hiding": {"hidden_px": 30}}, "patches of 4 px"),
         ({"hiding": {"hidden_px": 36}}, "divide 192 px"),
+        ({"loop": {"freeze_steps": 9}}, "freeze_steps 0, since no head waits; got 9"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(changed: dict[str, object], said: str) -> None:

@@ -204,15 +204,19 @@ def test_the_average_is_what_one_works_out_by_hand() -> None:
     assert counts == [3] * 6
 
 
-def test_frozen_layers_stay_and_heads_learn() -> None:
-    training = trainer(freeze_steps=2)
+@pytest.mark.parametrize("stem", ["none", "deep"])
+def test_frozen_layers_stay_and_heads_learn(stem: str) -> None:
+    """The deep stem's running means and variances, and their count, stay as well."""
+    training = trainer(stem=stem, freeze_steps=2)
     before = {name: value.clone() for name, value in training.model.state_dict().items()}
     training.learn(bright_squares(0))
     changed = {name for name, value in training.model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {name for name in before if name.startswith(("head.", "token_heads."))}
     training.learn(bright_squares(1))
     training.learn(bright_squares(2))
-    assert not torch.equal(training.model.swin.patch_embed.proj.weight, before["swin.patch_embed.proj.weight"])
+    embedding = {name for name in before if name.startswith("swin.patch_embed.") and name.endswith("weight")}
+    assert embedding
+    assert not any(torch.equal(training.model.state_dict()[name], before[name]) for name in embedding)
 
 
 def first_step(layer_decay: float) -> Callable[[str], float]:

@@ -164,6 +164,22 @@ def test_a_recipe_that_learns_from_patients_needs_them(tmp_path: Path) -> None:
     assert RUN.invoke(app, arguments(recipe, tmp_path / "out")).exit_code == 2
 
 
+@pytest.mark.parametrize(("without", "kind"), [(True, "positive"), (False, "painted")])
+def test_data_without_a_kind_of_slice_are_refused_in_one_line(
+    data: Path, cache: Path, tmp_path: Path, without: bool, kind: str
+) -> None:
+    """Where nobody chooses, nothing else would have asked for both kinds."""
+    folder = shutil.copytree(data, tmp_path / "heads")
+    rows = (folder / "slice_labels.csv").read_text().splitlines()
+    kept = [",".join([*row.split(",")[:2], *("000000" if without else "000011")]) for row in rows[1:]]
+    (folder / "slice_labels.csv").write_text("\n".join([rows[0], *kept]))
+    split = {"split": {"folds": 1, "tuning_share": 0.0}}
+    recipe = write_shrunk_recipe(tmp_path / "all.yaml", write_tiny_recipe(tmp_path / "tiny.yaml"), split)
+    done = RUN.invoke(app, [*arguments(recipe, tmp_path / "out"), "--data", str(folder), "--cache", str(cache)])
+    assert done.exit_code == 2, done.output
+    assert f"expected slices for train.sampling.{kind}" in done.stderr
+
+
 @pytest.mark.parametrize("quiet", [False, True])
 def test_what_of_the_data_goes_unused_is_a_warning(tmp_path: Path, quiet: bool) -> None:
     """Read and refused for its folds, so that nothing is decoded."""

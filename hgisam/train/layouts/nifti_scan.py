@@ -7,7 +7,7 @@ import torch
 
 from hgisam.io.errors import ScanRefused
 from hgisam.io.nifti import NiftiGrid, read_grid
-from hgisam.train.cohort import Findings, LabelledScan, NiftiFile, Trouble
+from hgisam.train.cohort import CohortRefused, Findings, LabelledScan, NiftiFile, Trouble
 from hgisam.train.layouts.label_table import as_rows
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -23,10 +23,20 @@ def stem(name: str) -> str:
 
 
 def nifti_files(folder: Path) -> dict[str, Path]:
-    """The NIfTI files of a folder by name, sorted; hidden ones left out. Empty where there is no such folder."""
+    """The NIfTI files of a folder by name, sorted; hidden ones left out. Empty where there is no such folder.
+
+    Raises:
+        CohortRefused: where a scan lies there both as .nii and as .nii.gz, since nobody can say which is meant.
+    """
     if not folder.is_dir():
         return {}
     found = {path.name: path for path in folder.iterdir() if path.name.endswith(SUFFIXES) and path.name[0] != "."}
+    twice = sorted(name for name in found if f"{name}.gz" in found)
+    if twice:
+        raise CohortRefused(
+            f"{folder.name}: expected one file for each scan; got both {twice[0]} and {twice[0]}.gz"
+            f"{f', and {len(twice) - 1} more such pairs' if len(twice) > 1 else ''}; leave one"
+        )
     return dict(sorted(found.items()))
 
 

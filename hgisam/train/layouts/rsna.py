@@ -77,7 +77,10 @@ def read_rsna(
     Raises:
         CohortRefused: where the table's head or rows are not of this layout.
     """
-    table = _read_table(folder / TABLE, findings)
+    try:
+        table = _read_table(folder / TABLE, findings)
+    except UnicodeDecodeError as error:
+        raise CohortRefused(f"{TABLE}: expected a table in UTF-8; got '{error}'; check the file") from error
     series = _read_series(folder / SLICES, table, findings, workers, index)
     for name, found in sorted(series.items()):
         scan = _labelled(name, found, folder / SLICES, table, findings)

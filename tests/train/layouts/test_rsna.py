@@ -170,6 +170,22 @@ def test_another_table_is_refused(kaggle: Path) -> None:
         read_cohort(kaggle)
 
 
+def test_a_table_in_another_encoding_is_refused(kaggle: Path) -> None:
+    (kaggle / "stage_2_train.csv").write_text("ID,Label\nID_01_any,0\n", encoding="utf-16")
+    with pytest.raises(CohortRefused, match="expected a table in UTF-8"):
+        read_cohort(kaggle)
+
+
+def test_a_slice_that_names_no_patient_is_left_out_and_counted(kaggle: Path) -> None:
+    """Nobody could keep its patient on one side of a split."""
+    write_scan(kaggle, "ID_5e09", "", ["ID_0f"])
+    write_table(kaggle, [*rows_of("ID_0f"), *(kaggle / "stage_2_train.csv").read_text().splitlines()[1:]])
+    cohort = read_cohort(kaggle)
+    assert "ID_5e09" not in {scan.name for scan in cohort.scans}
+    (finding,) = (found for found in cohort.findings if found.trouble is Trouble.UNUSABLE_FILE)
+    assert (finding.count, "none with an identifier of its patient" in finding.examples[0]) == (1, True)
+
+
 def test_identifiers_of_a_hospital_are_hashed() -> None:
     assert pseudonym("ID_ce8a3cd2") == "ID_ce8a3cd2"
     hidden = pseudonym("Miller 1950")

@@ -189,3 +189,11 @@ def test_an_index_of_thousands_of_digits_is_a_row_that_does_not_fit(tmp_path: Pa
     write_nifti(tmp_path / "a.nii.gz", [1])
     write_table(tmp_path, [f"a.nii.gz,0,{NEGATIVE}", f"a.nii.gz,{'9' * 5000},{NEGATIVE}"])
     assert troubles(read_cohort(tmp_path)) == {Trouble.MALFORMED: 1}
+
+
+def test_a_scan_in_two_files_is_refused(tmp_path: Path) -> None:
+    for name in ("a.nii", "a.nii.gz"):
+        write_nifti(tmp_path / name, [1])
+    write_table(tmp_path, [f"{name},0,{NEGATIVE}" for name in ("a.nii", "a.nii.gz")])
+    with pytest.raises(CohortRefused, match=r"got both a\.nii and a\.nii\.gz; leave one"):
+        read_cohort(tmp_path)
