@@ -72,7 +72,7 @@ def compare(
 
 
 def _command(config: Path, data_folder: Path | None) -> str:
-    """The command as the report states it: paths as they were given, or where absolute by name: no folder of a machine."""
+    """The command as the report states it: paths as they were given; absolute ones by name, no folder of a machine."""
     data = "" if data_folder is None else f" --data {_shareable(data_folder)}"
     return f"hgisam compare --config {_shareable(config)}{data} -o OUT"
 

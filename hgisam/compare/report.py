@@ -347,8 +347,8 @@ def _cost_table(results: Results) -> Table:
     caption = (
         "Seconds of all stages from file to mask; MiB at the highest, of the GPU where there is one, else of the"
         " whole process, all methods and networks in it: methods that came with their weights share one, so that theirs"
-        f" is what the hungriest took. {platform.machine()}, {' or '.join(map(str, threads)) or '?'} threads a method; where the"
-        " machine has more, others ran beside it. A busy machine is slower."
+        f" is what the hungriest took. {platform.machine()}, {' or '.join(map(str, threads)) or '?'} threads a method;"
+        " where the machine has more, others ran beside it. A busy machine is slower."
     )
     heads = ("method", "scans", "median s", "least to most s", "peak MiB")
     return Table(heads, tuple(rows), caption, own=results.options.reference)

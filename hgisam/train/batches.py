@@ -169,7 +169,7 @@ class PatientSlices:
         return self._prepared.n_patients(self._scan[torch.cat([self.positive, self.negative])])
 
     def n_of(self, kind: str) -> int | None:
-        """How many slices there are for a kind of `SamplingOptions.counts`; None where it is not drawn from patients."""
+        """Slices that there are for a kind of `SamplingOptions.counts`; None where patients are not asked for it."""
         of_negative = dict.fromkeys(("painted", "hard_negative", "negative"), len(self.negative))
         return (of_negative | {"positive": len(self.positive)}).get(kind)
 
@@ -232,7 +232,7 @@ class PhantomSlices:
         self.positive.sort(key=lambda slice_: -shows[slice_])
 
     def n_of(self, kind: str) -> int | None:
-        """How many slices there are for a kind of `SamplingOptions.counts`; None where it is not drawn from phantoms."""
+        """Slices that there are for a kind of `SamplingOptions.counts`; None where phantoms are not asked for it."""
         return {"phantom_positive": len(self.positive), "phantom_negative": len(self.negative)}.get(kind)
 
     def twin_of(self, index: int, row: int) -> tuple[PreparedScan, int] | None:

@@ -45,6 +45,14 @@ def test_two_pixels_two_mm_apart() -> None:
     assert found.agreement(1.0) == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(("apart_mm", "at_1_mm", "at_2_mm"), [(2, 0.5, 1.0), (3, 0.0, 0.5), (4, 0.0, 0.0)])
+def test_the_two_tolerances_are_one_and_two_mm(apart_mm: int, at_1_mm: float, at_2_mm: float) -> None:
+    """Two pixels as above: half of each outline is as far off as they are apart, the other half 1 mm less."""
+    other = box((9, 12), (4, 5), (3 + apart_mm, 4 + apart_mm))
+    found = measure_surfaces(box((9, 12), (4, 5), (3, 4)), other, axes(2, 1))
+    assert (found.nsd_1mm, found.nsd_2mm) == (pytest.approx(at_1_mm), pytest.approx(at_2_mm))
+
+
 def test_two_rectangles_of_which_one_is_a_row_longer() -> None:
     """2 x 2 and 3 x 2 pixels of 2 x 1 mm: the longer's lower side is 2 mm off, the middle of the other's 1 mm."""
     short, long = box((6, 6), (1, 3), (1, 3)), box((6, 6), (1, 4), (1, 3))

@@ -18,6 +18,7 @@ from tiny_training import write_shrunk_recipe, write_tiny_recipe
 from torch.nn.parallel import DistributedDataParallel
 
 from hgisam.config import load_settings
+from hgisam.evaluate.scored import read_scored_slices
 from hgisam.model.checkpoint import load_segmenter, load_weights
 from hgisam.train.recipe import train_classifier
 from hgisam.train.training import BEST, CHECKPOINTS, RUN_RECORD
@@ -106,6 +107,9 @@ def test_a_training_under_torchrun_is_the_training_of_one_process(tmp_path: Path
     assert shared.keys() == alone.keys()
     for name, value in alone.items():
         torch.testing.assert_close(shared[name], value, atol=1e-5, rtol=0)
+    judged, judged_by_two = (read_scored_slices(tmp_path / name / "tuning.csv") for name in ("one", "two"))
+    assert (judged_by_two.scans, judged_by_two.slices.tolist()) == (judged.scans, judged.slices.tolist())
+    torch.testing.assert_close(judged_by_two.probabilities, judged.probabilities, atol=1e-3, rtol=0)
 
 
 def test_a_segmenter_s_training_under_torchrun_ends_and_is_judged_once(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import yaml
 from drawn_cohort import write_drawn_cohort
 from killed_training import assert_equal_to_the_bit, kill_and_resume
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_training import write_shrunk_recipe, write_tiny_recipe
 from typer.testing import CliRunner
 
@@ -57,6 +58,11 @@ def arguments(recipe: Path, output: Path) -> list[str]:
 def test_what_a_training_leaves_behind(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert names >= {BEST, f"{BEST}.sha256", SPLITS, RUN_RECORD, CHECKPOINTS, "metrics.jsonl", "tensorboard"}
+    board = EventAccumulator(str(finished / "tensorboard"))
+    board.Reload()
+    assert {"loss", "learning_rate", "tuning_auc"} <= set(board.Tags()["scalars"])
+    steps = [json.loads(row)["step"] for row in (finished / "metrics.jsonl").read_text().splitlines() if '"loss"' in row]
+    assert [event.step for event in board.Scalars("loss")] == steps
     assert names >= {"curves.png", "tuning.csv", "tuning.json", "tuning_roc_pr.png", "tuning_reliability.png"}
     assert names >= {"test.csv", "test.json", "test_roc_pr.png", "test_reliability.png"}
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
