@@ -24,6 +24,7 @@ from hgisam.labels import label_value
 from hgisam.phantom import generate_phantoms
 from hgisam.phantom_folder import TRUTH, write_phantoms
 from hgisam.train.layouts import read_cohort
+from hgisam.train.layouts.slice_table import REFERENCES
 from hgisam.train.splits import Role, make_splits
 from hgisam.volume import CTVolume
 from hgisam.wording import counted
@@ -32,7 +33,6 @@ log = logging.getLogger(__name__)
 
 AIR_HU = -1000.0
 _WHITE = 255
-_REFERENCES = ("_mask.nii.gz", "_labels.nii.gz", ".nii.gz", "_mask.nii", "_labels.nii", ".nii")
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _scans(source: ScanData, base: Path) -> ComparedData:
     owners = None if source.patients is None else read_patients(folder / source.patients)
     cases, left_out = [], []
     for found in find_cases([folder]):
-        files = [path for suffix in _REFERENCES if (path := references / f"{found.name}{suffix}").is_file()]
+        files = [path for suffix in REFERENCES if (path := references / f"{found.name}{suffix}").is_file()]
         if not files:
             left_out.append(found.name)
             continue

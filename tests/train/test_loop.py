@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from hgisam.io.errors import InputError
 from hgisam.labels import Subtype
@@ -57,6 +58,20 @@ def test_a_tiny_network_learns_whatever_it_is_asked(outputs: int, kind: str) -> 
         images = bright_squares(99).images
         log_odds = training.averaged.log_odds(training.averaged(images))
     assert float(log_odds[:4].min()) > float(log_odds[4:].max())
+
+
+@pytest.mark.parametrize("outputs", [1, 2, 6])
+def test_a_step_s_loss_is_torch_s_of_the_logits_with_no_softmax_before_it(outputs: int) -> None:
+    """Of two outputs torch's cross-entropy, which smooths over both classes; of one and six its binary one."""
+    training, batch = trainer(outputs, LossOptions(label_smoothing=0.05)), bright_squares(0)
+    with torch.inference_mode():
+        logits = training.model(batch.images)
+    if outputs == 2:
+        expected = cross_entropy(logits, batch.labels[:, ANY].long(), label_smoothing=0.1)
+    else:
+        labels = batch.labels.float() if outputs == 6 else batch.labels[:, [ANY]].float()
+        expected = binary_cross_entropy_with_logits(logits, 0.05 + 0.9 * labels)
+    assert training.learn(batch).losses["slice_loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_two_runs_of_one_seed_agree_to_the_bit() -> None:

@@ -61,7 +61,9 @@ def test_what_a_training_leaves_behind(finished: Path) -> None:
     board = EventAccumulator(str(finished / "tensorboard"))
     board.Reload()
     assert {"loss", "learning_rate", "tuning_auc"} <= set(board.Tags()["scalars"])
-    steps = [json.loads(row)["step"] for row in (finished / "metrics.jsonl").read_text().splitlines() if '"loss"' in row]
+    steps = [
+        json.loads(row)["step"] for row in (finished / "metrics.jsonl").read_text().splitlines() if '"loss"' in row
+    ]
     assert [event.step for event in board.Scalars("loss")] == steps
     assert names >= {"curves.png", "tuning.csv", "tuning.json", "tuning_roc_pr.png", "tuning_reliability.png"}
     assert names >= {"test.csv", "test.json", "test_roc_pr.png", "test_reliability.png"}

@@ -13,6 +13,8 @@ from hgisam.train.layouts.nifti_scan import labelled_nifti, nifti_files, stem
 
 TABLE = "slice_labels.csv"
 TRUTH = "truth"
+REFERENCES = ("_mask.nii.gz", "_labels.nii.gz", ".nii.gz", "_mask.nii", "_labels.nii", ".nii")
+"""What the name of a scan's reference mask in `truth/` ends with, after the scan's own; the first that is there."""
 _INDEX = re.compile("[0-9]{1,9}")
 PATIENT = "patient"
 """A column of the table that it need not have: whose scan a file is. Without it each file is a patient of its own."""
@@ -24,7 +26,7 @@ def read_slice_table(folder: Path, findings: Findings, *, with_truth: bool) -> I
     Args:
         folder: holds the table and the files.
         findings: where trouble is noted.
-        with_truth: whether `truth/NAME_labels.nii.gz` marks the blood of each scan.
+        with_truth: whether a file in `truth/`, named as `REFERENCES` says, marks the blood of each scan.
 
     Raises:
         CohortRefused: where the table lacks a column, or gives a file to two patients.
@@ -42,7 +44,8 @@ def read_slice_table(folder: Path, findings: Findings, *, with_truth: bool) -> I
         if name not in patients:
             findings.add(Trouble.UNLABELLED_FILE, name)
             continue
-        truth = truths.get(f"{stem(name)}_labels.nii.gz")
+        named = (f"{stem(name)}{suffix}" for suffix in REFERENCES)
+        truth = next((truths[reference] for reference in named if reference in truths), None)
         if with_truth and truth is None:
             findings.add(Trouble.MISSING_REFERENCE, name)
         scan = labelled_nifti(

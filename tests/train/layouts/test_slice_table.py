@@ -141,6 +141,8 @@ def test_phantoms_as_the_command_writes_them(tmp_path: Path) -> None:
         reference = scan.load_reference()
         assert reference is not None
         assert reference.voxels.equal(phantom.labels > 0)
+    (tmp_path / "truth" / "p0_labels.nii.gz").rename(tmp_path / "truth" / "p0_mask.nii.gz")
+    assert read_cohort(tmp_path).scans[0].reference == tmp_path / "truth" / "p0_mask.nii.gz"
     (tmp_path / "truth" / "p1_labels.nii.gz").unlink()
     without = read_cohort(tmp_path)
     assert troubles(without) == {Trouble.MISSING_REFERENCE: 1}
