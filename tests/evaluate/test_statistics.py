@@ -40,7 +40,7 @@ def test_the_interval_of_a_normal_sample_is_the_textbook_s() -> None:
 
 
 def test_a_skewed_sample_s_interval_is_corrected_for_bias_and_accelerated() -> None:
-    """Efron and Tibshirani 1993, equations 14.9 to 14.15, worked out here: plain percentiles would end a third lower."""
+    """Efron and Tibshirani 1993, 14.9 to 14.15, worked out here; plain percentiles would end a third lower."""
     values = np.array([0.0] * 15 + [1.0, 2.0, 10.0])
     n, normal = len(values), NormalDist()
     means = np.random.default_rng(7).choice(values, (100_000, n)).mean(axis=1)
