@@ -190,15 +190,17 @@ def scan_head_auc(scored: ScoredSlices, folds: list[ScoredSlices]) -> Estimate:
         if did is not None:
             slices[scan] = to_log_odds(scored.probabilities[rows[scored.has_brain[rows]]])
             bled[scan] = did
+    whose = dict(zip(scored.scans, scored.patients, strict=True))
     probabilities: dict[str, torch.Tensor] = {}
     nil = torch.zeros((), dtype=torch.float64)
     for fold in folds:
         tested = set(fold.scans)
         others = [scan for scan in slices if scan not in tested]
-        head = fit_scan_head([slices[scan] for scan in others], [bled[scan] for scan in others])
+        head = fit_scan_head(
+            [slices[scan] for scan in others], [bled[scan] for scan in others], [whose[scan] for scan in others]
+        )
         for scan in sorted(tested & slices.keys()):
             probabilities[scan] = head(slices[scan]).sigmoid() if len(slices[scan]) else nil
-    whose = dict(zip(scored.scans, scored.patients, strict=True))
     labels = torch.tensor([bled[scan] for scan in probabilities])
     return detection(torch.stack([*probabilities.values()]), labels, [whose[scan] for scan in probabilities]).auc
 

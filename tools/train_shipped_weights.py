@@ -25,7 +25,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from cross_validate import FOLDS, fold_folder, fold_options, run_fold
+from cross_validate import FOLDS, fold_folder, fold_options, has_bled, run_fold
 from tune_map_thresholds import best_threshold, tuning_phantoms
 
 from hgisam import Segmenter
@@ -163,23 +163,29 @@ def averaged(files: Sequence[Path]) -> tuple[SliceClassifier, WeightsMetadata]:
 
 
 def calibrate(metadata: WeightsMetadata, out_of_fold: Path) -> WeightsMetadata:
-    """Part 3: what the recipe said of patients it had not seen, held against their labels."""
+    """Part 3: what the recipe said of patients it had not seen, held against their labels.
+
+    Slices without brain are no part of it, but for positive ones: the operating point misses them, as a user would.
+    """
     seeds = sorted(folder for folder in out_of_fold.glob("seed_*") if (folder / "fold_0" / "test.csv").is_file())
     scored = averaged_slices([read_out_of_fold(folder) for folder in seeds])
     raw = to_log_odds(scored.probabilities) * metadata.temperature + metadata.offset
     known = scored.has_brain & (scored.positive | scored.negative)
     temperature, offset = fit_temperature(raw[known], scored.positive[known])
     log_odds = (raw - offset) / temperature
-    scans = scored.rows_by_scan().values()
-    head = fit_scan_head(
-        [log_odds[rows[scored.has_brain[rows]]] for rows in scans],
-        [bool(scored.positive[rows].any()) for rows in scans],
-    )
-    point = pick_operating_point(log_odds[known].sigmoid(), scored.positive[known], SENSITIVITY)
-    found = log_odds.sigmoid() >= point
+    whose = dict(zip(scored.scans, scored.patients, strict=True))
+    told = [
+        (log_odds[rows[scored.has_brain[rows]]], bled, whose[scan])
+        for scan, rows in scored.rows_by_scan().items()
+        if (bled := has_bled(scored, rows)) is not None
+    ]
+    head = fit_scan_head([one[0] for one in told], [one[1] for one in told], [one[2] for one in told])
+    n_unseen = int((scored.positive & ~scored.has_brain).sum())
+    point = pick_operating_point(log_odds[known].sigmoid(), scored.positive[known], SENSITIVITY, n_unseen)
+    found = scored.has_brain & (log_odds.sigmoid() >= point)
     figures = {
         "out_of_fold_slice_auc": auc(log_odds[known], scored.positive[known]),
-        "out_of_fold_sensitivity": float(found[known & scored.positive].float().mean()),
+        "out_of_fold_sensitivity": float(found[scored.positive].float().mean()),
         "out_of_fold_specificity": float((~found[known & scored.negative]).float().mean()),
     }
     return metadata.model_copy(
