@@ -70,6 +70,13 @@ def test_files_that_are_named_exist() -> None:
     assert missing == []
 
 
+def test_goals_state_what_their_pages_state() -> None:
+    goals = re.findall(r"^\| .* \| (\S+ \[.*?\]) \| (?:yes|no) \| \[\w+\]\((\S+)\) \|$", README, flags=re.MULTILINE)
+    assert len(goals) >= 11
+    pages = {page: (ROOT / page).read_text(encoding="utf-8").replace("\\", "") for _, page in goals}
+    assert [(figure, page) for figure, page in goals if figure not in pages[page]] == []
+
+
 def test_no_result_is_left_open() -> None:
     assert "<!--" not in README
 
