@@ -31,7 +31,7 @@ from hgisam.phantom.distractors import (
     paint_dark_lesions,
     paint_vessels,
 )
-from hgisam.phantom.scanner import Protocol, average_slices, scan, to_pixels
+from hgisam.phantom.scanner import Protocol, average_slices, in_view, scan, to_pixels
 from hgisam.phantom.structures import Structure
 from hgisam.processes import in_order, one_thread
 from hgisam.volume import CTVolume
@@ -165,9 +165,10 @@ def _make_phantom(seed: int, options: PhantomOptions) -> Phantom:
     hu = paint_outside(body, head, brain, hu)
 
     per_slice = grid.shape[0] // options.n_slices
+    protocol = Protocol.draw(machine)
     scanned = scan(
         machine,
-        Protocol.draw(machine),
+        protocol,
         hu,
         grid,
         per_slice=per_slice,
@@ -181,6 +182,7 @@ def _make_phantom(seed: int, options: PhantomOptions) -> Phantom:
         if fractions
         else torch.zeros(scanned.shape, dtype=torch.uint8)
     )
+    labels[:, ~in_view(protocol, (options.size_px, options.size_px), options.pixel_mm)] = 0
     return Phantom(
         ct=CTVolume(hu=scanned, affine=_affine(options, top_mm), source=f"phantom {seed}"),
         labels=labels,

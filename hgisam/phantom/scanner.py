@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -234,7 +234,19 @@ def scan(
     level = level * (body > 0.0)  # no noise in the air around: no window shows it, and files stay small
     hu = hu + noise_texture(rng, (depth, height, width), pixel_mm, protocol.noise_grain_mm) * level
     hu = hu * protocol.gain + protocol.offset_hu
-    if protocol.clip_radius_mm is not None:
-        from_middle = ((rows - height / 2) ** 2 + (columns - width / 2) ** 2).sqrt() * pixel_mm
-        hu = torch.where(from_middle > protocol.clip_radius_mm, torch.full_like(hu, AIR_HU), hu)
+    hu = torch.where(in_view(protocol, (height, width), pixel_mm), hu, torch.full_like(hu, AIR_HU))
     return hu.round_().clamp_(-1024.0, 3071.0)
+
+
+def in_view(protocol: Protocol, shape: tuple[int, int], pixel_mm: float) -> Bool[Tensor, "height width"]:
+    """Which pixels the field of view holds.
+
+    Args:
+        protocol: how the head was taken.
+        shape: of a slice.
+        pixel_mm: side of a pixel.
+    """
+    if protocol.clip_radius_mm is None:
+        return torch.ones(shape, dtype=torch.bool)
+    rows, columns = (torch.arange(n, dtype=torch.float32) - n / 2 for n in shape)
+    return (rows[:, None] ** 2 + columns**2).sqrt() * pixel_mm <= protocol.clip_radius_mm

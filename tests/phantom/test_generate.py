@@ -1,5 +1,7 @@
 """Phantoms: a seed means one phantom, the truth is exact, and the scan has the HU and geometry of a head CT."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -14,6 +16,7 @@ from hgisam.phantom import (
     make_phantom,
     slice_labels,
 )
+from hgisam.phantom.scanner import Protocol
 from hgisam.volume import CTVolume, MaskVolume
 
 COARSE = {"size_px": 100, "pixel_mm": 2.3, "n_slices": 30}
@@ -154,6 +157,18 @@ def labelled(areas: dict[int, dict[Subtype, int]]) -> Phantom:
     affine = torch.tensor([[0, 0, -2.0, 0], [0, -2.0, 0, 0], [5.0, 0, 0, 10], [0, 0, 0, 1]], dtype=torch.float64)
     ct = CTVolume(torch.zeros(labels.shape), affine, "made up")
     return Phantom(ct=ct, labels=labels, bleeds=(BleedRecord(Subtype.SUBDURAL, 1, 1, 20),), seed=0)
+
+
+def test_blood_outside_the_field_of_view_is_no_truth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the scan shows air, nobody could find it."""
+    draw = Protocol.draw
+    monkeypatch.setattr(Protocol, "draw", lambda machine: replace(draw(machine), clip_radius_mm=64.0))
+    found = make_phantom(3, coarse(kinds=(Subtype.EPIDURAL,), volumes_ml=(25.0,), n_slices=24))
+    rows, columns = (torch.arange(100) - 50.0 for _ in range(2))
+    outside = (rows[:, None] ** 2 + columns**2).sqrt() * 2.3 > 64.0
+    assert (found.ct.hu[:, outside] == -1000.0).all()
+    assert not found.labels[:, outside].any()
+    assert found.labels.any()
 
 
 def test_slices_are_positive_from_ten_square_millimetres() -> None:
