@@ -1,7 +1,7 @@
 """Many scans in a few numbers, each over the scans that it is defined for, and none that flatters."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -128,7 +128,8 @@ class LesionSizes:
 
 @dataclass(frozen=True)
 class VolumeAgreement:
-    """Predicted against reference volumes.
+    """Predicted against reference volumes. Where a patient has several scans, neither has an interval: both of those
+    that are known take scans for independent.
 
     Attributes:
         limits: of prediction minus reference, in mL.
@@ -306,9 +307,12 @@ def _lesions_by_size(scans: Sequence[ScanScore]) -> tuple[LesionSizes, ...]:
 
 def _volume_agreement(scans: Sequence[ScanScore]) -> VolumeAgreement:
     volumes = torch.tensor([[s.overlap.prediction_ml, s.overlap.reference_ml] for s in scans]).double().reshape(-1, 2)
-    return VolumeAgreement(
-        limits_of_agreement([scan.overlap.difference_ml for scan in scans]), intraclass_correlation(volumes.numpy())
-    )
+    limits = limits_of_agreement([scan.overlap.difference_ml for scan in scans])
+    icc = intraclass_correlation(volumes.numpy())
+    if len({scan.patient for scan in scans}) == len(scans):
+        return VolumeAgreement(limits, icc)
+    reason = icc.reason or "patients have several scans, which are no independent cases"
+    return VolumeAgreement(replace(limits, margin=None), replace(icc, low=None, high=None, reason=reason))
 
 
 def _scan_detection(known: Sequence[ScanScore]) -> Detection | None:

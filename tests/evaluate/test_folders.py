@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -120,6 +121,19 @@ def test_volumes_agree_as_their_differences_say(report: EvaluationReport) -> Non
     assert (limits.n, limits.bias) == (5, pytest.approx(-0.002))
     assert limits.sd == pytest.approx(np.std([0, -0.015, 0.005, 0, 0], ddof=1))
     assert report.summary.volume_positive.limits.n == 3
+
+
+def test_agreement_has_no_interval_where_patients_have_several_scans(report: EvaluationReport) -> None:
+    """Bias and limits stay; margin and ICC's interval would take scans for patients."""
+    apart = summarise(report.scans).volume_all
+    of_one = tuple(replace(scan, patient="anna") if scan.case in {"half", "alarm"} else scan for scan in report.scans)
+    shared = summarise(of_one).volume_all
+    assert apart.limits.margin is not None and apart.icc.low is not None
+    assert (shared.limits.bias, shared.limits.low, shared.icc.value) == (
+        apart.limits.bias, apart.limits.low, apart.icc.value,
+    )  # fmt: skip
+    assert (shared.limits.margin, shared.icc.low, shared.icc.high) == (None, None, None)
+    assert shared.icc.reason == "patients have several scans, which are no independent cases"
 
 
 def test_a_reference_of_several_classes_gives_a_row_for_each(tmp_path: Path) -> None:
