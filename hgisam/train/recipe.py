@@ -426,7 +426,9 @@ class _ClassifierTraining(Training[SliceClassifier, TrainingBatch, Trained]):
         """AUC over the slices of the tuning set."""
         if not self._sources.tuning:
             return None
-        return slice_auc(self._scored(self._network(), self._sources.tuning))
+        options = self._options
+        scored = score_judges(self._network(), self._sources.tuning, options.preprocess, bfloat16=options.loop.bfloat16)
+        return slice_auc(scored)
 
     def keep(self, path: Path) -> None:
         """Write the averaged network, not yet calibrated."""
@@ -449,11 +451,17 @@ class _ClassifierTraining(Training[SliceClassifier, TrainingBatch, Trained]):
         return network
 
     def finish(self) -> Trained:
-        """Calibrate the kept network on the tuning set, score those that judge, and draw what there is to see."""
+        """Calibrate the kept network on the tuning set, score those that judge, and draw what there is to see.
+
+        All of it in float32, as the pipeline asks the network: bfloat16 moves probabilities by a few hundredths.
+        """
         path = self._output / BEST
         model = load_weights(path).model.to(self._device)
         sources = self._sources
-        tuning, test = (self._scored(model, judges) for judges in (sources.tuning, sources.test))
+        tuning, test = (
+            score_judges(model, judges, self._options.preprocess, bfloat16=False)
+            for judges in (sources.tuning, sources.test)
+        )
         calibration = calibrate(tuning, self._options.sensitivity) if tuning else self._start_calibration()
         save_weights(path, model, self._metadata(calibration), half=True)
         self.draw_curves()
@@ -481,9 +489,6 @@ class _ClassifierTraining(Training[SliceClassifier, TrainingBatch, Trained]):
         if not options.judged_maps:
             return None
         return judge_maps(model, judges, options.preprocess, options.painting, n=options.judged_maps)
-
-    def _scored(self, model: SliceClassifier, judges: Sequence[Judge]) -> list[ScoredScan]:
-        return score_judges(model, judges, self._options.preprocess, bfloat16=self._options.loop.bfloat16)
 
     def _start_calibration(self) -> Calibration:
         """Without a tuning set: what the initial weights brought along, or nothing."""
