@@ -15,8 +15,8 @@ from hgisam.plausibility import Plausibility
 from hgisam.volume import SlicePlanes
 
 SEGMENT_SUMMARY = (
-    "case", "input", "status", "reason", "probability", "volume_ml", "volume_reason", "n_voxels", "n_slices",
-    "n_slices_in_mask", "plausibility", "n_warnings", "seconds",
+    "case", "input", "status", "reason", "probability", "volume_ml", "volume_is_lower_bound", "volume_reason",
+    "n_voxels", "n_slices", "n_slices_in_mask", "plausibility", "n_warnings", "seconds",
 )  # fmt: skip
 CLASSIFY_SUMMARY = (
     "case", "input", "status", "reason", "probability", "n_slices", "n_slices_positive", "plausibility", "n_warnings",
@@ -43,7 +43,9 @@ def recorded_reason(reason: str, path: Path) -> str:
     source, expected, rest = reason.partition(": expected ")
     if expected and source.startswith(str(path)):
         source = recorded_path(Path(source))
-    named = f"{source}{expected}{rest}".replace(str(path), recorded_path(path))
+    named = f"{source}{expected}{rest}"
+    if len(path.parts) > 1:  # else it is a name already, or "." or "..", which stand for anything
+        named = named.replace(str(path), recorded_path(path))
     return valid_text(" ".join(named.split()))
 
 

@@ -249,7 +249,7 @@ def _check_archive(path: Path, archive: zipfile.ZipFile) -> None:
     if other is not None:  # the header of LZMA alone can ask for 4 GiB
         raise ScanRefused(
             f"{path}: expected members that are {' or '.join(_METHODS.values())}; got one by method"
-            f" {other.compress_type}: {other.filename}; unpack it and name the folder"
+            f" {other.compress_type}; unpack it and name the folder"
         )
     if len(members) > MAX_FILES:
         raise ScanRefused(f"{path}: expected at most {MAX_FILES:,} files; got {len(members):,}; name a smaller archive")
@@ -267,5 +267,8 @@ def _too_large(source: str, n_bytes: int) -> ScanRefused:
 
 
 def _unreadable(source: str, error: Exception) -> ScanRefused:
+    if isinstance(error, zipfile.BadZipFile | RuntimeError):  # whose texts name members, which are named after patients
+        packed = "a damaged archive" if isinstance(error, zipfile.BadZipFile) else "an encrypted or unknown archive"
+        return ScanRefused(f"{source}: expected a readable file; got {packed}; copy it again, or unpack it")
     reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
     return ScanRefused(f"{source}: expected a readable file; got '{reason}'; copy it again")
