@@ -138,6 +138,8 @@ def _source(reader: FileReader, file: DicomFile, *, deidentify: bool) -> Dataset
             if "SliceThickness" not in source:
                 source.SliceThickness = None
             source.Modality = "CT"
+            source.decode()  # text is text from here on, whatever the file calls its characters
+            source.SpecificCharacterSet = "ISO_IR 192"
             return source
     except ScanRefused:
         raise

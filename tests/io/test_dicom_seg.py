@@ -201,3 +201,17 @@ def test_a_value_against_the_standard_is_left_out_and_the_mask_is_written(odd: d
     _, pictures, _ = written(tmp_path / "in", tmp_path / "seg.dcm")
     assert sum(int(frame.sum()) for frame, _, _ in by_hand(tmp_path / "seg.dcm").values()) == pictures.sum() > 0
     assert not pydicom.dcmread(tmp_path / "seg.dcm").get(next(iter(odd)))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of pydicom, about what is wrong here
+@pytest.mark.parametrize(
+    "charset", ["ISO 2022 IR 100", "ISO_IR 6", "ISO_IR_100", ["", "ISO 2022 IR 87"], ["", "ISO 2022 IR 149"], ""]
+)
+@pytest.mark.parametrize("deidentify", [False, True])
+def test_whatever_the_characters_are_called_the_mask_is_written(
+    tmp_path: Path, charset: str | list[str], deidentify: bool
+) -> None:
+    write_series(tmp_path / "in", [0.0, 5.0], **FRAME, SpecificCharacterSet=charset, PatientName="Doe^Jane")
+    _, pictures, _ = written(tmp_path / "in", tmp_path / "seg.dcm", deidentify=deidentify)
+    assert sum(int(frame.sum()) for frame, _, _ in by_hand(tmp_path / "seg.dcm").values()) == pictures.sum() > 0
+    assert str(pydicom.dcmread(tmp_path / "seg.dcm").PatientName) == ("" if deidentify else "Doe^Jane")
