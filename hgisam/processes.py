@@ -171,8 +171,9 @@ class LoneWorker(Generic[Item, Result]):
     def _start(self) -> "Connection[Any, Any]":
         context = get_context("spawn")
         here, there = context.Pipe()
-        self._process = context.Process(target=_serve, args=(there, self._function, log.level), daemon=True)
-        self._process.start()
+        process = context.Process(target=_serve, args=(there, self._function, log.level), daemon=True)
+        process.start()
+        self._process = process
         there.close()
         return here
 

@@ -110,9 +110,10 @@ def read_patients(path: Path) -> dict[str, str]:
     """
     patients: dict[str, str] = {}
     for number, row in read_rows(path, ("case", "patient")):
-        if not row["case"] or not row["patient"] or row["case"] in patients:
+        case, patient = row["case"].strip(), row["patient"].strip()
+        if not case or not patient or case in patients:
             raise InputError(f"{path} line {number}: expected each case once, with its patient")
-        patients[row["case"]] = row["patient"]
+        patients[case] = patient
     return patients
 
 

@@ -126,7 +126,7 @@ def test_slice_labels_that_contradict_themselves_are_refused(tmp_path: Path, tex
 
 def test_patients_are_read_by_case(tmp_path: Path) -> None:
     path = tmp_path / "patients.csv"
-    path.write_text("case,age,patient\na,50,p1\nb,50,p1\nc,70,p2\n")
+    path.write_text("case,age,patient\na,50,p1\nb,50, p1 \nc,70,p2\n")
     assert read_patients(path) == {"a": "p1", "b": "p1", "c": "p2"}
 
 
