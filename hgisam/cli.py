@@ -221,7 +221,7 @@ def segment(
 ) -> None:
     """Outline the blood and measure it: a mask, a preview and a record per scan, a summary over all."""
     with _session(quiet=quiet, verbose=verbose):
-        share = Shard.parse(shard) if shard else None
+        share = None if shard is None else Shard.parse(shard)
         if deidentify and not dicom_seg:
             raise InputError("expected --dicom-seg with --deidentify; got none; no other output names a patient")
         if dicom_sr and not dicom_seg:
@@ -231,7 +231,7 @@ def segment(
         flags = {
             "gate": False if no_gate else None,
             "threshold": threshold,
-            "refine": {"method": refine or (None if threshold is None else RefineName.THRESHOLD)},
+            "refine": {"method": refine},
             "operating_point": operating_point,
             "hu_offset": hu_offset,
             "allow_gaps": allow_gaps or None,
@@ -276,7 +276,7 @@ def classify(
 ) -> None:
     """Probability of hemorrhage, for each scan and slice; no mask, and faster than segment."""
     with _session(quiet=quiet, verbose=verbose):
-        share = Shard.parse(shard) if shard else None
+        share = None if shard is None else Shard.parse(shard)
         cases = find_cases(inputs, series_uid or ())
         make_output_folder(output)
         flags = {
@@ -359,7 +359,11 @@ def evaluate(
         if not quiet:
             from rich.console import Console
 
-            Console(width=None if sys.stdout.isatty() else 160).print(as_tables(report))
+            console = Console(width=None if sys.stdout.isatty() else 160)
+            with console.capture() as tables:
+                console.print(as_tables(report))
+            with _to_whoever_listens():
+                typer.echo(tables.get(), nl=False)
         raise typer.Exit(ExitCode.OK if report.complete else ExitCode.SOME_FAILED)
 
 
@@ -672,12 +676,16 @@ def _load_for_masks(
     recipe = load_settings(config).supervised.method
     supervised = method if method in SUPERVISED else recipe if method is None else None
     if supervised is None:
+        if flags["threshold"] is not None and flags["refine"]["method"] is None:
+            flags = flags | {"refine": {"method": RefineName.THRESHOLD}}  # what else would it be for
         model = _load(weights, config, flags | {"weak": {"method": method}}, device, batch_size)
         model.ensure_able("segment")
         return model
     if weights is None:
         raise InputError(f"expected --weights with {supervised}, for which the package has none; train them first")
-    if flags["refine"]["method"] is not None and flags["threshold"] is None:
+    if flags["gate"] is not None:
+        raise InputError(f"expected no --no-gate with {supervised}, which has no gate; leave it out")
+    if flags["refine"]["method"] is not None:
         raise InputError(f"expected no --refine with {supervised}, which has no map to refine; leave it out")
     if flags["operating_point"] is not None:
         raise InputError(f"expected no --operating-point with {supervised}, which has no gate; use --threshold")
@@ -689,9 +697,20 @@ def _load_for_masks(
 def _finish(report: "RunReport", columns: tuple[str, ...], output: Path, *, quiet: bool) -> None:
     """Tell people what came out, and leave with the run's exit status."""
     if not quiet:
-        _show(report.rows, columns)
-        typer.echo(f"Written to {output}. {NOTICE}")
+        with _to_whoever_listens():
+            _show(report.rows, columns)
+            typer.echo(f"Written to {output}. {NOTICE}")
     raise typer.Exit(report.exit_code)
+
+
+@contextmanager
+def _to_whoever_listens() -> Iterator[None]:
+    """Tell on stdout what came out; where the reader has gone, as `head` does, the exit status still tells the end."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - or Python complains once more while it ends
 
 
 def _show(rows: Sequence[Mapping[str, object]], columns: tuple[str, ...], below: Sequence[Sequence[str]] = ()) -> None:
@@ -738,8 +757,8 @@ def _session(*, quiet: bool, verbose: bool) -> Iterator[None]:
             yield
     except typer.Exit:
         raise
-    except BrokenPipeError:  # whoever read stdout has read enough, as `head` does
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - or Python complains once more while it ends
+    except BrokenPipeError:  # whoever read stdout has read enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - as above
         raise typer.Exit(ExitCode.OK) from None
     except KeyboardInterrupt:
         log.error("cancelled")

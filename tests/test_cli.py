@@ -85,6 +85,7 @@ def test_help_lists_the_commands() -> None:
         ["segment", "-o", "out"],
         ["segment", "x.nii.gz", "-o", "out", "--batch-size", "0"],
         ["segment", "x.nii.gz", "-o", "out", "--shard", "3/2"],
+        ["segment", "x.nii.gz", "-o", "out", "--shard", ""],
         ["segment", "x.nii.gz", "-o", "out", "--timeout", "0"],
         ["segment", "x.nii.gz", "-o", "out", "--oom", "swap"],
         ["segment", "no-such-file.nii.gz", "-o", "out"],
@@ -230,6 +231,8 @@ def test_refine_names_the_method_and_goes_before_the_recipe(
         (("--refine", "magic"), "magic"),
         (("--refine", "components", "--threshold", "0.4"), "expected no threshold with refine.method 'components'"),
         (("--refine", "components", "--method", "unet", "--weights", "w.safetensors"), "expected no --refine"),
+        (("--refine", "threshold", "--threshold", "0.4", "--method", "unet", "--weights", "w"), "expected no --refine"),
+        (("--no-gate", "--method", "unet", "--weights", "w.safetensors"), "expected no --no-gate"),
     ],
 )
 def test_a_refinement_that_nothing_would_use_exits_2(
@@ -307,6 +310,28 @@ def test_a_hu_threshold_runs_from_its_recipe_and_records_that_there_was_no_netwo
     refused = hgisam("classify", scan, "-o", tmp_path / "other", *recipe)
     assert refused.exit_code == 4
     assert "expected a method with a network; got 'hu_threshold'" in refused.stderr
+
+
+@pytest.mark.parametrize(("command", "status"), [("segment", 3), ("evaluate", 8)])
+def test_the_exit_status_outlives_whoever_read_stdout(
+    tmp_path: Path, scan: Callable[..., str], repository: Path, command: str, status: int
+) -> None:
+    """As in `hgisam segment ... | true`."""
+    for folder, case in (("p", "a_mask"), ("p", "b_mask"), ("r", "a_mask")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        image = nib.Nifti1Image(np.ones((4, 4, 4), dtype=np.uint8), np.eye(4))
+        image.to_filename(tmp_path / folder / f"{case}.nii.gz")
+    words = {
+        "segment": [scan("a", "no scan"), "--config", repository / "configs" / "hu_threshold.yaml"],
+        "evaluate": [tmp_path / "p", tmp_path / "r", "--workers", "1"],
+    }[command]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "hgisam", command, *words, "-o", tmp_path / "out"], stdout=write, check=False
+    )
+    os.close(write)
+    assert done.returncode == status
 
 
 def test_evaluate_scores_masks_and_exits_8_where_one_has_no_partner(tmp_path: Path) -> None:
