@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -15,7 +16,7 @@ from hgisam.intake import ImplausibleScan
 from hgisam.io.dicom_series import DicomSeries
 from hgisam.io.digest import file_sha256
 from hgisam.io.errors import OutputError, ScanRefused
-from hgisam.io.nifti import read_mask
+from hgisam.io.nifti import read_ct, read_mask
 from hgisam.io.tables import write_json
 from hgisam.pipeline import ClassificationResult, SegmentationResult
 from hgisam.records import (
@@ -107,7 +108,8 @@ class CaseWork(Generic[Model]):
         """Find out all about a case. What an earlier run left of it goes first: no old mask outlives a refusal. But a
         mask that somebody has changed since is no longer the run's: it is kept under another name.
 
-        What the other command made of the same bytes stays; of other bytes, it goes too.
+        What the other command made of the same bytes stays, and the record goes on vouching for it; of other bytes, it
+        goes too.
 
         Returns:
             How to write the outputs and, last, the record, which it returns; it raises OutputError where they cannot be
@@ -116,30 +118,77 @@ class CaseWork(Generic[Model]):
         Raises:
             OutputError: where what an earlier run left cannot be removed.
         """
+        done = self.done(case)
+        if done is not None:
+            return lambda: done
         header = self.header(case, _sha256(case))
         earlier = own_record(self._path(case, ".json"))
-        if self.resume and self._is_done(case, earlier, header):
-            log.info("%s: done already", case.name)
-            return lambda: earlier
-        self._set_aside_what_was_changed(case, earlier)
         same_input = earlier.get("input_sha256", header["input_sha256"]) == header["input_sha256"]
-        self.clear(case, self.suffixes if same_input else ALL_SUFFIXES)
+        others = self._of_the_other_command(case, earlier) if same_input else {}
+        self._replace(case, earlier, self.suffixes if same_input else ALL_SUFFIXES)
         try:
             found, write = self._analysed(case)
         except Exception as error:  # noqa: BLE001 - one bad case must not end the others
             found, write = self._failure(case, error), _write_nothing
         for warning in found.get("warnings", ()):
             log.warning("%s: %s", case.path, warning)
-        return lambda: self._written(case, header, found, write)
+        return lambda: self._written(case, header, found, write, others)
+
+    def done(self, case: Case) -> Record | None:
+        """The record of a case that is to be left alone: of just this input and these settings, all its files whole.
+
+        It may say that the scan was refused. What failed for another reason is not done: it may go well the next time.
+        None too where nothing is left alone.
+        """
+        earlier = own_record(self._path(case, ".json")) if self.resume else {}
+        if (
+            earlier.get("status") in ("ok", "refused")
+            and is_of_run(earlier, self.header(case, None))
+            and is_sealed(earlier)
+            and self._own(case, earlier["outputs"]) == self._output_hashes(case)
+            and earlier["input_sha256"] is not None
+            and earlier["input_sha256"] == _sha256(case)
+        ):
+            log.info("%s: done already", case.name)
+            return earlier
+        return None
 
     def failed(self, case: Case, error: Exception) -> Record:
-        """Put on record that a case could not be worked on to its end, and remove what there is of it.
+        """Put on record that a case could not be worked on to its end, and remove what this command made of it.
 
         Raises:
             OutputError: where that cannot be written.
         """
-        self.clear(case, ALL_SUFFIXES)
-        return self._written(case, self.header(case, None), self._failure(case, error), _write_nothing)
+        earlier = own_record(self._path(case, ".json"))
+        others = self._of_the_other_command(case, earlier)
+        self._replace(case, earlier, self.suffixes)
+        return self._written(case, self.header(case, None), self._failure(case, error), _write_nothing, others)
+
+    def of_other_process(self, case: Case) -> Record | None:
+        """What another process has put on record of a case in this run; None where there is nothing, or nothing true.
+
+        The input is read again only where it is younger than the record.
+        """
+        path = self._path(case, ".json")
+        found = own_record(path)
+        if not is_of_run(found, self.header(case, None)) or not is_sealed(found):
+            return None
+        files = {case.path} if case.series is None else {file.path for file in case.series.files}
+        try:
+            is_older = max(file.stat().st_mtime_ns for file in files) < path.stat().st_mtime_ns
+        except OSError:
+            return None
+        return found if is_older or found["input_sha256"] == _sha256(case) else None
+
+    def _replace(self, case: Case, earlier: Record, suffixes: Sequence[str]) -> None:
+        """Remove outputs of a case, but for a mask that somebody has changed.
+
+        Raises:
+            OutputError: where that is not permitted.
+        """
+        if MASK_SUFFIX in suffixes:
+            self._set_aside_what_was_changed(case, earlier)
+        self.clear(case, suffixes)
 
     def clear(self, case: Case, suffixes: Sequence[str]) -> None:
         """Remove outputs of a case.
@@ -156,16 +205,15 @@ class CaseWork(Generic[Model]):
     def _set_aside_what_was_changed(self, case: Case, earlier: Record) -> None:
         """Keep a mask that can be read, but is not the one that the record vouches for: work of somebody's hands.
 
+        Where there is no record, work was broken off, and what lies there is ours.
+
         Raises:
             OutputError: where that is not permitted.
         """
         path = self._path(case, MASK_SUFFIX)
-        written = earlier["outputs"].get(path.name) if is_sealed(earlier) else None
-        if written is None or file_sha256(path) in {None, written}:
-            return
-        try:
-            read_mask(path)
-        except ScanRefused:  # damaged
+        outputs = earlier.get("outputs")
+        written = outputs.get(path.name) if isinstance(outputs, dict) else None
+        if not earlier or file_sha256(path) in {None, written} or not _is_readable(path):
             return
         free = (path.with_name(f"{path.name}.changed{n or ''}") for n in count())
         kept = next(name for name in free if not name.exists())
@@ -186,21 +234,6 @@ class CaseWork(Generic[Model]):
         record = case_record(self.command, case.name, case.path, input_sha256, settings, self.options)
         return record | dicom_record(case.series)
 
-    def _is_done(self, case: Case, earlier: Record, header: Record) -> bool:
-        """Whether a result, or a refusal, of just this input and these settings is there, and all its files are whole.
-
-        What failed for another reason is not done: it may go well the next time.
-        """
-        input_sha256 = header["input_sha256"]
-        return (
-            earlier.get("status") in ("ok", "refused")
-            and input_sha256 is not None
-            and earlier.get("input_sha256") == input_sha256
-            and is_of_run(earlier, header)
-            and is_sealed(earlier)
-            and earlier["outputs"] == self._output_hashes(case)
-        )
-
     def _analysed(self, case: Case) -> tuple[Record, Callable[[], None]]:
         """The command's result; with less memory per pass where the device has too little, and then that is said."""
         relief = None
@@ -219,8 +252,10 @@ class CaseWork(Generic[Model]):
                 found["warnings"].append(f"the device ran out of memory; done with {relief}")
             return found | used, write
 
-    def _written(self, case: Case, header: Record, found: Record, write: Callable[[], None]) -> Record:
-        """Write the files and then the record: all of them, or none."""
+    def _written(
+        self, case: Case, header: Record, found: Record, write: Callable[[], None], others: dict[str, str]
+    ) -> Record:
+        """Write the files and then the record: all of them, or none. `others` are what the other command left."""
         begun = time.perf_counter()
         try:
             write()
@@ -233,7 +268,7 @@ class CaseWork(Generic[Model]):
         record = header | found
         if record["status"] == "ok":
             record["timings_s"] = record["timings_s"] | {"write": round(time.perf_counter() - begun, 4)}
-        record = sealed(record | {"outputs": self._output_hashes(case)})
+        record = sealed(record | {"outputs": others | self._output_hashes(case)})
         try:
             write_json(self._path(case, ".json"), record)
         except OutputError:
@@ -261,12 +296,33 @@ class CaseWork(Generic[Model]):
         paths = [self._path(case, suffix) for suffix in self.suffixes if suffix != ".json"]
         return {path.name: found for path in paths if (found := file_sha256(path)) is not None}
 
+    def _own(self, case: Case, outputs: dict[str, str]) -> dict[str, str]:
+        """Of files that a record vouches for, those of this command."""
+        own = {self._path(case, suffix).name for suffix in self.suffixes}
+        return {name: sha256 for name, sha256 in outputs.items() if name in own}
+
+    def _of_the_other_command(self, case: Case, earlier: Record) -> dict[str, str]:
+        """Files that an earlier record vouches for and this command does not make, as that record has them."""
+        if not is_sealed(earlier):
+            return {}
+        own = self._own(case, earlier["outputs"])
+        return {name: sha256 for name, sha256 in earlier["outputs"].items() if name not in own}
+
     def _path(self, case: Case, suffix: str) -> Path:
         return self.folder / f"{case.name}{suffix}"
 
 
 def _write_nothing() -> None:
     """What a case without a result has to write besides its record."""
+
+
+def _is_readable(path: Path) -> bool:
+    """Whether a file holds an image, of whatever numbers."""
+    for read in (read_mask, read_ct):
+        with suppress(ScanRefused):
+            read(path)
+            return True
+    return False
 
 
 def _sha256(case: Case) -> str | None:

@@ -2,7 +2,7 @@
 
 import logging
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,11 +19,13 @@ from hgisam.casework import ALL_SUFFIXES, CLASSIFY_SUFFIXES, SEGMENT_SUFFIXES, C
 from hgisam.exits import ExitCode, Interrupts
 from hgisam.io.dicom_files import kind_of_file
 from hgisam.io.dicom_seg import seg_obstacle, write_dicom_seg
+from hgisam.io.dicom_series import DicomSeries
 from hgisam.io.dicom_sr import write_dicom_sr
 from hgisam.io.errors import InputError, OutputError
 from hgisam.io.nifti import write_map, write_mask
 from hgisam.io.tables import write_csv, write_json
 from hgisam.outputs import RUN_RECORD, case_claimed, claimed, refuse_overwriting, tables_held
+from hgisam.pipeline import SegmentationResult
 from hgisam.preview import write_preview
 from hgisam.processes import LoneWorker, ProcessGone, TookTooLong
 from hgisam.progress import case_progress
@@ -33,8 +35,8 @@ from hgisam.records import (
     SEGMENT_SUMMARY,
     Record,
     classification_record,
-    is_of_run,
     recorded_path,
+    recorded_reason,
     refusal_record,
     segmentation_record,
     slice_rows,
@@ -154,34 +156,59 @@ class _Segmentation:
     def __call__(self, model: SegmentsScans, case: Case) -> tuple[Record, Callable[[], None]]:
         result = model.segment(case.scan)
         record = segmentation_record(result)
-        obstacle = seg_obstacle(case.series) if self.dicom_seg and case.series is not None else None
+        series = case.series if self.dicom_seg else None
+        obstacle = None if series is None else seg_obstacle(series)
         if obstacle is not None:
-            record["warnings"].append(f"no DICOM SEG was written: {obstacle}")
-        volume_ml = result.volume_ml if self.dicom_sr else None
-        if self.dicom_sr and volume_ml is None:
-            record["warnings"].append("no structured report was written: the volume is not known")
+            record["warnings"].append(_no_seg(obstacle, report=self.dicom_sr))
+        unreported = _unreported(result) if self.dicom_sr and obstacle is None else None
+        if unreported is not None:
+            record["warnings"].append(f"{_NO_REPORT}: {unreported}")
 
         def write() -> None:
             write_mask(self.folder / f"{case.name}_mask.nii.gz", result.mask_volume.voxels, result.grid)
             if self.save_map:
                 write_map(self.folder / f"{case.name}_map.nii.gz", result.saliency_house, result.grid)
             write_preview(self.folder / f"{case.name}_preview.png", result)
-            if self.dicom_seg and case.series is not None and obstacle is None:
-                seg = self.folder / f"{case.name}_seg.dcm"
-                weights_sha256 = result.weights_sha256 or ""
-                write_dicom_seg(
-                    seg,
-                    result.mask_volume,
-                    result.grid,
-                    case.series,
-                    deidentify=self.deidentify,
-                    weights_sha256=weights_sha256,
-                )
-                if volume_ml is not None:
-                    report = self.folder / f"{case.name}_sr.dcm"
-                    write_dicom_sr(report, seg, volume_ml, weights_sha256=weights_sha256)
+            if series is not None and obstacle is None:
+                for warning in self._write_dicom(case, series, result, report=self.dicom_sr and unreported is None):
+                    log.warning("%s: %s", case.path, warning)
+                    record["warnings"].append(warning)
 
         return record, write
+
+    def _write_dicom(
+        self, case: Case, series: DicomSeries, result: SegmentationResult, *, report: bool
+    ) -> Iterator[str]:
+        """Write what is asked for, and say what could not be: a header that cannot be copied must not cost the mask."""
+        seg, sr = (self.folder / f"{case.name}_{kind}.dcm" for kind in ("seg", "sr"))
+        mask, grid, volume_ml, weights_sha256 = (
+            result.mask_volume, result.grid, result.volume_ml, result.weights_sha256 or "",
+        )  # fmt: skip
+        try:
+            write_dicom_seg(seg, mask, grid, series, deidentify=self.deidentify, weights_sha256=weights_sha256)
+            if report and volume_ml is not None:
+                write_dicom_sr(sr, seg, volume_ml, weights_sha256=weights_sha256)
+        except OutputError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever highdicom raises
+            reason = recorded_reason(f"{type(error).__name__}: {error}", case.path)
+            yield _no_seg(reason, report=report) if not seg.exists() else f"{_NO_REPORT}: {reason}"
+
+
+_NO_REPORT = "no structured report was written"
+
+
+def _no_seg(reason: str, *, report: bool) -> str:
+    return f"no DICOM SEG{' and no structured report' if report else ''} was written: {reason}"
+
+
+def _unreported(result: SegmentationResult) -> str | None:
+    """Why a volume is none to be reported without what is to be known of it; None where it can be."""
+    if result.volume_ml is None:
+        return "the volume is not known"
+    if result.ct.slices is not None and not result.ct.slices.complete:
+        return "slices are missing, so that the volume is at least what the mask holds"
+    return None
 
 
 @dataclass(frozen=True)
@@ -228,7 +255,7 @@ class _Run:
             ended = self._work(own, done, interrupts, show_progress=show_progress)
             done |= {case.name: self._not_run(case, _WHY_NOT_RUN[ended]) for case in own if case.name not in done}
             rows = tuple(summary_row(done[case.name], self.columns) for case in own)
-            ended = ended or _exit_code([row["status"] for row in rows])
+            ended = ended or _exit_code([row["status"] for row in rows], alone=len(self.cases) == 1)
             try:
                 with interrupts.held(), tables_held(folder):
                     self._write_summary(done, ended, started)
@@ -269,9 +296,15 @@ class _Run:
         return ExitCode.OK
 
     def _look(self, case: Case, worker: LoneWorker[Case, Record] | None) -> Callable[[], Record]:
-        """How to write what is found of a case; another process has done so by now, or is killed when time is over."""
+        """How to write what is found of a case; another process has done so by now, or is killed when time is over.
+
+        What is done already costs that process no time.
+        """
         if worker is None or self.options.timeout_s is None:
             return self.work.look(case)
+        done = self.work.done(case)
+        if done is not None:
+            return lambda: done
         try:
             record = worker.result(case, self.options.timeout_s)
         except (TookTooLong, ProcessGone) as error:
@@ -300,9 +333,7 @@ class _Run:
         self._write_run_record(status, records, started)
 
     def _of_other_shard(self, case: Case) -> Record:
-        found = own_record(self.work.folder / f"{case.name}.json")
-        header = self.work.header(case, None)
-        return found if is_of_run(found, header) else self._not_run(case, "another shard has not done it yet")
+        return self.work.of_other_process(case) or self._not_run(case, "another shard has not done it yet")
 
     def _write_run_record(self, status: str, records: Sequence[Record], started: datetime) -> None:
         model = self.work.model
@@ -335,9 +366,9 @@ def _refuse_without_dicom(cases: Sequence[Case]) -> None:
         raise InputError(f"{other.path}: expected DICOM, over which a DICOM SEG lies; got another file; leave it out")
 
 
-def _exit_code(statuses: Sequence[str]) -> ExitCode:
+def _exit_code(statuses: Sequence[str], *, alone: bool) -> ExitCode:
     if all(status == "ok" for status in statuses):
         return ExitCode.OK
-    if len(statuses) > 1:
+    if not alone:
         return ExitCode.SOME_FAILED
     return ExitCode.REFUSED if statuses[0] == "refused" else ExitCode.UNEXPECTED

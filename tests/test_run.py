@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ import pytest
 from dicom_writer import pattern, write_series
 from fake_model import AFFINE, MASKED, VOXEL_ML, FakeModel
 
+from hgisam import run
 from hgisam.cases import Case, find_cases
+from hgisam.casework import CLASSIFY_SUFFIXES, SEGMENT_SUFFIXES, CaseWork
 from hgisam.exits import ExitCode
 from hgisam.io.dicom import read_dicom
 from hgisam.io.errors import InputError, OutputError
@@ -234,6 +237,7 @@ def test_a_folder_that_is_named_after_somebody_is_not_recorded() -> None:
     for source in ("in/Doe_Jane/7.dcm", "in/export.zip:Doe_Jane/7.dcm"):
         reason = recorded_reason(f"{source}: expected readable pixels; got none", Path(source).parents[1])
         assert reason == "7.dcm: expected readable pixels; got none"
+    assert recorded_reason("a: expected 5.00 mm; got 10.00 mm", Path()) == "a: expected 5.00 mm; got 10.00 mm"
 
 
 def test_what_the_other_command_made_of_another_scan_goes(tmp_path: Path, scans: Scans) -> None:
@@ -289,6 +293,46 @@ def test_a_mask_that_somebody_has_corrected_is_kept(
     assert caplog.text.count("was changed since hgisam wrote it: kept as a_mask.nii.gz.changed") == 2
 
 
+def corrected(path: Path, value: float = 1) -> bytes:
+    """A mask as somebody's hands have left it."""
+    image = nib.load(path)
+    kind = np.uint8 if value == int(value) else np.float32
+    nib.save(nib.Nifti1Image(np.full(image.shape, value, dtype=kind), image.affine), path)
+    return path.read_bytes()
+
+
+def test_a_corrected_mask_outlives_whatever_comes_after_it(tmp_path: Path, scans: Scans) -> None:
+    """Classify need not touch it; segment then finds that it is not its own; so does one that runs out of time."""
+    out = tmp_path / "out"
+    path, kept = out / "a_mask.nii.gz", out / "a_mask.nii.gz.changed"
+    segment_cases(FakeModel(), scans(a=""), out)
+    classify_cases(FakeModel(), scans(a=""), out)
+    assert set(record(out, "a")["outputs"]) == {"a_mask.nii.gz", "a_preview.png", "a_slices.csv"}
+    by_hand = corrected(path)
+    classify_cases(FakeModel(), scans(a=""), out)
+    assert (path.read_bytes(), kept.exists()) == (by_hand, False)
+    segment_cases(FakeModel(), scans(a=""), out)
+    assert (kept.read_bytes(), path.read_bytes() == by_hand) == (by_hand, False)
+    as_shares = corrected(path, 0.5)
+    segment_cases(FakeModel(), scans(a="crash"), out)
+    assert (out / "a_mask.nii.gz.changed1").read_bytes() == as_shares
+    assert not path.exists()
+
+
+def test_what_runs_out_of_time_takes_away_its_own_outputs_alone(tmp_path: Path, scans: Scans) -> None:
+    out, cases = tmp_path / "out", scans(a="")
+    segment_cases(FakeModel(), cases, out)
+    mask = (out / "a_mask.nii.gz").read_bytes()
+    work = CaseWork("classify", FakeModel(), out, CLASSIFY_SUFFIXES, lambda *_: ({}, lambda: None), {}, False, "halve")
+    assert work.failed(cases[0], TimeoutError("late"))["status"] == "failed"
+    assert (out / "a_mask.nii.gz").read_bytes() == mask
+    by_hand = corrected(out / "a_mask.nii.gz")
+    replace(work, command="segment", suffixes=SEGMENT_SUFFIXES).failed(cases[0], TimeoutError("late"))
+    assert files(out) >= {"a.json", "a_mask.nii.gz.changed"}
+    assert "a_mask.nii.gz" not in files(out)
+    assert (out / "a_mask.nii.gz.changed").read_bytes() == by_hand
+
+
 def test_sharing_a_folder_between_commands_is_said(
     tmp_path: Path, scans: Scans, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -305,8 +349,10 @@ def test_sharing_a_folder_between_commands_is_said(
 class DicomModel(FakeModel):
     """Reads the series that it is given, and takes what is denser than 300 HU for blood."""
 
+    allow_gaps = False
+
     def segment(self, scan: Any) -> SegmentationResult:
-        ct, grid = read_dicom(scan)
+        ct, grid = read_dicom(scan, allow_gaps=self.allow_gaps)
         depth = ct.hu.shape[0]
         return SegmentationResult(
             ct=ct, grid=grid, probability=0.9, slice_probabilities=np.full(depth, 0.9, np.float32),
@@ -365,6 +411,41 @@ def test_a_dicom_seg_is_written_where_it_can_be_and_what_hinders_it_is_said(tmp_
     assert "no DICOM SEG was written: its images name no frame of reference" in record(out, "b")["warnings"]
     segment_cases(DicomModel(), cases, out)
     assert not (out / "a_seg.dcm").exists()  # of an earlier run
+
+
+@pytest.mark.parametrize(("fails", "written"), [("seg", set()), ("sr", {"a_seg.dcm"})])
+def test_a_dicom_output_that_cannot_be_made_costs_no_mask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fails: str, written: set[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError("no library copies that")
+
+    monkeypatch.setattr(run, f"write_dicom_{fails}", refuse)
+    pixels = [pattern(i, (64, 64)) for i in range(3)]
+    write_series(tmp_path / "in" / "a", [0.0, 5.0, 10.0], pixels=pixels, FrameOfReferenceUID="1.9")
+    out = tmp_path / "out"
+    report = segment_cases(DicomModel(), find_cases([tmp_path / "in" / "a"]), out, dicom_seg=True, dicom_sr=True)
+    assert report.exit_code == ExitCode.OK
+    assert files(out) == {"a.json", "a_mask.nii.gz", "a_preview.png", "summary.csv", "run.json"} | written
+    lost = "no DICOM SEG and no structured report was" if fails == "seg" else "no structured report was"
+    said = f"{lost} written: ValueError: no library copies that"
+    assert said in record(out, "a")["warnings"]
+    assert said in caplog.text
+
+
+def test_a_volume_that_is_a_lower_bound_says_so_wherever_it_stands(tmp_path: Path) -> None:
+    pixels = [pattern(i, (64, 64)) for i in range(4)]
+    write_series(tmp_path / "in" / "a", [0.0, 5.0, 15.0, 20.0], pixels=pixels, FrameOfReferenceUID="1.9")
+    out = tmp_path / "out"
+    cases = find_cases([tmp_path / "in" / "a"])
+    model = DicomModel()
+    model.allow_gaps = True
+    segment_cases(model, cases, out, dicom_seg=True, dicom_sr=True)
+    assert record(out, "a")["volume_is_lower_bound"] is True
+    assert table(out / "summary.csv")[0]["volume_is_lower_bound"] == "1"
+    assert files(out) >= {"a_seg.dcm"}
+    assert "a_sr.dcm" not in files(out)
+    assert any("no structured report was written: slices are missing" in w for w in record(out, "a")["warnings"])
 
 
 def test_a_report_states_the_volume_of_the_segment_beside_it(tmp_path: Path) -> None:

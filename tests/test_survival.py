@@ -162,6 +162,21 @@ def test_the_last_shard_to_end_leaves_the_summary_of_all(tmp_path: Path, scans: 
     assert asked_again(cases, out) == []
 
 
+def test_a_shard_s_summary_tells_nothing_of_a_scan_that_is_another_by_now(tmp_path: Path, scans: Make) -> None:
+    out = tmp_path / "out"
+    cases = scans(a="", b="")
+    segment_cases(FakeModel(), cases, out)
+    scans(b="other bytes")
+    segment_cases(FakeModel(), cases, out, options=RunOptions(shard=Shard(1, 2)))
+    run = json.loads((out / "run.json").read_text())
+    assert (run["status"], [case["status"] for case in run["cases"]]) == ("running", ["ok", "not run"])
+
+
+def test_a_shard_with_one_refused_case_of_many_is_no_single_scan(tmp_path: Path, scans: Make) -> None:
+    report = segment_cases(FakeModel(), scans(a="refuse", b=""), tmp_path, options=RunOptions(shard=Shard(1, 2)))
+    assert report.exit_code == ExitCode.SOME_FAILED
+
+
 def shard_in_a_process(cases: tuple[Case, ...], out: Path, marks: Path, shard: Shard) -> None:
     """Leaves a mark per question asked of the network."""
 
@@ -265,6 +280,13 @@ def test_a_case_that_hangs_or_kills_its_process_is_recorded_and_the_next_one_don
     model = FakeModel()
     classify_cases(model, cases, out, options=RESUME)
     assert model.asked == ["b.nii.gz", "c.nii.gz"]
+
+
+def test_what_is_done_costs_no_time(tmp_path: Path, scans: Make) -> None:
+    """A limit that nothing could keep, and a whole result."""
+    segment_cases(FakeModel(), scans(a=""), tmp_path)
+    options = RunOptions(resume=True, timeout_s=1e-9)
+    assert statuses(segment_cases(FakeModel(), scans(a=""), tmp_path, options=options)) == {"a": "ok"}
 
 
 # ---- a full disk
