@@ -33,6 +33,13 @@ BONE_SHARE_REFUSED = (0.005, 0.70)
 BONE_SHARE_DOUBTED = (0.03, 0.50)
 """Share of bone in all tissue. Measured: whole heads 0.08 to 0.28."""
 
+AIR_NEAR_HU, CLIPPED_FROM_HU = -850, -300
+"""Air is darker than the first. Where what is dark has its peak between the two, every number is too near to 0: a slope
+of 0.5 makes air of -500. From the second on, the picture may have been cut off at a window's lower end."""
+
+DARK_SHARE = 0.05
+"""So much of a picture must lie about that peak for it to be the air around the head."""
+
 NEGATIVE_SHARE_REFUSED = 1e-4
 """Fewer voxels below -50 HU than this: no air in the sinuses, no fat. Magnitude MR and pictures have none at all."""
 
@@ -58,6 +65,7 @@ _LOWEST_HU, _HIGHEST_HU = -1024, 3071
 _HU = np.arange(_LOWEST_HU, _HIGHEST_HU + 1)
 _MAX_SAMPLES = 2**20
 _SMOOTHING_HU = 3.0
+_AIR_WIDTH_HU = 25
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,7 @@ def check_hu(volume: CTVolume) -> Plausibility:
         "stack_height_mm": size_mm[0],
         "tissue_ml": tissue_ml,
     }
-    refusals = _offset_kept(counts) or _no_ct(sample)
+    refusals = _offset_kept(counts) or _no_ct(sample) or _scaled(counts)
     if not refusals:
         enough = tissue_ml >= SMALLEST_JUDGED_ML
         judged = [*_size(size_mm, tissue_ml), *((grave and enough, text) for grave, text in _shares(profile))]
@@ -212,6 +220,19 @@ def _no_ct(sample: NDArray[np.float32]) -> list[str]:
         return []
     likely = "an 8-bit or windowed picture" if highest <= 255 else "an MR, or a picture scaled to other numbers"
     return [f"expected air or fat below -50 HU; got values from {lowest:.0f} to {highest:.0f}, likely {likely}"]
+
+
+def _scaled(counts: NDArray[np.float64]) -> list[str]:
+    """The refusal of numbers whose air is no air."""
+    dark = np.flatnonzero((_HU > _LOWEST_HU) & (_HU < CLIPPED_FROM_HU))  # what is outside of the field is the lowest HU
+    peak = int(dark[counts[dark].argmax()])
+    about = counts[max(0, peak - _AIR_WIDTH_HU) : peak + _AIR_WIDTH_HU + 1].sum() / counts.sum()
+    if _HU[peak] <= AIR_NEAR_HU or about < DARK_SHARE:
+        return []
+    return [
+        f"expected air near -1000 HU; got the peak of what is dark at {_HU[peak]} HU: a wrong rescale slope, or numbers"
+        " that were scaled"
+    ]
 
 
 def _shares(profile: _Profile) -> list[tuple[bool, str]]:

@@ -61,6 +61,7 @@ HEADS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "cut at the skull by the field of view": lambda hu: hu[:, 45:115, 45:115],
     "three slices": lambda hu: hu[14:17],
     "15 HU too bright": lambda hu: hu + 15,
+    "on a large cushion of foam": lambda hu: torch.where((hu < -950) & (torch.arange(160) < 60), hu + 60, hu),
     "a large bleed": lambda hu: torch.where((hu > 10) & (torch.arange(160) < 70), hu + 30, hu),
     "a flat skull": lambda hu: torch.where(hu > 300, torch.full_like(hu, 1000.0), hu),
 }
@@ -74,6 +75,8 @@ NO_HEADS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
     "window 0..80": (lambda hu: hu.clamp(0, 80), "8-bit or windowed"),
     "window 0..255": (lambda hu: hu.clamp(0, 255), "8-bit or windowed"),
     "window -20..180": (lambda hu: hu.clamp(-20, 180), "8-bit or windowed"),
+    "slope of a half": (lambda hu: hu * 0.5, "expected air near -1000 HU; got the peak of what is dark at -"),
+    "slope of 0.8 beside padding": (lambda hu: with_padding(hu * 0.8, -2000), "a wrong rescale slope"),
     "window -60..140": (lambda hu: hu.clamp(-60, 140), "the bone"),
     "scaled to 8 bit": (lambda hu: (hu + 1000) / 3300 * 255, "8-bit or windowed"),
     "scaled to 0..1": (lambda hu: hu.clamp(0, 80) / 80, "8-bit or windowed"),

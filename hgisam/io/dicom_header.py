@@ -216,7 +216,7 @@ def _headers(stream: BinaryIO, file: DicomFile) -> list[SliceHeader] | LeftOut:
         found = _slices(dataset, file, missing_bytes)
     except ScanRefused as error:
         return LeftOut(file, str(error), damaged=True, series_uid=series_uid)
-    return found or LeftOut(file, "no position in the patient")
+    return found or LeftOut(file, "no position in the patient", damaged=True, series_uid=series_uid)
 
 
 def _no_ct(dataset: Dataset, sop_class: str, *, has_pixels: bool) -> str | None:

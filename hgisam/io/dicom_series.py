@@ -136,11 +136,14 @@ def find_series(paths: Iterable[Path]) -> SeriesListing:
             if isinstance(found, LeftOut):
                 left_out.append(found)
                 continue
-            for header in found:
-                if header.plane.tilt_deg > LARGEST_TILT_DEG:
-                    left_out.append(LeftOut(file, "coronal or sagittal slices"))
-                    break
-                headers[header.study_uid][header.series_uid].append(header)
+            axial = [header for header in found if header.plane.tilt_deg <= LARGEST_TILT_DEG]
+            if not axial:
+                left_out.append(LeftOut(file, "coronal or sagittal slices"))
+            elif len(axial) < len(found):
+                reason = "axial and other frames in one file"
+                left_out.append(LeftOut(file, reason, damaged=True, series_uid=found[0].series_uid))
+            else:
+                headers[found[0].study_uid][found[0].series_uid] += found
     series = []
     for examination in headers.values():
         beside = left_out
@@ -189,6 +192,15 @@ def _series(slices: list[SliceHeader], left_out: list[LeftOut]) -> DicomSeries:
     problem = None
     if damaged:
         problem = f"expected {len(slices) + len(damaged)} whole files; got {len(damaged)} damaged: {damaged[0].reason}"
+    patients = {header.patient for header in slices if header.patient}
+    if len(patients) > 1:
+        problem = f"expected slices of one patient in the series; got {len(patients)}; keep each in its own folder"
+    n_unstated = sum(not header.hu_stated for header in slices)
+    if 0 < n_unstated < len(slices):
+        problem = (
+            "expected a rescale slope and intercept in every slice of the series, or in none; got"
+            f" {n_unstated} of {len(slices)} without, whose HU cannot be told; export the series again"
+        )
     groups = _groups(slices)
     if len(groups) > 1:
         found = " and ".join(_described(group) for group in groups[:3])

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dicom_writer import ct_slice, enhanced, pattern, save, tilted, write_series
+from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from hgisam.io.dicom import read_dicom
@@ -55,6 +56,41 @@ def test_an_object_without_pixels_is_left_out_but_an_image_without_them_is_damag
     del lost.PixelData
     save(lost, tmp_path / "lost.dcm")
     with pytest.raises(ScanRefused, match="expected 5 whole files; got 1 damaged: an image without its pixels"):
+        read_dicom(tmp_path)
+
+
+def test_an_image_of_the_series_without_a_position_is_a_lost_slice(tmp_path: Path) -> None:
+    write_series(tmp_path, EVEN)
+    save(ct_slice(pattern(4), ImagePositionPatient=None), tmp_path / "somewhere.dcm")
+    with pytest.raises(ScanRefused, match="expected 5 whole files; got 1 damaged: no position in the patient"):
+        read_dicom(tmp_path)
+
+
+@pytest.mark.parametrize("lacking", ["RescaleSlope", "RescaleIntercept"])
+def test_slices_of_which_some_state_no_hu_are_no_scan(tmp_path: Path, lacking: str) -> None:
+    """Stored numbers of one would be taken for HU, those of the others not; where none states any, nothing is mixed."""
+    write_series(tmp_path / "a", EVEN[:3], RescaleIntercept=-1024)
+    write_series(tmp_path / "a" / "b", EVEN[3:], **{"RescaleIntercept": -1024, lacking: None})
+    with pytest.raises(ScanRefused, match="in every slice of the series, or in none; got 1 of 4 without"):
+        read_dicom(tmp_path / "a")
+    write_series(tmp_path / "c", EVEN, RescaleSlope=None, RescaleIntercept=None)
+    assert only(tmp_path / "c").problem is None
+
+
+def test_slices_of_two_patients_are_no_scan_whatever_their_uids(tmp_path: Path) -> None:
+    write_series(tmp_path / "a", EVEN[:2], PatientID="A")
+    write_series(tmp_path / "b", EVEN[2:], PatientID="B")
+    with pytest.raises(ScanRefused, match="expected slices of one patient in the series; got 2"):
+        read_dicom(tmp_path)
+
+
+def test_a_file_of_axial_and_other_frames_is_not_cut_at_the_first_other_one(tmp_path: Path) -> None:
+    dataset = enhanced([*EVEN, 20.0], range(5))
+    plane = Dataset()
+    plane.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+    dataset.PerFrameFunctionalGroupsSequence[3].PlaneOrientationSequence = [plane]
+    save(dataset, tmp_path / "frames.dcm")
+    with pytest.raises(ScanRefused, match="expected axial CT slices; got axial and other frames in one file"):
         read_dicom(tmp_path)
 
 
