@@ -260,6 +260,12 @@ def _image_doubts(ct: CTVolume, series: DicomSeries | None) -> Iterator[Doubt]:
     kernel = series.slices[0].kernel
     if kernel_kind(kernel) == "bone":
         yield Doubt(Aspect.KERNEL, f"the kernel {kernel} is one for bone: blood is hard to tell in its noise")
+    if any(header.has_contrast for header in series.slices):
+        text = "a contrast medium is named: vessels are as dense as blood then, and the weights that ship never saw any"
+        yield Doubt(Aspect.SERIES, text)
+    if any(header.is_projection for header in series.slices):
+        text = "it is a projection of several slices, such as a MIP: whatever is dense in any of them shows, so that"
+        yield Doubt(Aspect.SERIES, f"{text} volumes are too large; take the slices themselves")
     thin, thick = USUAL_THICKNESS_MM
     stated = ct.slices.thickness_mm[~ct.slices.thickness_mm.isnan()]
     if stated.numel() and float(stated.median()) < thin:

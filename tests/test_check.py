@@ -54,10 +54,18 @@ def test_a_sound_series_is_ok_and_its_facts_are_those_of_its_headers(check: Call
     assert facts["coverage"]["intracranial_ml"] == pytest.approx(true_ml, rel=0.05)
 
 
+@pytest.mark.parametrize("agent", ["NONE", "No contrast", "w/o", ""])
+def test_no_contrast_in_so_many_words_is_none(check: Callable[..., CheckedScan], agent: str) -> None:
+    assert check(ContrastBolusAgent=agent, RescaleType="HU").verdict == "ok"
+
+
 @pytest.mark.parametrize(
     ("tags", "aspect", "said"),
     [
         ({"ConvolutionKernel": "H70h"}, "kernel", "H70h is one for bone"),
+        ({"ContrastBolusAgent": "Iopamidol"}, "series", "a contrast medium is named"),
+        ({"ContrastBolusAgent": "NON IONIC"}, "series", "a contrast medium is named"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "MIP"]}, "series", "it is a projection of several slices"),
         ({"thickness_mm": 0.6}, "thickness", "0.6 mm thin"),
         ({"thickness_mm": 12.0}, "thickness", "12 mm thick"),
         ({"NumberOfSeriesRelatedInstances": 40}, "series", "states 40 images, and 29 are here"),

@@ -53,8 +53,13 @@ _TAGS = (
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "RescaleSlope",
     "RescaleIntercept", "ModalityLUTSequence", "NumberOfSeriesRelatedInstances",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "PatientID", "BitsAllocated", "BitsStored",
-    "PixelRepresentation",
+    "PixelRepresentation", "RescaleType", "ContrastBolusAgent",
 )  # fmt: skip
+_NO_HU = frozenset({"OD", "MGML", "Z_EFF", "ED", "EDW", "PCT"})
+"""Rescale types of the standard (PS3.3 C.11.1.1.2) that are no HU; what is stated in other words is taken for HU."""
+
+_NO_CONTRAST = re.compile(r"(NO|NONE|WITHOUT|W/?O|N|0|-)?([^A-Z0-9].*)?")
+_PROJECTION = re.compile(r"M(AX|IN)?_?IP|PROJECTION.*|VOLUME_RENDER|VRT?")
 _WRAPPED_BITS, _WRAPPED_ABOVE_HU = 12, -100.0
 
 
@@ -72,6 +77,8 @@ class SliceHeader:
         description: the series' own, printable, cut short.
         kernel: the reconstruction kernel's name, likewise.
         image_type: the first three values: ORIGINAL or DERIVED, PRIMARY or SECONDARY, AXIAL or another.
+        is_projection: whether any value says that several slices were laid over each other, as in a MIP.
+        has_contrast: whether a contrast medium is named.
         plane: size, directions and spacing of the picture.
         position: middle of the first pixel.
         thickness_mm: nominal; NaN where the file does not say.
@@ -93,6 +100,8 @@ class SliceHeader:
     description: str
     kernel: str
     image_type: tuple[str, ...]
+    is_projection: bool
+    has_contrast: bool
     plane: PlaneGeometry
     position: Vector
     thickness_mm: float
@@ -315,6 +324,9 @@ def _slice(
     slope, intercept = _numbers(macros, "RescaleSlope", 1), _numbers(macros, "RescaleIntercept", 1)
     if slope == (0.0,) or "ModalityLUTSequence" in dataset:
         raise ScanRefused("expected a rescale slope other than 0 and no look-up table; got one; HU cannot be told")
+    rescale_type = next((text for macro in macros if (text := _text(macro, "RescaleType"))), "")
+    if rescale_type.upper() in _NO_HU:
+        raise ScanRefused(f"expected Hounsfield units; got numbers of rescale type {rescale_type}; name another series")
     unsigned_12_bit = dataset.get("PixelRepresentation") == 0 and dataset.get("BitsStored") == _WRAPPED_BITS
     thickness = _numbers(macros, "SliceThickness", 1)
     count = dataset.get("NumberOfSeriesRelatedInstances")
@@ -328,6 +340,8 @@ def _slice(
         description=_text(dataset, "SeriesDescription"),
         kernel=next((text for macro in macros if (text := _text(macro, "ConvolutionKernel"))), ""),
         image_type=tuple(_values(dataset, "ImageType")[:3]),
+        is_projection=any(_PROJECTION.fullmatch(value.upper()) for value in _values(dataset, "ImageType")[2:]),
+        has_contrast=_NO_CONTRAST.fullmatch(_text(dataset, "ContrastBolusAgent").upper()) is None,
         plane=PlaneGeometry(
             rows=rows,
             columns=columns,

@@ -77,6 +77,12 @@ def test_slices_of_which_some_state_no_hu_are_no_scan(tmp_path: Path, lacking: s
     assert only(tmp_path / "c").problem is None
 
 
+def test_numbers_of_another_kind_are_no_hu(tmp_path: Path) -> None:
+    write_series(tmp_path, EVEN, RescaleType="Z_EFF")
+    with pytest.raises(ScanRefused, match="expected Hounsfield units; got numbers of rescale type Z_EFF"):
+        read_dicom(tmp_path)
+
+
 def test_slices_of_two_patients_are_no_scan_whatever_their_uids(tmp_path: Path) -> None:
     write_series(tmp_path / "a", EVEN[:2], PatientID="A")
     write_series(tmp_path / "b", EVEN[2:], PatientID="B")
