@@ -2,7 +2,7 @@
 
 import logging
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -36,7 +36,6 @@ from hgisam.records import (
     Record,
     classification_record,
     recorded_path,
-    recorded_reason,
     refusal_record,
     segmentation_record,
     slice_rows,
@@ -170,16 +169,18 @@ class _Segmentation:
                 write_map(self.folder / f"{case.name}_map.nii.gz", result.saliency_house, result.grid)
             write_preview(self.folder / f"{case.name}_preview.png", result)
             if series is not None and obstacle is None:
-                for warning in self._write_dicom(case, series, result, report=self.dicom_sr and unreported is None):
-                    log.warning("%s: %s", case.path, warning)
-                    record["warnings"].append(warning)
+                lost = self._write_dicom(case, series, result, report=self.dicom_sr and unreported is None)
+                if lost is not None:
+                    log.warning("%s: %s", case.path, lost)
+                    record["warnings"].append(lost)
 
         return record, write
 
-    def _write_dicom(
-        self, case: Case, series: DicomSeries, result: SegmentationResult, *, report: bool
-    ) -> Iterator[str]:
-        """Write what is asked for, and say what could not be: a header that cannot be copied must not cost the mask."""
+    def _write_dicom(self, case: Case, series: DicomSeries, result: SegmentationResult, *, report: bool) -> str | None:
+        """Write what is asked for. What could not be is said: a header that cannot be copied must not cost the mask.
+
+        The reason is not, since it may name what stands in the header.
+        """
         seg, sr = (self.folder / f"{case.name}_{kind}.dcm" for kind in ("seg", "sr"))
         mask, grid, volume_ml, weights_sha256 = (
             result.mask_volume, result.grid, result.volume_ml, result.weights_sha256 or "",
@@ -190,9 +191,11 @@ class _Segmentation:
                 write_dicom_sr(sr, seg, volume_ml, weights_sha256=weights_sha256)
         except OutputError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever highdicom raises
-            reason = recorded_reason(f"{type(error).__name__}: {error}", case.path)
-            yield _no_seg(reason, report=report) if not seg.exists() else f"{_NO_REPORT}: {reason}"
+        except Exception as error:  # whatever highdicom raises
+            log.debug("%s: why no DICOM was written", case.path, exc_info=error)
+            reason = f"its header cannot be copied ({type(error).__name__})"
+            return f"{_NO_REPORT}: {reason}" if seg.exists() else _no_seg(reason, report=report)
+        return None
 
 
 _NO_REPORT = "no structured report was written"

@@ -418,7 +418,7 @@ def test_a_dicom_output_that_cannot_be_made_costs_no_mask(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fails: str, written: set[str]
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise ValueError("no library copies that")
+        raise ValueError("Doe^Jane is no name")
 
     monkeypatch.setattr(run, f"write_dicom_{fails}", refuse)
     pixels = [pattern(i, (64, 64)) for i in range(3)]
@@ -428,7 +428,8 @@ def test_a_dicom_output_that_cannot_be_made_costs_no_mask(
     assert report.exit_code == ExitCode.OK
     assert files(out) == {"a.json", "a_mask.nii.gz", "a_preview.png", "summary.csv", "run.json"} | written
     lost = "no DICOM SEG and no structured report was" if fails == "seg" else "no structured report was"
-    said = f"{lost} written: ValueError: no library copies that"
+    said = f"{lost} written: its header cannot be copied (ValueError)"
+    assert "Doe" not in (out / "a.json").read_text() + caplog.text
     assert said in record(out, "a")["warnings"]
     assert said in caplog.text
 
