@@ -40,7 +40,6 @@ from hgisam.segment import (
     WindowOptions,
     aggregate,
     agreed_over_slices,
-    averaged_over_poses,
     in_scan_context,
     plan_windows,
     score_windows,
@@ -548,8 +547,9 @@ class Segmenter(_Loaded):
         chosen = torch.nonzero(gated).flatten().tolist()
         with look.timings.of("map"):
             stages = stitch_stage_maps(
-                averaged_over_poses(stage_maps, self.options.poses),
+                stage_maps,
                 batch.images,
+                batch.region,
                 chosen,
                 self._windows(batch),
                 self._preprocess.fov_px,
@@ -557,6 +557,7 @@ class Segmenter(_Loaded):
                 self.device,
                 self.options.windows,
                 comparable=self.options.aggregation.normalisation == "volume",
+                poses=self.options.poses,
             )
             canvas = torch.zeros(batch.region.shape)
             together = self.options.aggregation

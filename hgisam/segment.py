@@ -6,6 +6,7 @@ on the batch and never on the scan.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -62,9 +63,9 @@ class AggregationOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     normalisation: Literal["volume", "slice"] = "volume"
-    """`volume`: one scale for all windows and slices of the scan, each window in multiples of its own mean and weighted
-    with its probability, and the geometric mean over stages; `slice`: each slice's stages min-maxed and multiplied, as
-    published."""
+    """`volume`: one scale for all windows and slices of the scan, each window in multiples of its own mean over brain
+    and weighted with its probability, and the geometric mean over stages; `slice`: each slice's stages min-maxed and
+    multiplied, as published."""
     neighbours_mm: float = Field(default=5.0, ge=0)
     """Standard deviation of the Gaussian over slices that says what a slice's neighbours show, 0 for none; `slice` has
     none either. What it is worth: tools/map_ablation.py."""
@@ -136,35 +137,10 @@ def score_windows(
     return torch.cat(found).reshape(len(slices), len(windows), outputs) if found else torch.zeros(0, len(windows), 1)
 
 
-def averaged_over_poses(stage_maps: StageMaps, options: PoseOptions) -> StageMaps:
-    """Stage maps as the mean over poses of maps in multiples of their own mean, and of log-odds.
-
-    Without any pose they are left as they are.
-
-    Args:
-        stage_maps: images -> hemorrhage logits and raw saliency of each stage.
-        options: the poses.
-    """
-    if not options.mirrored and not options.shifts_px:
-        return stage_maps
-
-    def averaged(images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        found = [_in_multiples(*stage_maps(images), images)]
-        if options.mirrored:
-            logits, fine = _in_multiples(*stage_maps(images.flip(-1)), images)
-            found.append((logits, fine.flip(-1)))
-        for px in options.shifts_px:
-            logits, fine = _in_multiples(*stage_maps(images.roll((px, -px), dims=(-2, -1))), images)
-            found.append((logits, fine.roll((-px, px), dims=(-2, -1))))
-        logits = torch.stack([logits for logits, _ in found]).mean(dim=0)
-        return logits, list(torch.stack([fine for _, fine in found]).mean(dim=0).unbind(dim=1))
-
-    return averaged
-
-
 def stitch_stage_maps(
     stage_maps: StageMaps,
     images: Float[Tensor, "depth channels height width"],
+    region: Bool[Tensor, "depth height width"],
     slices: Sequence[int],
     windows: Sequence[Window],
     fov_px: int,
@@ -173,17 +149,23 @@ def stitch_stage_maps(
     options: WindowOptions,
     *,
     comparable: bool,
+    poses: PoseOptions | None = None,
 ) -> Float[Tensor, "slices stages height width"]:
     """Each stage's saliency on the canvas of the given slices, windows blended with Gaussian weights.
 
     Comparable means that windows and slices can be held against each other. Gradients alone cannot: where the network
     is sure its logit is saturated and they are small, so that a doubtful slice would outshine a certain one. So each
-    window's saliency is taken in multiples of its own mean, which says how much one place stands out, and times the
-    window's probability: a window without blood stays dark beside one that holds it, and no seam appears between them.
+    window's saliency is taken in multiples of its own mean over the brain that it shows, which says how much one place
+    stands out, and times the window's probability: a window without blood stays dark beside one that holds it, and no
+    seam appears between them. Of the whole window, air and skull too, the mean would be the lower and the map the
+    brighter the less brain a slice shows, at the vertex and the skull base.
+
+    With poses, maps are the mean of those of all poses, each in multiples of its own mean, and so are log-odds.
 
     Args:
         stage_maps: images -> hemorrhage logits and raw saliency of each stage.
         images: the canvas of each slice, in [0, 1], in host memory.
+        region: where it shows brain; with `comparable` or poses, saliency is 0 elsewhere.
         slices: the slices to look at; may be empty.
         windows: top-left corners.
         fov_px: the network's field of view.
@@ -191,6 +173,7 @@ def stitch_stage_maps(
         device: where the network is.
         options: the blending.
         comparable: whether to make windows comparable; else raw.
+        poses: in which each window is mapped besides as it is.
     """
     height, width = images.shape[-2:]
     weights = blending_weights(fov_px, len(windows), options)
@@ -200,13 +183,13 @@ def stitch_stage_maps(
     rows_of = {index: row for row, index in enumerate(slices)}
     canvas: Tensor | None = None
     for batch in _batches(slices, windows, batch_size):
-        logits, stages = stage_maps(_cut(images, batch, fov_px).to(device))
-        fine = _fine(stages, fov_px)
+        shown = _cut(region[:, None], batch, fov_px).to(device)
+        logits, fine = _mapped(stage_maps, _cut(images, batch, fov_px).to(device), shown, poses or PoseOptions())
         if comparable:
-            fine = _over_own_mean(fine) * logits.sigmoid()[:, None, None, None]
+            fine = _over_own_mean(fine, shown) * logits.sigmoid()[:, None, None, None]
         fine = fine.cpu() * weights
         if canvas is None:
-            canvas = torch.zeros(len(slices), len(stages), height, width)
+            canvas = torch.zeros(len(slices), fine.shape[1], height, width)
         for (index, (top, left)), patch in zip(batch, fine, strict=True):
             canvas[rows_of[index], :, top : top + fov_px, left : left + fov_px] += patch
     return torch.zeros(0, 1, height, width) if canvas is None else canvas / total
@@ -298,17 +281,42 @@ def in_scan_context(log_odds: Float[Tensor, " slices"], weight: float) -> Float[
     return (log_odds + weight * scan) / (1.0 + weight)
 
 
+def _mapped(
+    stage_maps: StageMaps, images: Tensor, shown: Bool[Tensor, "batch 1 side side"], poses: PoseOptions
+) -> tuple[Tensor, Float[Tensor, "batch stages side side"]]:
+    """Log-odds and stage maps of windows, in their own resolution; the mean over poses where there are any."""
+
+    def in_pose(posed: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        logits, stages = stage_maps(posed(images))
+        return logits, back(_fine(stages, images.shape[-1]))
+
+    found = [in_pose(lambda x: x, lambda x: x)]
+    if poses.mirrored:
+        found.append(in_pose(lambda x: x.flip(-1), lambda x: x.flip(-1)))
+    found += [in_pose(partial(_moved, px=px), partial(_moved, px=-px)) for px in poses.shifts_px]
+    if len(found) == 1:
+        return found[0]
+    logits, maps = zip(*found, strict=True)
+    return torch.stack(logits).mean(dim=0), torch.stack([_over_own_mean(fine, shown) for fine in maps]).mean(dim=0)
+
+
+def _moved(x: Tensor, px: int) -> Tensor:
+    """Down and to the left; what leaves on one side comes in on the other."""
+    return x.roll((px, -px), dims=(-2, -1))
+
+
 def _fine(stages: Sequence[Tensor], side_px: int) -> Float[Tensor, "batch stages side side"]:
     size = (side_px, side_px)
     return torch.stack([interpolate(s[:, None].float(), size=size, mode="bilinear")[:, 0] for s in stages], dim=1)
 
 
-def _over_own_mean(fine: Float[Tensor, "batch stages side side"]) -> Float[Tensor, "batch stages side side"]:
-    return fine / fine.mean(dim=(2, 3), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-
-
-def _in_multiples(logits: Tensor, stages: Sequence[Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
-    return logits, _over_own_mean(_fine(stages, images.shape[-1]))
+def _over_own_mean(
+    fine: Float[Tensor, "batch stages side side"], shown: Bool[Tensor, "batch 1 side side"]
+) -> Float[Tensor, "batch stages side side"]:
+    """In multiples of the mean over what of the window shows brain; 0 elsewhere, and in a window without brain."""
+    visible = fine * shown
+    mean = visible.sum(dim=(2, 3), keepdim=True) / shown.sum(dim=(2, 3), keepdim=True).clamp_min(1)
+    return visible / mean.clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def _batches(slices: Sequence[int], windows: Sequence[Window], batch_size: int) -> Iterator[list[tuple[int, Window]]]:

@@ -12,10 +12,10 @@ from torch.nn.functional import avg_pool2d, interpolate
 from hgisam.segment import (
     AggregationOptions,
     PoseOptions,
+    StageMaps,
     WindowOptions,
     aggregate,
     agreed_over_slices,
-    averaged_over_poses,
     in_scan_context,
     plan_windows,
     score_windows,
@@ -29,6 +29,11 @@ CPU = torch.device("cpu")
 def pooled_image(images: Tensor) -> tuple[Tensor, list[Tensor]]:
     """A stand-in network: very sure of blood, and its one stage map is the first channel at a quarter of the size."""
     return torch.full((len(images),), 50.0), [avg_pool2d(images[:, 0], 4)]
+
+
+def everywhere(images: Tensor) -> Tensor:
+    """A region that leaves nothing out."""
+    return torch.ones(len(images), *images.shape[-2:], dtype=torch.bool)
 
 
 @settings(deadline=None, max_examples=25)
@@ -60,6 +65,24 @@ def test_scores_belong_to_their_slice_and_window_whatever_the_batch(batch_size: 
     torch.testing.assert_close(scores[..., 0], torch.tensor([[4.0, 4.032], [1.0, 1.032]]))
 
 
+def in_poses(stage_maps: StageMaps, images: Tensor, options: PoseOptions, *, comparable: bool = False) -> Tensor:
+    """Maps of the images, one window each, all of which shows brain."""
+    every, side = range(len(images)), images.shape[-1]
+    return stitch_stage_maps(
+        stage_maps,
+        images,
+        everywhere(images),
+        every,
+        [(0, 0)],
+        side,
+        len(images),
+        CPU,
+        WindowOptions(),
+        comparable=comparable,
+        poses=options,
+    )
+
+
 @pytest.mark.parametrize(
     "options", [PoseOptions(mirrored=True), PoseOptions(shifts_px=(4, 24), mirrored=True)], ids=str
 )
@@ -68,10 +91,8 @@ def test_maps_that_follow_the_image_are_the_same_in_every_pose(options: PoseOpti
     images = torch.zeros(2, 3, 64, 64)
     images[:, :, 28:36, 28:36] = torch.rand(2, 3, 8, 8)
     (plain,) = pooled_image(images)[1]
-    fine = interpolate(plain[:, None], size=(64, 64), mode="bilinear")[:, 0]
-    log_odds, (found,) = averaged_over_poses(pooled_image, options)(images)
-    torch.testing.assert_close(found, fine / fine.mean(dim=(1, 2), keepdim=True))
-    assert log_odds.tolist() == [50.0, 50.0]
+    fine = interpolate(plain[:, None], size=(64, 64), mode="bilinear")
+    torch.testing.assert_close(in_poses(pooled_image, images, options), fine / fine.mean(dim=(2, 3), keepdim=True))
 
 
 def test_what_does_not_follow_the_image_is_thinned_out_by_poses() -> None:
@@ -83,26 +104,70 @@ def test_what_does_not_follow_the_image_is_thinned_out_by_poses() -> None:
         return images.mean(dim=(1, 2, 3)), [stage]
 
     images = torch.rand(1, 1, 64, 64)
-    log_odds, (found,) = averaged_over_poses(biased, PoseOptions(mirrored=True))(images)
-    mean = 68 / 64
-    torch.testing.assert_close(found[0, 7, [0, 30, 63]], torch.tensor([3.0, 1.0, 3.0]) / mean)
-    torch.testing.assert_close(log_odds, images.mean(dim=(1, 2, 3)))
-    assert averaged_over_poses(biased, PoseOptions()) is biased
+    found = in_poses(biased, images, PoseOptions(mirrored=True))[0, 0]
+    torch.testing.assert_close(found[7, [0, 30, 63]], torch.tensor([3.0, 1.0, 3.0]) / (68 / 64))
+    torch.testing.assert_close(in_poses(biased, images, PoseOptions())[0, 0, 7, [0, 30]], torch.tensor([5.0, 1.0]))
 
 
-def test_the_log_odds_are_the_mean_over_poses() -> None:
-    def first_column(images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        return images[:, 0, 0, 0], [images[:, 0]]
+def test_the_probability_is_of_the_mean_log_odds_over_poses() -> None:
+    """Multiples of their own mean have a mean of 1; what is left is the probability."""
+
+    def first_pixel(images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return images[:, 0, 0, 0] / 10, [images[:, 0]]
 
     images = torch.arange(16.0).reshape(1, 1, 4, 4) + 1
-    log_odds, _ = averaged_over_poses(first_column, PoseOptions(mirrored=True, shifts_px=(1,)))(images)
-    assert log_odds.tolist() == pytest.approx([(1 + 4 + 14) / 3])  # as it is, mirrored, moved down and left
+    found = in_poses(first_pixel, images, PoseOptions(mirrored=True, shifts_px=(1,)), comparable=True)
+    log_odds = (1 + 4 + 14) / 30  # as it is, mirrored, moved down and left
+    assert float(found.mean()) == pytest.approx(1 / (1 + math.exp(-log_odds)))
+
+
+def test_a_slice_that_shows_little_brain_shines_no_brighter_for_it() -> None:
+    """A spot five times as bright as the brain about it, which fills the window, half of it, and 8 pixels beside it."""
+    images = torch.full((3, 1, 64, 64), 0.1)
+    brain = torch.zeros(3, 64, 64, dtype=torch.bool)
+    brain[0] = True
+    brain[1, 16:48] = True
+    brain[2, 24:40, 24:40] = True
+    images[:, 0][~brain] = 0.0
+    images[:, :, 28:36, 28:36] = 0.5
+
+    def as_bright(batch: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return torch.full((len(batch),), 50.0), [batch[:, 0]]
+
+    stages = stitch_stage_maps(
+        as_bright, images, brain, range(3), [(0, 0)], 64, 2, CPU, WindowOptions(), comparable=True
+    )[:, 0]
+    spot, pixels = 64.0, torch.tensor([64.0 * 64, 32.0 * 64, 16.0 * 16])
+    torch.testing.assert_close(stages[:, 30, 30], 5 / ((5 * spot + pixels - spot) / pixels))
+    assert not stages[~brain].any()
+
+
+def test_what_a_map_says_of_air_counts_nowhere() -> None:
+    images = torch.rand(1, 1, 64, 128, generator=torch.Generator().manual_seed(2))
+    brain = torch.zeros(1, 64, 128, dtype=torch.bool)
+    brain[:, 10:50, 10:50] = True
+    hot_air = torch.where(brain[:, None], images, 40.0)
+    windows = plan_windows((64, 128), 64, WindowOptions())
+    assert len(windows) == 3  # the last of them shows no brain
+
+    def as_bright(batch: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return torch.zeros(len(batch)), [batch[:, 0]]
+
+    found, other = (
+        stitch_stage_maps(as_bright, shown, brain, [0], windows, 64, 2, CPU, WindowOptions(), comparable=True)
+        for shown in (images, hot_air)
+    )
+    torch.testing.assert_close(found, other)
+    assert found[:, 0][brain].min() > 0
+    assert not found[:, 0][~brain].any()
 
 
 def test_no_slices_give_no_scores_and_no_maps() -> None:
     images = torch.zeros(3, 1, 64, 64)
     assert score_windows(lambda x: x.amin(dim=(2, 3)), images, [], [(0, 0)], 64, 4, CPU).shape[0] == 0
-    stages = stitch_stage_maps(pooled_image, images, [], [(0, 0)], 64, 4, CPU, WindowOptions(), comparable=True)
+    stages = stitch_stage_maps(
+        pooled_image, images, everywhere(images), [], [(0, 0)], 64, 4, CPU, WindowOptions(), comparable=True
+    )
     assert aggregate(stages, torch.zeros(0, 64, 64, dtype=torch.bool), AggregationOptions()).shape == (0, 64, 64)
 
 
@@ -110,7 +175,9 @@ def test_no_slices_give_no_scores_and_no_maps() -> None:
 def test_blended_windows_of_a_constant_are_the_constant(canvas: tuple[int, int]) -> None:
     images = torch.full((2, 1, *canvas), 0.3)
     windows = plan_windows(canvas, 64, WindowOptions())
-    stages = stitch_stage_maps(pooled_image, images, [0, 1], windows, 64, 3, CPU, WindowOptions(), comparable=False)
+    stages = stitch_stage_maps(
+        pooled_image, images, everywhere(images), [0, 1], windows, 64, 3, CPU, WindowOptions(), comparable=False
+    )
     torch.testing.assert_close(stages, torch.full((2, 1, *canvas), 0.3))
 
 
@@ -118,7 +185,9 @@ def test_stitching_depends_on_no_batch_size() -> None:
     images = torch.rand(3, 1, 80, 96, generator=torch.Generator().manual_seed(0))
     windows = plan_windows((80, 96), 64, WindowOptions())
     one, many = (
-        stitch_stage_maps(pooled_image, images, [0, 2], windows, 64, size, CPU, WindowOptions(), comparable=True)
+        stitch_stage_maps(
+            pooled_image, images, everywhere(images), [0, 2], windows, 64, size, CPU, WindowOptions(), comparable=True
+        )
         for size in (1, 50)
     )
     torch.testing.assert_close(one, many)
@@ -132,7 +201,9 @@ def test_a_sure_slice_with_small_gradients_is_as_bright_as_a_doubtful_one() -> N
         gradient = torch.tensor([1e-3, 1.0])[:, None, None]
         return torch.tensor([9.0, 0.0]), [avg_pool2d(batch[:, 0], 4) * gradient]
 
-    stages = stitch_stage_maps(saturated, images, [0, 1], [(0, 0)], 64, 2, CPU, WindowOptions(), comparable=True)
+    stages = stitch_stage_maps(
+        saturated, images, everywhere(images), [0, 1], [(0, 0)], 64, 2, CPU, WindowOptions(), comparable=True
+    )
     peaks = aggregate(stages, torch.ones(2, 64, 64, dtype=torch.bool), AggregationOptions()).amax(dim=(1, 2))
     torch.testing.assert_close(peaks, torch.tensor([1.0, 0.5**0.5]), atol=1e-3, rtol=0.0)
 
@@ -147,7 +218,9 @@ def test_a_window_without_blood_adds_no_light_of_its_own() -> None:
         return 20 * (batch.amax(dim=(1, 2, 3)) - 0.5), [avg_pool2d(batch[:, 0], 4)]
 
     windows = plan_windows((64, 128), 64, WindowOptions(overlap=0.0))
-    stages = stitch_stage_maps(sure_where_bright, images, [0], windows, 64, 2, CPU, WindowOptions(), comparable=True)
+    stages = stitch_stage_maps(
+        sure_where_bright, images, everywhere(images), [0], windows, 64, 2, CPU, WindowOptions(), comparable=True
+    )
     saliency = aggregate(stages, torch.ones(1, 64, 128, dtype=torch.bool), AggregationOptions())[0]
     assert saliency[34, 24] == 1.0
     assert saliency[:, 64:].max() < 0.02

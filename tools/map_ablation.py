@@ -159,6 +159,11 @@ def raw(seen: Seen, _: Learned) -> torch.Tensor:
     return combined(seen.stitched(seen.stages()[:3], comparable=False), seen)
 
 
+def over_window(weighting: str) -> Mapped:
+    """Stages 1 to 3 in multiples of the whole window's mean, so that they are the brighter the less brain it shows."""
+    return lambda seen, _: combined(seen.stitched(seen.stages(weighting)[:3], over_brain=False), seen)
+
+
 def multiples(seen: Seen) -> torch.Tensor:
     """Stages 1 to 3 in multiples of each window's mean, without its probability."""
     return seen.stitched(seen.stages()[:3], torch.full_like(seen.log_odds, torch.inf))
@@ -215,20 +220,27 @@ def posed_mean(seen: Seen, poses: Sequence[str], weighting: str) -> torch.Tensor
     """Of all stages, on the canvas. Slices that were not posed are as they are."""
     n, side = len(seen.windows), seen.swin.img_size
     rows = [seen.slices.index(i) * n + window for i in seen.posed_slices for window in range(n)]
-    log_odds, stages = seen.log_odds.clone(), [fine(maps, side) for maps in seen.stages(weighting)]
+    region = seen.windows_region()
+    log_odds, stages = seen.log_odds.clone(), [over_brain(fine(maps, side), region) for maps in seen.stages(weighting)]
     log_odds[rows] = torch.stack([log_odds[rows], *(seen.pose_log_odds[pose] for pose in poses)]).mean(dim=0)
     for stage, maps in enumerate(stages, start=1):
         back = [
             unposed(fine(seen.poses[pose, weighting, stage], side), pose, shift_px(pose, seen.swin)) for pose in poses
         ]
-        maps[rows] = torch.stack([maps[rows], *back]).mean(dim=0)
+        maps[rows] = torch.stack([maps[rows], *(over_brain(each, region[rows]) for each in back)]).mean(dim=0)
     return seen.stitched(stages, log_odds)
 
 
 def fine(maps: torch.Tensor, side: int) -> torch.Tensor:
-    """Raw maps at the image's resolution, in multiples of their own mean."""
-    large = interpolate(maps[:, None], size=(side, side), mode="bilinear")[:, 0]
-    return large / large.mean(dim=(1, 2), keepdim=True).clamp_min(TINY)
+    """Raw maps at the image's resolution."""
+    return interpolate(maps[:, None], size=(side, side), mode="bilinear")[:, 0]
+
+
+def over_brain(maps: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
+    """In multiples of their own mean over brain; 0 elsewhere."""
+    visible = maps * region
+    mean = visible.sum(dim=(1, 2), keepdim=True) / region.sum(dim=(1, 2), keepdim=True).clamp_min(1)
+    return visible / mean.clamp_min(TINY)
 
 
 ATTENDED = "positive part x attention"
@@ -257,6 +269,7 @@ ROWS = {
     "learned on phantoms": Row(PUBLISHED, learned("scores")),
     "each slice by itself": Row(PUBLISHED, by_slice),
     "volume, raw": Row(PUBLISHED, raw),
+    "over the window's mean": Row(PUBLISHED, over_window("scores")),
     "without probability": Row(PUBLISHED, lambda seen, _: combined(multiples(seen), seen)),
     "over negative slices": against_negatives(divided=True),
     "less negative slices": against_negatives(divided=False),
@@ -271,6 +284,7 @@ ROWS = {
     "its stages 2, 3": Row(ATTENDED, product("attended", 2, 3)),
     "its stage 3": Row(ATTENDED, product("attended", 3)),
     "its mean of stages": Row(ATTENDED, mean_of_stages("attended")),
+    "it over the window's mean": Row(ATTENDED, over_window("attended")),
     "it learned on phantoms": Row(ATTENDED, learned("attended")),
     DEFAULT: Row(ATTENDED, neighbours(product("attended", 1, 2, 3), times=True)),
     "it averaged with neighbours": Row(ATTENDED, neighbours(product("attended", 1, 2, 3), times=False)),

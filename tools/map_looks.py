@@ -200,14 +200,27 @@ class Seen:
         """The stages' maps of all slices with brain [slices, stages, height, width], as the package stitches them."""
         return self.stitched(self.stages(weighting))
 
+    def windows_region(self) -> torch.Tensor:
+        """Where each window of the slices with brain shows it, [windows, rows, cols]."""
+        side = self.swin.img_size
+        cut = [self.batch.region[i, top : top + side, left : left + side]
+               for i in self.slices for top, left in self.windows]  # fmt: skip
+        return torch.stack(cut)
+
     def stitched(
-        self, stages: Sequence[torch.Tensor], log_odds: torch.Tensor | None = None, *, comparable: bool = True
+        self,
+        stages: Sequence[torch.Tensor],
+        log_odds: torch.Tensor | None = None,
+        *,
+        comparable: bool = True,
+        over_brain: bool = True,
     ) -> torch.Tensor:
-        """Raw maps of all windows as the package lays them on the canvas."""
+        """Raw maps of all windows as the package lays them on the canvas; or in multiples of whole windows' means."""
         known = self.log_odds if log_odds is None else log_odds
+        region = self.batch.region if over_brain else torch.ones_like(self.batch.region)
         side, n = self.swin.img_size, len(self.slices) * len(self.windows)
         return stitch_stage_maps(
-            lambda images: (known, stages), self.batch.images, self.slices, self.windows, side, n,
+            lambda images: (known, stages), self.batch.images, region, self.slices, self.windows, side, n,
             torch.device("cpu"), WINDOWS, comparable=comparable,
         )  # fmt: skip
 

@@ -104,8 +104,8 @@ def stitched(
         return log_odds, [min_max(stage) if stretch_windows else stage for stage in stages]
 
     stages = stitch_stage_maps(
-        stage_maps, head.batch.images, head.slices, head.windows, head.fov_px, 4, segmenter.device, options,
-        comparable=not stretch_windows,
+        stage_maps, head.batch.images, head.batch.region, head.slices, head.windows, head.fov_px, 4, segmenter.device,
+        options, comparable=not stretch_windows,
     )  # fmt: skip
     region = head.batch.region[head.slices]
     return aggregate(stages, region, AggregationOptions.model_validate({"normalisation": normalisation}))
