@@ -382,6 +382,15 @@ def compare(
             show_default="where the YAML says",
         ),
     ] = None,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            metavar="NAME",
+            help="Only this method of the YAML, beside the reference; may be repeated.",
+            show_default="all",
+        ),
+    ] = None,
     device: Device = "auto",
     batch_size: BatchSize = None,
     workers: Workers = None,
@@ -397,6 +406,7 @@ def compare(
             config,
             output,
             data_folder=data,
+            only=methods or (),
             device=device,
             batch_size=batch_size,
             workers=workers or _n_cpus(),

@@ -151,7 +151,7 @@ def test_average_precision_is_scikit_learns_with_ties(tool: ModuleType) -> None:
 
 
 def test_compared_rows_come_along_in_order(tool: ModuleType) -> None:
-    assert tool.with_compared(["it erased twice"]) == [
+    assert tool.with_compared(["it erased twice"], tool.ROWS) == [
         "norm of scores",
         "positive part x attention",
         "it erased once",

@@ -9,7 +9,7 @@ between.
 import argparse
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -48,6 +48,23 @@ class Head:
     name: str
     patient: str | None
     make: Callable[[], tuple[CTVolume, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A row of an ablation, held against another one; the first against none."""
+
+    against: str | None
+
+
+def with_compared(names: Sequence[str], rows: Mapping[str, Compared]) -> list[str]:
+    """Rows in the order of all, with those that they are compared with; for no names, all."""
+    wanted = {*(names or rows)}
+    for name in reversed(list(rows)):
+        against = rows[name].against
+        if name in wanted and against is not None:
+            wanted.add(against)
+    return [name for name in rows if name in wanted]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

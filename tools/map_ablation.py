@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from ablation_heads import BLED, Head, add_arguments, heads, shown
+from ablation_heads import BLED, Compared, Head, add_arguments, heads, shown, with_compared
 from evaluate_on_labels import segmenters
 from map_looks import OURS, POSED, POSES, Seen, kept, shift_px, unposed
 from scipy.optimize import minimize
@@ -66,7 +66,7 @@ Mapped = Callable[[Seen, Learned], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Compared):
     """A candidate: the row that it is compared with, and its way from a look to a map.
 
     Attributes:
@@ -75,7 +75,6 @@ class Row:
         rounds: of erasing that are added to it.
     """
 
-    against: str | None
     mapped: Mapped
     passes: Callable[[Seen], float] = field(default=lambda seen: seen.n_passes)
     rounds: int = 0
@@ -423,7 +422,7 @@ def main() -> None:
             chosen["weights"] = {name: fitted([sampled(seen, name) for seen in looks("phantom")]) for name in POSED}
         for name, weights in chosen["weights"].items():
             print(f"learned weights of stages, {name}: " + ", ".join(f"{weight:.3f}" for weight in weights))
-        rows = with_compared(given.rows or list(ROWS))
+        rows = with_compared(given.rows or (), ROWS)
         measured: dict[str, Measured] = defaultdict(Measured)
         seconds: dict[str, list[float]] = defaultdict(list)
         for seen in looks():
@@ -438,16 +437,6 @@ def main() -> None:
     for bled, other in BLED.items():
         if measured[bled].dice:
             print_table(bled, measured[bled], other, measured[other], rows, chosen["cuts"], seconds)
-
-
-def with_compared(names: Sequence[str]) -> list[str]:
-    """Rows in the order of `ROWS`, with those that they are compared with."""
-    wanted = set(names)
-    for name in reversed(ROWS):
-        against = ROWS[name].against
-        if name in wanted and against is not None:
-            wanted.add(against)
-    return [name for name in ROWS if name in wanted]
 
 
 def measure(

@@ -32,7 +32,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from ablation_heads import Head, add_arguments, heads, shown
+from ablation_heads import Compared, Head, add_arguments, heads, shown, with_compared
 from evaluate_on_labels import segmenters
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -96,10 +96,9 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Compared):
     """A candidate: the row that it is compared with, and the way from a look and the weights' threshold to a mask."""
 
-    against: str | None
     outline: Callable[[Look, float], torch.Tensor]
 
 
@@ -364,6 +363,7 @@ ROWS = {
     "cut by a watershed": Row(WHOLE, of(flooded)),
     DEFAULT: Row(WHOLE, by(OURS)),
     "cut at necks, own edge": Row(DEFAULT, by(Components(split_mm=1.5))),
+    "cut at wide necks, own edge": Row(DEFAULT, by(Components(split_mm=3))),
     "contrast by least variance": Row(DEFAULT, of(least_variance)),
     "left minus right": Row(DEFAULT, of(mirrored)),
     "midline sheets left out": Row(DEFAULT, of(without_midline_sheets)),
@@ -387,7 +387,9 @@ def main() -> None:
     )
     parser.add_argument("--pictures", type=Path, help="a folder for the default's outlines beside a row's")
     parser.add_argument("--row", default=WHOLE, choices=tuple(ROWS), help="that row")
+    parser.add_argument("--rows", nargs="*", choices=tuple(ROWS), help="these only, and what they are compared with")
     given = parser.parse_args()
+    names = with_compared([*given.rows, DEFAULT, given.row] if given.rows else (), ROWS)
     given.cache.mkdir(parents=True, exist_ok=True)
     threshold = Segmenter(given.weights).threshold
     dice: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -399,7 +401,8 @@ def main() -> None:
         if bled:
             bled_ml[look.kind].append(float(look.reference.sum()) * look.ct.slice_voxel_ml[0].item())
         masks: dict[str, torch.Tensor] = {}
-        for name, row in ROWS.items():
+        for name in names:
+            row = ROWS[name]
             started = time.process_time()
             mask = masks[name] = row.outline(look, threshold)
             seconds[name].append(time.process_time() - started)
@@ -439,8 +442,8 @@ def print_table(
     n_other = len(next(iter(ml.values()), []))
     print(f"{kind}: {len(bled_ml)} heads that bled, {sum(large)} of them 1 ml or more; {other}: {n_other} that did not")
     print(f"{'':28s} {'Dice':>21s} {'1 ml+':>6s} {'false ml':>8s} {'gain':>24s}  {'over':22s} {'s':>5s}")
-    for name, row in ROWS.items():
-        values = dice[name]
+    for name, values in dice.items():
+        row = ROWS[name]
         over = [] if row.against is None else [a - b for a, b in zip(values, dice[row.against], strict=True)]
         false_ml = f"{np.mean(ml[name]):8.2f}" if n_other else f"{'-':>8s}"
         of_large = np.mean([value for value, is_large in zip(values, large, strict=True) if is_large])

@@ -1,5 +1,7 @@
 """`hgisam compare` from YAML to report: data, methods, numbers, page."""
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,6 +25,7 @@ def compare(
     output: Path,
     *,
     data_folder: Path | None = None,
+    only: Sequence[str] = (),
     device: str = "auto",
     batch_size: int | None = None,
     workers: int = 1,
@@ -36,6 +39,8 @@ def compare(
         config: the YAML.
         output: the comparison's folder, held for this run alone.
         data_folder: where the data lie; None: where the YAML says.
+        only: names of the methods to compare, beside the reference; empty for all. What others have left in the
+            folder stays.
         device: as `Segmenter` takes it.
         batch_size: as `Segmenter` takes it.
         workers: processes that make phantoms and prepare trainings; on a CPU so many trainings,
@@ -50,7 +55,7 @@ def compare(
         InputError: where there is nothing to compare on, or a file in the way that hgisam has not written.
         OutputError: where something cannot be written, or another run holds the folder.
     """
-    comparison = load_comparison(config, data_folder)
+    comparison = load_comparison(config, data_folder, only)
     options = comparison.compare
     with claimed(output), Interrupts() as interrupts:
         refuse_overwriting(output, (), (), OUTPUTS, record=RECORD)
@@ -66,15 +71,16 @@ def compare(
         with case_progress(len(options.methods) * len(data.cases), show=show_progress) as begin:
             runner = Runner(options, config.parent, output, device, batch_size, workers, begin)
             results = Results(options, runner.over_all(data, interrupts))
-        write_comparison(comparison, results, data, output, _command(config, data_folder))
+        write_comparison(comparison, results, data, output, _command(config, data_folder, only))
         write_json(output / RECORD, record | {"state": "finished"})
     return results
 
 
-def _command(config: Path, data_folder: Path | None) -> str:
+def _command(config: Path, data_folder: Path | None, only: Sequence[str]) -> str:
     """The command as the report states it: paths as they were given; absolute ones by name, no folder of a machine."""
-    data = "" if data_folder is None else f" --data {_shareable(data_folder)}"
-    return f"hgisam compare --config {_shareable(config)}{data} -o OUT"
+    data = () if data_folder is None else ("--data", _shareable(data_folder))
+    methods = (part for name in only for part in ("--method", name))
+    return shlex.join(["hgisam", "compare", "--config", _shareable(config), *data, *methods, "-o", "OUT"])
 
 
 def _shareable(path: Path) -> str:

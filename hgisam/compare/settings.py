@@ -1,6 +1,7 @@
 """What is compared, on what, and how: the section `compare` of a YAML. A method or a data set more is a few lines."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -227,18 +228,22 @@ class Comparison(BaseModel):
     """The comparison."""
 
 
-def load_comparison(path: Path, data_folder: Path | None = None) -> Comparison:
+def load_comparison(path: Path, data_folder: Path | None = None, only: Sequence[str] = ()) -> Comparison:
     """The comparison of a YAML file. Every method's recipe is resolved once, so that a slip is found before any work.
 
     Args:
         path: the YAML.
         data_folder: where the data lie; None: where the YAML says.
+        only: names of the methods to leave in, beside the reference; empty for all.
 
     Raises:
-        SettingsError: where the file or a method's recipe cannot be read, or a setting is unknown or out of range.
+        SettingsError: where the file or a method's recipe cannot be read, a setting is unknown or out of range, or
+            a method that is asked for is not in it.
     """
     data = {} if data_folder is None else {"data": {"folder": str(data_folder.resolve())}}
     comparison = load_recipe(Comparison, path, {"compare": data})
+    if only:
+        comparison = comparison.model_copy(update={"compare": _restricted(comparison.compare, path, only)})
     if not isinstance(comparison.compare.data, PhantomData) and comparison.compare.data.folder is None:
         raise SettingsError(f"{path}: expected a folder of data; got none; add --data FOLDER")
     for method in comparison.compare.methods:
@@ -247,6 +252,17 @@ def load_comparison(path: Path, data_folder: Path | None = None) -> Comparison:
         except SettingsError as error:
             raise SettingsError(f"{path}: method {method.name!r}: {error}") from error
     return comparison
+
+
+def _restricted(options: CompareOptions, path: Path, only: Sequence[str]) -> CompareOptions:
+    known = [method.name for method in options.methods]
+    unknown = [name for name in only if name not in known]
+    if unknown:
+        raise SettingsError(f"{path}: expected one of its methods ({', '.join(known)}); got {unknown[0]!r}")
+    if set(only) == {options.reference}:
+        raise SettingsError(f"{path}: expected a method beside the reference; got {options.reference!r} alone")
+    wanted = {options.reference, *only}
+    return options.model_copy(update={"methods": tuple(m for m in options.methods if m.name in wanted)})
 
 
 def _check(method: AnyMethod, settings: Settings) -> None:

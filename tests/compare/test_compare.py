@@ -185,6 +185,12 @@ def test_a_stopped_run_goes_on_and_what_has_changed_is_done_again(tmp_path: Path
         [one.score for one in method.cases] for method in first.methods
     ]
 
+    reference, other = METHODS[0]["name"], METHODS[2]["name"]
+    some = compare(config, tmp_path / "out", data_folder=heads, only=[other])
+    assert watched.asked == []
+    assert [method.method.name for method in some.methods] == [reference, other]
+    assert f"--method '{other}' -o OUT" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+
     truth = heads / "truth" / "p1_mask.nii.gz"
     mask, grid = read_mask(truth)
     write_mask(truth, torch.roll(mask.voxels, 2, 1), grid)

@@ -162,3 +162,18 @@ def test_a_slip_is_found_before_any_work(tmp_path: Path, changes: dict[str, obje
     with pytest.raises(SettingsError) as error:
         load_comparison(write(tmp_path / "a.yaml", **changes))
     assert said in str(error.value)
+
+
+def test_only_some_of_the_methods_may_be_asked_for(tmp_path: Path) -> None:
+    third = {"name": "third", "learned_from": "labels"}
+    path = write(tmp_path / "a.yaml", methods=[*PLAIN["methods"], third])
+
+    def names(*only: str) -> list[str]:
+        return [method.name for method in load_comparison(path, only=only).compare.methods]
+
+    assert names() == ["ours", "other", "third"]
+    assert names("third") == names("third", "ours") == ["ours", "third"], "the reference is always among them"
+    with pytest.raises(SettingsError, match=r"expected one of its methods \(ours, other, third\); got 'thrid'"):
+        names("thrid")
+    with pytest.raises(SettingsError, match="beside the reference; got 'ours' alone"):
+        names("ours")
