@@ -160,12 +160,13 @@ def stitch_stage_maps(
     seam appears between them. Of the whole window, air and skull too, the mean would be the lower and the map the
     brighter the less brain a slice shows, at the vertex and the skull base.
 
-    With poses, maps are the mean of those of all poses, each in multiples of its own mean, and so are log-odds.
+    With poses, maps are the mean of those of all poses, each in multiples of its own mean over brain, and log-odds are
+    the mean of theirs.
 
     Args:
         stage_maps: images -> hemorrhage logits and raw saliency of each stage.
         images: the canvas of each slice, in [0, 1], in host memory.
-        region: where it shows brain; with `comparable` or poses, saliency is 0 elsewhere.
+        region: where it shows brain; with `comparable`, saliency is 0 elsewhere.
         slices: the slices to look at; may be empty.
         windows: top-left corners.
         fov_px: the network's field of view.
@@ -173,7 +174,7 @@ def stitch_stage_maps(
         device: where the network is.
         options: the blending.
         comparable: whether to make windows comparable; else raw.
-        poses: in which each window is mapped besides as it is.
+        poses: in which each window is mapped besides as it is; None for none.
     """
     height, width = images.shape[-2:]
     weights = blending_weights(fov_px, len(windows), options)
@@ -186,7 +187,7 @@ def stitch_stage_maps(
         shown = _cut(region[:, None], batch, fov_px).to(device)
         logits, fine = _mapped(stage_maps, _cut(images, batch, fov_px).to(device), shown, poses or PoseOptions())
         if comparable:
-            fine = _over_own_mean(fine, shown) * logits.sigmoid()[:, None, None, None]
+            fine = torch.where(shown, _over_own_mean(fine, shown), 0.0) * logits.sigmoid()[:, None, None, None]
         fine = fine.cpu() * weights
         if canvas is None:
             canvas = torch.zeros(len(slices), fine.shape[1], height, width)
@@ -313,10 +314,10 @@ def _fine(stages: Sequence[Tensor], side_px: int) -> Float[Tensor, "batch stages
 def _over_own_mean(
     fine: Float[Tensor, "batch stages side side"], shown: Bool[Tensor, "batch 1 side side"]
 ) -> Float[Tensor, "batch stages side side"]:
-    """In multiples of the mean over what of the window shows brain; 0 elsewhere, and in a window without brain."""
-    visible = fine * shown
-    mean = visible.sum(dim=(2, 3), keepdim=True) / shown.sum(dim=(2, 3), keepdim=True).clamp_min(1)
-    return visible / mean.clamp_min(torch.finfo(torch.float32).tiny)
+    """In multiples of the mean over what of the window shows brain; as it is where that is 0, as without any brain."""
+    n_shown = shown.sum(dim=(2, 3), keepdim=True)
+    mean = torch.where(shown, fine, 0.0).sum(dim=(2, 3), keepdim=True) / n_shown.clamp_min(1)
+    return fine / torch.where(mean > 0, mean, 1.0)
 
 
 def _batches(slices: Sequence[int], windows: Sequence[Window], batch_size: int) -> Iterator[list[tuple[int, Window]]]:

@@ -163,6 +163,12 @@ def over_window(weighting: str) -> Mapped:
     return lambda seen, _: combined(seen.stitched(seen.stages(weighting)[:3], over_brain=False), seen)
 
 
+def over_both(seen: Seen, _: Learned) -> torch.Tensor:
+    """Stages 1 to 3 in multiples of the geometric mean of the mean over brain and the whole window's."""
+    stages = seen.stages("attended")[:3]
+    return combined((seen.stitched(stages) * seen.stitched(stages, over_brain=False)).sqrt(), seen)
+
+
 def multiples(seen: Seen) -> torch.Tensor:
     """Stages 1 to 3 in multiples of each window's mean, without its probability."""
     return seen.stitched(seen.stages()[:3], torch.full_like(seen.log_odds, torch.inf))
@@ -178,11 +184,15 @@ def negative_rows(seen: Seen) -> list[int]:
 
 
 def against_negatives(*, divided: bool) -> Row:
-    """The map over, or less, the mean of the scan's negative slices at the same place of the canvas and stage."""
+    """The map over, or less, the mean of the scan's negative slices that show brain at the same place of the canvas, by
+    stage; 1, the mean over brain, where none does."""
 
     def mapped(seen: Seen, _: Learned) -> torch.Tensor:
-        stages = multiples(seen)
-        typical = stages[negative_rows(seen)].mean(dim=0, keepdim=True).clamp_min(LEAST_TYPICAL)
+        stages, rows = multiples(seen), negative_rows(seen)
+        brain = seen.batch.region[seen.slices][rows][:, None]
+        n = brain.sum(dim=0, keepdim=True)
+        mean = stages[rows].sum(dim=0, keepdim=True) / n.clamp_min(1)
+        typical = torch.where(n > 0, mean, 1.0).clamp_min(LEAST_TYPICAL)
         standing_out = stages / typical if divided else (stages - typical).clamp_min(0)
         likely = seen.stitched([torch.ones_like(stage) for stage in seen.stages()[:1]])
         return combined(standing_out * likely, seen)
@@ -284,6 +294,7 @@ ROWS = {
     "its stage 3": Row(ATTENDED, product("attended", 3)),
     "its mean of stages": Row(ATTENDED, mean_of_stages("attended")),
     "it over the window's mean": Row(ATTENDED, over_window("attended")),
+    "it over both means": Row(ATTENDED, over_both),
     "it learned on phantoms": Row(ATTENDED, learned("attended")),
     DEFAULT: Row(ATTENDED, neighbours(product("attended", 1, 2, 3), times=True)),
     "it averaged with neighbours": Row(ATTENDED, neighbours(product("attended", 1, 2, 3), times=False)),
