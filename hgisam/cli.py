@@ -387,7 +387,7 @@ def compare(
         typer.Option(
             "--method",
             metavar="NAME",
-            help="Only this method of the YAML, beside the reference; may be repeated.",
+            help="Only this method of the YAML, beside the reference; may be repeated. The report is of these alone.",
             show_default="all",
         ),
     ] = None,

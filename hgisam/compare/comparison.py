@@ -39,8 +39,8 @@ def compare(
         config: the YAML.
         output: the comparison's folder, held for this run alone.
         data_folder: where the data lie; None: where the YAML says.
-        only: names of the methods to compare, beside the reference; empty for all. What others have left in the
-            folder stays.
+        only: names of the methods to compare, beside the reference; empty for all. The report is of these alone; the
+            masks and records of others stay in the folder, for a run over all.
         device: as `Segmenter` takes it.
         batch_size: as `Segmenter` takes it.
         workers: processes that make phantoms and prepare trainings; on a CPU so many trainings,
@@ -55,7 +55,8 @@ def compare(
         InputError: where there is nothing to compare on, or a file in the way that hgisam has not written.
         OutputError: where something cannot be written, or another run holds the folder.
     """
-    comparison = load_comparison(config, data_folder, only)
+    known = load_comparison(config, data_folder)
+    comparison = known.restricted_to(only) if only else known
     options = comparison.compare
     with claimed(output), Interrupts() as interrupts:
         refuse_overwriting(output, (), (), OUTPUTS, record=RECORD)
@@ -71,7 +72,8 @@ def compare(
         with case_progress(len(options.methods) * len(data.cases), show=show_progress) as begin:
             runner = Runner(options, config.parent, output, device, batch_size, workers, begin)
             results = Results(options, runner.over_all(data, interrupts))
-        write_comparison(comparison, results, data, output, _command(config, data_folder, only))
+        n_left_out = len(known.compare.methods) - len(options.methods)
+        write_comparison(comparison, results, data, output, _command(config, data_folder, only), n_left_out)
         write_json(output / RECORD, record | {"state": "finished"})
     return results
 

@@ -53,10 +53,20 @@ _FORMS = {measure.name: measure.form for measure in MEASURES}
 Row = dict[str, Any]
 
 
-def write_comparison(comparison: Comparison, results: Results, data: ComparedData, folder: Path, command: str) -> None:
+def write_comparison(
+    comparison: Comparison, results: Results, data: ComparedData, folder: Path, command: str, n_left_out: int
+) -> None:
     """Write tables, figures, `report.md` and, last, `report.html`; and all that `hgisam evaluate` tells by method.
 
     Patients are written as numbers, in the order in which they come.
+
+    Args:
+        comparison: what was compared.
+        results: what came out.
+        data: on what.
+        folder: the comparison's.
+        command: that made it.
+        n_left_out: so many methods of the YAML were not asked for.
 
     Raises:
         OutputError: where something cannot be written.
@@ -71,7 +81,8 @@ def write_comparison(comparison: Comparison, results: Results, data: ComparedDat
     write_csv(folder / DIFFERENCES, [_difference_row(results, one) for one in results.versus], _DIFFERENCE_COLUMNS)
     write_csv(folder / RANKS, _rank_rows(results), ("method", "mean_rank", "n_patients"))
     make_output_folder(folder / FIGURES)
-    blocks = _blocks(comparison, results, sorted_means, data, folder, command)
+    what = _what(comparison, results, data, command, n_left_out)
+    blocks = _blocks(what, results, sorted_means, data, folder)
     title = comparison.compare.title
     for name, text in ((MARKDOWN, as_markdown(title, NOTICE, blocks)), (HTML, as_html(title, NOTICE, blocks, folder))):
         with atomic_write(folder / name) as file:
@@ -127,14 +138,9 @@ def _tested(results: Results) -> list[str]:
 
 
 def _blocks(
-    comparison: Comparison,
-    results: Results,
-    sorted_means: Sequence[StratumMean],
-    data: ComparedData,
-    folder: Path,
-    command: str,
+    what: Sequence[Block], results: Results, sorted_means: Sequence[StratumMean], data: ComparedData, folder: Path
 ) -> list[Block]:
-    blocks: list[Block] = [Answer(answer(results)), *_what(comparison, results, data, command)]
+    blocks: list[Block] = [Answer(answer(results)), *what]
     if results.working:
         blocks += [Heading("Means"), _means_table(results)]
         blocks += _figure(folder, "boxes.png", lambda p: write_boxes(p, results), _boxes_caption(results))
@@ -158,27 +164,25 @@ def _blocks(
     return [*blocks, Heading("Settings"), *_settings(results)]
 
 
-def _what(comparison: Comparison, results: Results, data: ComparedData, command: str) -> list[Block]:
+def _what(comparison: Comparison, results: Results, data: ComparedData, command: str, n_left_out: int) -> list[Block]:
     options = comparison.compare
     positive = max((found.n_positive for found in results.summaries.values()), default=0)
     normal = max((found.n_normal for found in results.summaries.values()), default=0)
     folds = "Nothing is trained here: every method comes as it is."
     if any(isinstance(method, TrainedMethod) for method in options.methods):
         folds = "What is trained here is judged, in each fold, on patients that it has not seen."
-    if options.folds > 1:
         folds += f" {options.folds} folds, dealt by patient with seed {options.seed}."
+    items = [f"Data: {data.description}; {positive} with hemorrhage, {normal} without.", folds]
+    if n_left_out:
+        n = len(options.methods)
+        items.append(f"{n} of the YAML's {n + n_left_out} methods were asked for; p is adjusted for these alone.")
+    items.append(f"Everything is tested by {results.measure.title}; other measures are shown, not tested.")
     rows = tuple((found.method.name, _learned_from(found, options)) for found in results.methods)
     caption = f"{len(rows)} methods; {options.reference} is the one that the others are held against."
     return [
         Heading("What was compared"),
         Paragraph(comparison.source),
-        Items(
-            (
-                f"Data: {data.description}; {positive} with hemorrhage, {normal} without.",
-                folds,
-                f"Everything is tested by {results.measure.title}; other measures are shown, not tested.",
-            )
-        ),
+        Items(tuple(items)),
         Table(("method", "has learned from"), rows, caption, own=options.reference, prose=True),
         Code(command),
     ]

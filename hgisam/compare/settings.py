@@ -227,23 +227,40 @@ class Comparison(BaseModel):
     compare: CompareOptions
     """The comparison."""
 
+    def restricted_to(self, only: Sequence[str]) -> Self:
+        """The same with these methods and the reference alone.
 
-def load_comparison(path: Path, data_folder: Path | None = None, only: Sequence[str] = ()) -> Comparison:
+        Args:
+            only: names, as the YAML has them.
+
+        Raises:
+            SettingsError: where the YAML has no such method, or only the reference is asked for.
+        """
+        options = self.compare
+        known = [method.name for method in options.methods]
+        unknown = [name for name in only if name not in known]
+        if unknown:
+            got, names = (", ".join(map(repr, each)) for each in (unknown, known))
+            raise SettingsError(f"--method: expected methods of the YAML ({names}); got {got}")
+        wanted = {options.reference, *only}
+        if len(wanted) == 1:
+            raise SettingsError(f"--method: expected one beside the reference; got {options.reference!r} alone")
+        methods = tuple(method for method in options.methods if method.name in wanted)
+        return self.model_copy(update={"compare": options.model_copy(update={"methods": methods})})
+
+
+def load_comparison(path: Path, data_folder: Path | None = None) -> Comparison:
     """The comparison of a YAML file. Every method's recipe is resolved once, so that a slip is found before any work.
 
     Args:
         path: the YAML.
         data_folder: where the data lie; None: where the YAML says.
-        only: names of the methods to leave in, beside the reference; empty for all.
 
     Raises:
-        SettingsError: where the file or a method's recipe cannot be read, a setting is unknown or out of range, or
-            a method that is asked for is not in it.
+        SettingsError: where the file or a method's recipe cannot be read, or a setting is unknown or out of range.
     """
     data = {} if data_folder is None else {"data": {"folder": str(data_folder.resolve())}}
     comparison = load_recipe(Comparison, path, {"compare": data})
-    if only:
-        comparison = comparison.model_copy(update={"compare": _restricted(comparison.compare, path, only)})
     if not isinstance(comparison.compare.data, PhantomData) and comparison.compare.data.folder is None:
         raise SettingsError(f"{path}: expected a folder of data; got none; add --data FOLDER")
     for method in comparison.compare.methods:
@@ -252,17 +269,6 @@ def load_comparison(path: Path, data_folder: Path | None = None, only: Sequence[
         except SettingsError as error:
             raise SettingsError(f"{path}: method {method.name!r}: {error}") from error
     return comparison
-
-
-def _restricted(options: CompareOptions, path: Path, only: Sequence[str]) -> CompareOptions:
-    known = [method.name for method in options.methods]
-    unknown = [name for name in only if name not in known]
-    if unknown:
-        raise SettingsError(f"{path}: expected one of its methods ({', '.join(known)}); got {unknown[0]!r}")
-    if set(only) == {options.reference}:
-        raise SettingsError(f"{path}: expected a method beside the reference; got {options.reference!r} alone")
-    wanted = {options.reference, *only}
-    return options.model_copy(update={"methods": tuple(m for m in options.methods if m.name in wanted)})
 
 
 def _check(method: AnyMethod, settings: Settings) -> None:

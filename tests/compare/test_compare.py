@@ -126,6 +126,20 @@ def test_the_page_holds_the_answer_the_notice_and_every_picture(done: Path) -> N
     assert str(done.parent) not in page + text
 
 
+def test_a_report_on_some_of_the_methods_says_so(heads: Path, tmp_path: Path) -> None:
+    config = write_comparison_yaml(tmp_path / "a.yaml")
+    words = ["compare", "--config", str(config), "--data", str(heads), "-o", str(tmp_path / "out"), "--workers", "1"]
+    done = CliRunner().invoke(app, [*words, "--method", "HU 35"])
+    assert done.exit_code == 0, done.stderr
+    assert [row["method"] for row in rows(tmp_path / "out" / "cases.csv")] == ["HU, refined"] * 6 + ["HU 35"] * 6
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "2 of the YAML's 3 methods were asked for" in text
+    assert "--method 'HU 35' -o OUT" in text
+    wrong = CliRunner().invoke(app, [*words, "--method", "HU 36"])
+    assert wrong.exit_code == 2
+    assert "('HU, refined', 'HU 15', 'HU 35'); got 'HU 36'" in wrong.stderr
+
+
 class Watched(Segmenter):
     """A segmenter that tells what it looked at and made a mask of, and may be stopped before the mask."""
 
@@ -189,7 +203,8 @@ def test_a_stopped_run_goes_on_and_what_has_changed_is_done_again(tmp_path: Path
     some = compare(config, tmp_path / "out", data_folder=heads, only=[other])
     assert watched.asked == []
     assert [method.method.name for method in some.methods] == [reference, other]
-    assert f"--method '{other}' -o OUT" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    compare(config, tmp_path / "out", data_folder=heads)
+    assert watched.asked == [], "what was not asked for is still there"
 
     truth = heads / "truth" / "p1_mask.nii.gz"
     mask, grid = read_mask(truth)
