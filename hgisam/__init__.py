@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 NOTICE = "Research use only, not a medical device."
 __all__ = ["NOTICE", "Segmenter", "__version__"]
 

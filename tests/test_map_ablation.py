@@ -189,6 +189,15 @@ def test_rows_work_on_what_was_kept_and_the_default_is_the_packages(tool: Module
         assert not saliency[~again.region].any(), name
         is_new = name == tool.DEFAULT or not torch.equal(saliency, found[tool.DEFAULT])
         assert is_new or tool.ROWS[name].rounds, name
+    brain, whole = found[tool.ATTENDED], found["it over the window's mean"]
+    assert not torch.equal(brain, whole)
+    of_slice = (whole / brain)[brain > 1e-3]  # a slice's scale alone differs: the most by how little brain it shows
+    for index in torch.nonzero((brain > 1e-3).flatten(1).any(dim=1)).flatten().tolist():
+        ratio = (whole[index] / brain[index])[brain[index] > 1e-3]
+        torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio), rtol=1e-3, atol=1e-4)
+    assert float(of_slice.max() / of_slice.min()) > 1.02, "of a network that has learned nothing; slices differ"
+    both = found["it over both means"]
+    torch.testing.assert_close(both / both.max(), (brain * whole).sqrt() / (brain * whole).sqrt().max())
     saliency = torch.where(again.reference & again.region, 0.9, 0.3) * again.region
     at = int(np.searchsorted(tool.CUTS, 0.5))
     kept_blood, blood = int((again.reference & again.region).sum()), int(again.reference.sum())

@@ -65,13 +65,20 @@ def test_scores_belong_to_their_slice_and_window_whatever_the_batch(batch_size: 
     torch.testing.assert_close(scores[..., 0], torch.tensor([[4.0, 4.032], [1.0, 1.032]]))
 
 
-def in_poses(stage_maps: StageMaps, images: Tensor, options: PoseOptions, *, comparable: bool = False) -> Tensor:
-    """Maps of the images, one window each, all of which shows brain."""
+def in_poses(
+    stage_maps: StageMaps,
+    images: Tensor,
+    options: PoseOptions,
+    region: Tensor | None = None,
+    *,
+    comparable: bool = False,
+) -> Tensor:
+    """Maps of the images, one window each, all of which shows brain unless a region says otherwise."""
     every, side = range(len(images)), images.shape[-1]
     return stitch_stage_maps(
         stage_maps,
         images,
-        everywhere(images),
+        everywhere(images) if region is None else region,
         every,
         [(0, 0)],
         side,
@@ -93,6 +100,27 @@ def test_maps_that_follow_the_image_are_the_same_in_every_pose(options: PoseOpti
     (plain,) = pooled_image(images)[1]
     fine = interpolate(plain[:, None], size=(64, 64), mode="bilinear")
     torch.testing.assert_close(in_poses(pooled_image, images, options), fine / fine.mean(dim=(2, 3), keepdim=True))
+    brain = torch.zeros(2, 64, 64, dtype=torch.bool)
+    brain[:, 20:60, 24:50] = True  # neither its mirror image nor moved by any shift
+    inside = fine[:, 0][brain].reshape(2, -1).mean(dim=1)[:, None, None, None]
+    torch.testing.assert_close(in_poses(pooled_image, images, options, brain), fine / inside)
+    certain = in_poses(pooled_image, images, options, brain, comparable=True)
+    torch.testing.assert_close(certain, fine / inside * brain[:, None])
+
+
+def test_a_map_stretched_slice_by_slice_is_the_same_with_poses() -> None:
+    """Air takes no part in it, so a map that is nowhere 0 still has its own lowest value for the lowest."""
+    images = torch.full((1, 1, 64, 64), 0.5)
+    images[:, :, 28:36, 28:36] = 0.6
+    brain = torch.zeros(1, 64, 64, dtype=torch.bool)
+    brain[:, 16:48, 12:52] = True
+    options = AggregationOptions(normalisation="slice")
+    plain, posed = (
+        aggregate(in_poses(pooled_image, images, poses, brain), brain, options)
+        for poses in (PoseOptions(), PoseOptions(mirrored=True, shifts_px=(4,)))
+    )
+    torch.testing.assert_close(posed, plain, atol=1e-4, rtol=0.0)
+    assert float(plain[0, 17, 13]) < 1e-4
 
 
 def test_what_does_not_follow_the_image_is_thinned_out_by_poses() -> None:
