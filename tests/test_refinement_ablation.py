@@ -242,3 +242,16 @@ def test_a_look_comes_back_from_the_cache_as_it_was_put(tool: ModuleType, tmp_pa
         for name in ("region", "saliency", "reference"):
             assert torch.equal(getattr(found, name), getattr(seen, name)), name
         assert torch.equal(outlined(tool, "components", found), outlined(tool, "components", seen))
+
+
+def test_rows_that_are_asked_for_are_all_that_is_printed(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = look(tool, within(AT, 10.0), NOWHERE, AT)
+    monkeypatch.setattr(tool, "looks", lambda given: iter([seen]))
+    monkeypatch.setattr("sys.argv", ["tool", "--cache", str(tmp_path / "cache"), "--rows", "dense tissue, no map"])
+    tool.main()
+    heading, _, *lines = capsys.readouterr().out.strip().splitlines()
+    assert heading == "phantom: 1 heads that bled, 1 of them 1 ml or more; normal: 0 that did not"
+    assert [line[:28].strip() for line in lines] == ["threshold", "dense tissue, no map"]
+    assert tool.with_compared((), tool.ROWS) == list(tool.ROWS)

@@ -389,7 +389,8 @@ def main() -> None:
     parser.add_argument("--row", default=WHOLE, choices=tuple(ROWS), help="that row")
     parser.add_argument("--rows", nargs="*", choices=tuple(ROWS), help="these only, and what they are compared with")
     given = parser.parse_args()
-    names = with_compared([*given.rows, DEFAULT, given.row] if given.rows else (), ROWS)
+    drawn = (DEFAULT, given.row) if given.pictures else ()
+    names = with_compared([*given.rows, *drawn] if given.rows else (), ROWS)
     given.cache.mkdir(parents=True, exist_ok=True)
     threshold = Segmenter(given.weights).threshold
     dice: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
