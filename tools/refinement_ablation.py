@@ -364,6 +364,8 @@ ROWS = {
     DEFAULT: Row(WHOLE, by(OURS)),
     "cut at necks, own edge": Row(DEFAULT, by(Components(split_mm=1.5))),
     "cut at wide necks, own edge": Row(DEFAULT, by(Components(split_mm=3))),
+    "faint ones not cut": Row(DEFAULT, by(Components(faint_split_mm=0))),
+    "faint ones cut at wide necks": Row(DEFAULT, by(Components(faint_split_mm=3))),
     "contrast by least variance": Row(DEFAULT, of(least_variance)),
     "left minus right": Row(DEFAULT, of(mirrored)),
     "midline sheets left out": Row(DEFAULT, of(without_midline_sheets)),

@@ -11,7 +11,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from hgisam.refine.density import excess_hu
-from hgisam.refine.pieces import chosen_components, split_at_necks
+from hgisam.refine.pieces import bright_pieces, chosen_components, split_at_necks
 from hgisam.refine.refiner import MappedScan, Refiner
 
 _BRIGHT = 75
@@ -24,7 +24,8 @@ class Components(Refiner):
     A map that points at no dense tissue gives an empty mask. Source of contrast_hu and rim_mm: best mean volume
     Dice of ten tuning phantoms, tools/tune_refinement.py. Of the other options: best mean Dice of the phantoms of
     `tools/refinement_ablation.py --for choosing --phantoms 60`, which tells what each is worth; its painted bleeds have
-    one piece each, and would let all others be left out. Of min_mean: slice labels, `tools/evaluate_on_labels.py`.
+    one piece each, and would let all others be left out. Of min_mean and faint_split_mm: slice labels,
+    `tools/evaluate_on_labels.py`.
     """
 
     method: Literal["components"] = "components"
@@ -41,6 +42,9 @@ class Components(Refiner):
     split_mm: float = Field(default=0.0, ge=0)
     """Dense tissue is cut where it is thinner than twice this between two thicker parts, such as a bleed and the falx
     it touches; each part gathers saliency of its own. 0 for no cut."""
+    faint_split_mm: float = Field(default=1.5, ge=0)
+    """The same, but only for components that `min_mean` would leave out: a bleed is not lost with what it touches and
+    the map does not point at. 0 for no cut."""
     min_share: float = Field(default=0.3, ge=0, le=1)
     """A component is kept where the geometric mean of its saliency's sum and mean is at least this share of the best
     component's."""
@@ -65,8 +69,13 @@ class Components(Refiner):
 
     def outlined(self, scan: MappedScan, excess: Float[Tensor, "depth height width"]) -> NDArray[np.int64]:
         """The number of the kept component that each voxel is of, from 1; 0 elsewhere."""
+        saliency = scan.saliency.numpy()
         pieces = split_at_necks(excess >= self.contrast_hu, scan.spacing_mm, self.split_mm)
-        kept = chosen_components(pieces, scan.saliency.numpy(), self.min_share, self.min_mean)
+        if self.faint_split_mm > 0:
+            faint = (pieces > 0) & ~bright_pieces(pieces, saliency, self.min_mean)[pieces]
+            parts = split_at_necks(torch.from_numpy(faint), scan.spacing_mm, self.faint_split_mm)
+            pieces = np.where(faint, parts + pieces.max(), pieces)
+        kept = chosen_components(pieces, saliency, self.min_share, self.min_mean)
         if self.edge_mm == 0 or not kept.any():
             return kept
         return self._at_own_edge(kept, (pieces > 0) & (kept == 0), excess.numpy(), scan.spacing_mm)

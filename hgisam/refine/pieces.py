@@ -64,12 +64,31 @@ def chosen_components(
     Returns:
         Each kept voxel's piece; all 0 where none gathers any saliency.
     """
-    sums = np.bincount(pieces.ravel(), weights=saliency.ravel().astype(np.float64))
-    sums[0] = 0.0
-    sizes = np.maximum(np.bincount(pieces.ravel()), 1)
-    rank = np.where(sums >= min_mean * saliency.max(initial=0.0) * sizes, sums / np.sqrt(sizes), 0.0)
+    sums, sizes = _sums_and_sizes(pieces, saliency)
+    rank = np.where(bright_pieces(pieces, saliency, min_mean), sums / np.sqrt(sizes), 0.0)
     kept = (rank > 0) & (rank >= min_share * rank.max())
     return np.where(kept[pieces], pieces, 0)
+
+
+def bright_pieces(pieces: NDArray[np.int64], saliency: NDArray[np.float32], min_mean: float) -> NDArray[np.bool_]:
+    """Whether the mean saliency over each piece, from 0, is at least this share of the highest of all.
+
+    Args:
+        pieces: each voxel's piece, from 1; 0 where there is none.
+        saliency: in [0, 1] on the same grid.
+        min_mean: the share.
+    """
+    sums, sizes = _sums_and_sizes(pieces, saliency)
+    return np.asarray(sums >= min_mean * saliency.max(initial=0.0) * sizes)
+
+
+def _sums_and_sizes(
+    pieces: NDArray[np.int64], saliency: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Of each piece, from 0, which has no saliency; no size is less than 1."""
+    sums = np.bincount(pieces.ravel(), weights=saliency.ravel().astype(np.float64)).astype(np.float64)
+    sums[0] = 0.0
+    return sums, np.maximum(np.bincount(pieces.ravel()), 1).astype(np.int64)
 
 
 def remove_small_components(

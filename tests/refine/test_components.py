@@ -6,7 +6,7 @@ import torch
 from hgisam.refine import Components, refine
 from hgisam.volume import CTVolume
 
-WHOLE = Components(smoothing_mm=0, rim_mm=0, split_mm=0, edge_mm=0)
+WHOLE = Components(smoothing_mm=0, rim_mm=0, split_mm=0, faint_split_mm=0, edge_mm=0)
 """Neither cut nor moved."""
 AFFINE = torch.diag(torch.tensor([5.0, 1.0, 1.0, 1.0], dtype=torch.float64))
 
@@ -115,6 +115,18 @@ def test_dense_tissue_is_cut_at_a_neck_where_that_is_asked_for() -> None:
     cut = refine(saliency, ct, region, 30.0, 0.5, WHOLE.model_copy(update={"split_mm": 2.0})).voxels[1]
     assert bool(cut[20:32, 10:22].all())
     assert not bool(cut[:, 34:].any())
+
+
+def test_only_what_is_too_faint_as_a_whole_is_cut_where_that_is_asked_for() -> None:
+    """The mean over both clots is 0.21 of the highest, over the first with its half of the bridge 0.41."""
+    ct, region, saliency = two_clots_joined_by_a_bridge()
+    options = WHOLE.model_copy(update={"min_mean": 0.25})
+    assert not refine(saliency, ct, region, 30.0, 0.5, options).voxels.any()
+    cut = refine(saliency, ct, region, 30.0, 0.5, options.model_copy(update={"faint_split_mm": 2.0})).voxels[1]
+    assert bool(cut[20:32, 10:22].all())
+    assert not bool(cut[:, 34:].any())
+    bright = WHOLE.model_copy(update={"min_mean": 0.2, "faint_split_mm": 2.0})
+    assert torch.equal(refine(saliency, ct, region, 30.0, 0.5, bright).voxels[1], ct.hu[1] > 45.0)
 
 
 def test_a_neck_is_measured_in_mm() -> None:
