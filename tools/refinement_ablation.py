@@ -113,7 +113,7 @@ def by(method: Refiner) -> Callable[[Look, float], torch.Tensor]:
 
 def whole(**options: float) -> Components:
     """The default's kind of components without what was added to it, but for these options."""
-    return Components.model_validate({"edge_mm": 0.0, "min_mean": 0.0} | options)
+    return Components.model_validate({"edge_mm": 0.0, "min_mean": 0.0, "faint_split_mm": 0.0} | options)
 
 
 def of(candidate: Callable[[Look], Mask]) -> Callable[[Look, float], torch.Tensor]:

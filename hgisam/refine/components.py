@@ -11,7 +11,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from hgisam.refine.density import excess_hu
-from hgisam.refine.pieces import bright_pieces, chosen_components, split_at_necks
+from hgisam.refine.pieces import chosen_components, ranks, split_at_necks
 from hgisam.refine.refiner import MappedScan, Refiner
 
 _BRIGHT = 75
@@ -43,8 +43,8 @@ class Components(Refiner):
     """Dense tissue is cut where it is thinner than twice this between two thicker parts, such as a bleed and the falx
     it touches; each part gathers saliency of its own. 0 for no cut."""
     faint_split_mm: float = Field(default=1.5, ge=0)
-    """The same, but only for components that `min_mean` would leave out: a bleed is not lost with what it touches and
-    the map does not point at. 0 for no cut."""
+    """The same, but only for components that `min_mean` leaves out: parts that rank high enough beside those that are
+    kept are added to them, so that a bleed is not lost with what it touches. 0 for no cut."""
     min_share: float = Field(default=0.3, ge=0, le=1)
     """A component is kept where the geometric mean of its saliency's sum and mean is at least this share of the best
     component's."""
@@ -71,11 +71,14 @@ class Components(Refiner):
         """The number of the kept component that each voxel is of, from 1; 0 elsewhere."""
         saliency = scan.saliency.numpy()
         pieces = split_at_necks(excess >= self.contrast_hu, scan.spacing_mm, self.split_mm)
-        if self.faint_split_mm > 0:
-            faint = (pieces > 0) & ~bright_pieces(pieces, saliency, self.min_mean)[pieces]
-            parts = split_at_necks(torch.from_numpy(faint), scan.spacing_mm, self.faint_split_mm)
-            pieces = np.where(faint, parts + pieces.max(), pieces)
         kept = chosen_components(pieces, saliency, self.min_share, self.min_mean)
+        if self.faint_split_mm > 0:
+            rank, n = ranks(pieces, saliency, self.min_mean), int(pieces.max())
+            faint = (pieces > 0) & (rank[pieces] == 0)
+            neck_mm = max(self.split_mm, self.faint_split_mm)
+            parts = split_at_necks(torch.from_numpy(faint), scan.spacing_mm, neck_mm)
+            added = chosen_components(parts, saliency, self.min_share, self.min_mean, float(rank.max()) or None)
+            pieces, kept = np.where(faint, parts + n, pieces), np.where(added > 0, added + n, kept)
         if self.edge_mm == 0 or not kept.any():
             return kept
         return self._at_own_edge(kept, (pieces > 0) & (kept == 0), excess.numpy(), scan.spacing_mm)

@@ -47,48 +47,47 @@ def split_at_necks(
 
 
 def chosen_components(
-    pieces: NDArray[np.int64], saliency: NDArray[np.float32], min_share: float, min_mean: float
+    pieces: NDArray[np.int64],
+    saliency: NDArray[np.float32],
+    min_share: float,
+    min_mean: float,
+    best: float | None = None,
 ) -> NDArray[np.int64]:
     """The pieces of a mask that the map points at most, whole.
-
-    A piece ranks by the geometric mean of the saliency's sum and mean over it. The sum is sturdier than any threshold
-    on the map, which one hot spot can set, but size alone brings it; the mean alone would leave out large bleeds, over
-    which the map spreads thin.
 
     Args:
         pieces: each voxel's piece, from 1; 0 where there is none.
         saliency: in [0, 1] on the same grid.
         min_share: a piece is kept where it ranks at least at this share of the best one.
-        min_mean: pieces over which the mean is less than this share of the highest saliency of all are left out first.
+        min_mean: as of `ranks`.
+        best: what counts as the rank of the best one, where others than these have been chosen before; None for theirs.
 
     Returns:
         Each kept voxel's piece; all 0 where none gathers any saliency.
     """
-    sums, sizes = _sums_and_sizes(pieces, saliency)
-    rank = np.where(bright_pieces(pieces, saliency, min_mean), sums / np.sqrt(sizes), 0.0)
-    kept = (rank > 0) & (rank >= min_share * rank.max())
+    rank = ranks(pieces, saliency, min_mean)
+    kept = (rank > 0) & (rank >= min_share * (rank.max() if best is None else best))
     return np.where(kept[pieces], pieces, 0)
 
 
-def bright_pieces(pieces: NDArray[np.int64], saliency: NDArray[np.float32], min_mean: float) -> NDArray[np.bool_]:
-    """Whether the mean saliency over each piece, from 0, is at least this share of the highest of all.
+def ranks(pieces: NDArray[np.int64], saliency: NDArray[np.float32], min_mean: float) -> NDArray[np.float64]:
+    """How much the map points at each piece, from 0, which is nothing: the geometric mean of saliency's sum and mean.
+
+    The sum is sturdier than any threshold on the map, which one hot spot can set, but size alone brings it; the mean
+    alone would leave out large bleeds, over which the map spreads thin.
 
     Args:
         pieces: each voxel's piece, from 1; 0 where there is none.
         saliency: in [0, 1] on the same grid.
-        min_mean: the share.
+        min_mean: pieces over which the mean is less than this share of the highest saliency of all have rank 0.
     """
-    sums, sizes = _sums_and_sizes(pieces, saliency)
-    return np.asarray(sums >= min_mean * saliency.max(initial=0.0) * sizes)
-
-
-def _sums_and_sizes(
-    pieces: NDArray[np.int64], saliency: NDArray[np.float32]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Of each piece, from 0, which has no saliency; no size is less than 1."""
-    sums = np.bincount(pieces.ravel(), weights=saliency.ravel().astype(np.float64)).astype(np.float64)
+    sums = np.bincount(pieces.ravel(), weights=saliency.ravel().astype(np.float64))
     sums[0] = 0.0
-    return sums, np.maximum(np.bincount(pieces.ravel()), 1).astype(np.int64)
+    sizes = np.maximum(np.bincount(pieces.ravel()), 1)
+    rank: NDArray[np.float64] = np.where(
+        sums >= min_mean * saliency.max(initial=0.0) * sizes, sums / np.sqrt(sizes), 0.0
+    )
+    return rank
 
 
 def remove_small_components(

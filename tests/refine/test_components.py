@@ -129,6 +129,30 @@ def test_only_what_is_too_faint_as_a_whole_is_cut_where_that_is_asked_for() -> N
     assert torch.equal(refine(saliency, ct, region, 30.0, 0.5, bright).voxels[1], ct.hu[1] > 45.0)
 
 
+def test_a_part_of_what_is_too_faint_takes_nothing_from_what_was_kept() -> None:
+    """A small bright bleed, and a large sheet: one half has a mean of 0.12, one of 0.01; a neck of 2 mm joins them.
+
+    The bleed ranks at a quarter of that half, so that among equals it would be left out.
+    """
+    hu = torch.full((3, 120, 120), 30.0)
+    hu[1, 5:10, 5:10] += 30.0
+    hu[1, 20:100, 10:55] += 30.0
+    hu[1, 59:61, 55:65] += 30.0
+    hu[1, 20:100, 65:110] += 30.0
+    saliency = torch.full((3, 120, 120), 0.01)
+    saliency[1, 5:10, 5:10] = 0.35
+    saliency[1, 7, 7] = 1.0
+    saliency[1, 20:100, 10:55] = 0.12
+    ct, region = CTVolume(hu=hu, affine=AFFINE, source="a sheet"), torch.ones(3, 120, 120, dtype=torch.bool)
+    options = WHOLE.model_copy(update={"min_mean": 0.1})
+    alone = refine(saliency, ct, region, 30.0, 0.5, options).voxels[1]
+    assert torch.equal(alone.nonzero().amax(dim=0), torch.tensor([9, 9]))
+    with_parts = refine(saliency, ct, region, 30.0, 0.5, options.model_copy(update={"faint_split_mm": 2.0})).voxels[1]
+    assert bool(with_parts[alone].all())
+    assert bool(with_parts[20:100, 10:55].all())
+    assert not bool(with_parts[20:100, 65:].any())
+
+
 def test_a_neck_is_measured_in_mm() -> None:
     ct, region, saliency = two_clots_joined_by_a_bridge()
     wide = CTVolume(ct.hu, torch.diag(torch.tensor([5.0, 3.0, 3.0, 1.0], dtype=torch.float64)), "3 mm pixels")
