@@ -175,7 +175,7 @@ def _what(comparison: Comparison, results: Results, data: ComparedData, command:
     items = [f"Data: {data.description}; {positive} with hemorrhage, {normal} without.", folds]
     if n_left_out:
         n = len(options.methods)
-        items.append(f"{n} of the YAML's {n + n_left_out} methods were asked for; p is adjusted for these alone.")
+        items.append(f"{n} of the YAML's {n + n_left_out} methods are compared here; p is adjusted for these alone.")
     items.append(f"Everything is tested by {results.measure.title}; other measures are shown, not tested.")
     rows = tuple((found.method.name, _learned_from(found, options)) for found in results.methods)
     caption = f"{len(rows)} methods; {options.reference} is the one that the others are held against."

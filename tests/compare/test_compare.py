@@ -133,7 +133,7 @@ def test_a_report_on_some_of_the_methods_says_so(heads: Path, tmp_path: Path) ->
     assert done.exit_code == 0, done.stderr
     assert [row["method"] for row in rows(tmp_path / "out" / "cases.csv")] == ["HU, refined"] * 6 + ["HU 35"] * 6
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
-    assert "2 of the YAML's 3 methods were asked for" in text
+    assert "2 of the YAML's 3 methods are compared here" in text
     assert "--method 'HU 35' -o OUT" in text
     wrong = CliRunner().invoke(app, [*words, "--method", "HU 36"])
     assert wrong.exit_code == 2
