@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from ablation_heads import BLED, Compared, Head, add_arguments, heads, shown, with_compared
 from evaluate_on_labels import segmenters
-from map_looks import OURS, POSED, POSES, Seen, kept, shift_px, unposed
+from map_looks import OURS, POSED, POSES, Seen, kept, shift_px, unposed, windows_of
 from scipy.optimize import minimize
 from torch.nn.functional import interpolate
 
@@ -229,7 +229,7 @@ def posed_mean(seen: Seen, poses: Sequence[str], weighting: str) -> torch.Tensor
     """Of all stages, on the canvas. Slices that were not posed are as they are."""
     n, side = len(seen.windows), seen.swin.img_size
     rows = [seen.slices.index(i) * n + window for i in seen.posed_slices for window in range(n)]
-    region = seen.windows_region()
+    region = windows_of(seen, seen.batch.region[:, None], seen.slices)[:, 0]
     log_odds, stages = seen.log_odds.clone(), [over_brain(fine(maps, side), region) for maps in seen.stages(weighting)]
     log_odds[rows] = torch.stack([log_odds[rows], *(seen.pose_log_odds[pose] for pose in poses)]).mean(dim=0)
     for stage, maps in enumerate(stages, start=1):

@@ -200,13 +200,6 @@ class Seen:
         """The stages' maps of all slices with brain [slices, stages, height, width], as the package stitches them."""
         return self.stitched(self.stages(weighting))
 
-    def windows_region(self) -> torch.Tensor:
-        """Where each window of the slices with brain shows it, [windows, rows, cols]."""
-        side = self.swin.img_size
-        cut = [self.batch.region[i, top : top + side, left : left + side]
-               for i in self.slices for top, left in self.windows]  # fmt: skip
-        return torch.stack(cut)
-
     def stitched(
         self,
         stages: Sequence[torch.Tensor],
