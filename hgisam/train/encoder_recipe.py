@@ -139,7 +139,7 @@ def train_encoder(
             cohort = read_cohort(data, options.layout, workers=workers, index=header_index(folder))
             cohort.log_summary()
             learned = taught_by(fold_of(options.split, cohort, output), options.split, cohort)
-            prepared = prepare_cohort(cohort, options.brain, options.preprocess, folder, workers)
+            prepared = prepare_cohort(cohort.without_references(), options.brain, options.preprocess, folder, workers)
         try:
             batches = HiddenBatches(
                 prepared,

@@ -221,7 +221,7 @@ def train_classifier(
         WeightsError: where the initial weights cannot be used.
     """
     device = device or torch.device("cpu")
-    _check_initial_weights(options)
+    check_initial_weights(options)
 
     def begin() -> _ClassifierTraining:
         sources = gather(options, data, output, cache or output / "cache", workers)
@@ -271,7 +271,8 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
             cohort = read_cohort(data, options.layout, workers=workers, index=header_index(cache))
             cohort.log_summary()
             fold = fold_of(options.split, cohort, output)
-            prepared = prepare_cohort(cohort, options.brain, options.preprocess, cache, workers)
+            labelled = cohort.without_references()  # nobody learns from a mask, nor loses a scan to a damaged one
+            prepared = prepare_cohort(labelled, options.brain, options.preprocess, cache, workers)
             left_out = prepared.findings
             tuning, test = (judges_of(prepared, fold.patients(role)) for role in (Role.TUNING, Role.TEST))
             learned = taught_by(fold, options.split, cohort) if sampling.of_patients() else frozenset()
@@ -327,7 +328,7 @@ def _begin_with(
     Raises:
         WeightsError: where the file cannot be used.
     """
-    path = phantom_weights_path() if weights == "phantoms" else Path(weights)
+    path = _initial_weights_path(weights)
     text = read_tensors(path).metadata
     told = _told(text)
     added = told is not None and _differs_in_neighbours_alone(PreprocessOptions.model_validate(told.preprocess), seen)
@@ -337,6 +338,10 @@ def _begin_with(
             f"{path}: expected the metadata of a classifier or an encoder; got others; use the hgisam that wrote it"
         )
     return report, told
+
+
+def _initial_weights_path(weights: Literal["phantoms"] | Path) -> Path:
+    return phantom_weights_path() if weights == "phantoms" else Path(weights)
 
 
 def _told(text: str | None) -> WeightsMetadata | EncoderMetadata | None:
@@ -602,7 +607,7 @@ def read_out_of_fold(folder: Path) -> ScoredSlices:
     return joined_slices([read_scored_slices(table) for table in sorted(folder.glob("fold_*/test.csv"))])
 
 
-def _check_initial_weights(options: TrainOptions) -> None:
+def check_initial_weights(options: TrainOptions) -> None:
     """Stop before hours of preparation, where the weights to begin with are not there or of another network.
 
     Raises:
@@ -617,11 +622,11 @@ def _check_initial_weights(options: TrainOptions) -> None:
 
 
 def recorded_settings(options: TrainOptions) -> dict[str, Any]:
-    """Settings as records state them: initial weights by the name and content of their file, or by their keyword.
+    """Settings as records state them: initial weights by the name and content of their file, the package's too.
 
     With other weights under the same name, a training is another one. A file that is not there has its name alone.
     """
-    settings, weights = options.model_dump(mode="json"), options.initial_weights
-    if isinstance(weights, Path):
-        settings["initial_weights"] = by_content(weights)
+    settings = options.model_dump(mode="json")
+    if options.initial_weights != "none":
+        settings["initial_weights"] = by_content(_initial_weights_path(options.initial_weights))
     return settings

@@ -1,10 +1,13 @@
 """A whole training: from a folder of labelled scans to weights that segment, whatever happens on the way."""
 
+import gzip
 import json
 import logging
 import shutil
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -12,7 +15,7 @@ from drawn_cohort import write_drawn_cohort
 from killed_training import assert_equal_to_the_bit, kill_and_resume
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_training import write_shrunk_recipe, write_tiny_recipe
+from tiny_training import TINY, write_shrunk_recipe, write_tiny_recipe
 from typer.testing import CliRunner
 
 from hgisam import Segmenter
@@ -20,11 +23,11 @@ from hgisam.cli import app
 from hgisam.config import SettingsError, load_settings
 from hgisam.evaluate.scored import read_scored_slices
 from hgisam.labels import Subtype
-from hgisam.model.checkpoint import load_weights, save_weights
+from hgisam.model.checkpoint import load_weights, phantom_weights_path, save_weights
 from hgisam.train.layouts import read_cohort
-from hgisam.train.recipe import TrainOptions, recorded_settings, train_classifier
+from hgisam.train.recipe import TrainOptions, gather, recorded_settings, train_classifier
 from hgisam.train.splits import Role, load_splits
-from hgisam.train.training import BEST, CHECKPOINTS, RUN_RECORD, SPLITS, as_now
+from hgisam.train.training import BEST, CHECKPOINTS, RUN_RECORD, SPLITS, SplitOptions, as_now
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -260,7 +263,26 @@ def test_a_run_goes_on_with_the_initial_weights_that_it_began_with_and_no_others
     assert "got others in initial_weights" in again.stderr
 
 
-def test_initial_weights_are_recorded_by_name_and_content_and_keywords_as_they_are(tmp_path: Path) -> None:
+def test_a_damaged_reference_mask_costs_a_classifier_no_scan(tmp_path: Path) -> None:
+    """Nobody looks at it, so that it can be anything: cut off behind its header, or probabilities."""
+    data = write_drawn_cohort(tmp_path / "heads", 4, masks=True)
+    for path in sorted((data / "truth").iterdir()):
+        mask = nib.load(path)
+        if path.name.startswith("p0"):
+            whole = gzip.decompress(path.read_bytes())
+            path.write_bytes(gzip.compress(whole[: len(whole) // 2]))
+        else:
+            nib.save(nib.Nifti1Image(np.full(mask.shape, 0.3, dtype=np.float32), mask.affine), path)
+    options = TrainOptions.model_validate(TINY["train"]).model_copy(
+        update={"split": SplitOptions(folds=1, tuning_share=0.0)}
+    )
+    sources = gather(options, data, tmp_path, tmp_path / "cache", workers=1)
+    assert sources.left_out == ()
+    assert sources.patients is not None
+    assert sources.patients.n_patients == 4
+
+
+def test_initial_weights_are_recorded_by_name_and_content(tmp_path: Path) -> None:
     path = tmp_path / "start.safetensors"
     options = TrainOptions(initial_weights=path)
     assert recorded_settings(options)["initial_weights"] == "start.safetensors"
@@ -269,8 +291,12 @@ def test_initial_weights_are_recorded_by_name_and_content_and_keywords_as_they_a
     of_abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, B.1
     assert recorded["initial_weights"] == f"start.safetensors sha256 {of_abc}"
     assert as_now(recorded, TrainOptions) == recorded
-    for keyword in ("none", "phantoms"):
-        assert recorded_settings(TrainOptions(initial_weights=keyword))["initial_weights"] == keyword
+    assert recorded_settings(TrainOptions(initial_weights="none"))["initial_weights"] == "none"
+    packaged = phantom_weights_path()
+    told = packaged.with_name(f"{packaged.name}.sha256").read_text().split()[0]
+    recorded = recorded_settings(TrainOptions(initial_weights="phantoms"))
+    assert recorded["initial_weights"] == f"{packaged.name} sha256 {told}"
+    assert as_now(recorded, TrainOptions) == recorded
 
 
 def test_a_resnet_is_kept_with_its_share_of_the_resnet_it_began_with(data: Path, cache: Path, tmp_path: Path) -> None:
