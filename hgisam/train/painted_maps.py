@@ -53,8 +53,8 @@ def judge_maps(
 ) -> MapQuality | None:
     """Paint bleeds of all difficulties into slices without blood, and outline them by the map alone.
 
-    Maps are HGI-SAM's, of a CNN Grad-CAM's. No human mask is looked at. Slices are the same for every network that is
-    asked about the same scans.
+    Maps are HGI-SAM's, of a CNN Grad-CAM's. No human mask is looked at. Slices and bleeds are the same for every
+    network that is asked about the same scans, whether it sees neighbouring slices or not.
 
     Args:
         model: in eval mode.
@@ -68,7 +68,7 @@ def judge_maps(
         What was found; None where no slice has room for a bleed.
     """
     method: WeakLabeler = HGI_SAM if isinstance(model, HemorrhageClassifier) else GradCam()
-    random = np.random.default_rng(seed)
+    random, beside_random = np.random.default_rng(seed), np.random.default_rng((seed, 1))
     negative = [
         (judge, row)
         for judge in judges
@@ -83,7 +83,8 @@ def judge_maps(
         if painted is None:
             continue
         beside = neighbour_rows(judge.scan.slices, preprocessing.neighbours)[row]
-        beside_hu = carry_over(judge.scan.relative_hu[beside].float() * HU_STEP, painted.relative_hu - relative, random)
+        change_hu = painted.relative_hu - relative
+        beside_hu = carry_over(judge.scan.relative_hu[beside].float() * HU_STEP, change_hu, beside_random)
         beside_hu = torch.where((beside == row)[:, None, None], painted.relative_hu, beside_hu)
         images = network_images(
             painted.relative_hu[None] + judge.scan.median_hu, region[None], judge.scan.median_hu, preprocessing,

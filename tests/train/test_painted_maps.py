@@ -73,6 +73,27 @@ def test_a_network_without_attention_is_judged_by_its_class_activation(judges: l
     assert (found.n, 0 < found.dice < 1) == (6, True)
 
 
+def test_a_network_that_sees_neighbours_is_asked_about_the_same_bleeds(
+    judges: list[Judge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    painted: list[torch.Tensor] = []
+
+    def remembered(*given: object) -> PaintedSlice | None:
+        found = paint_slice(*given)
+        painted.extend([found.blood] if found else [])
+        return found
+
+    monkeypatch.setattr(painted_maps, "paint_slice", remembered)
+    judged(judges)
+    alone, painted = painted, []
+    sees_neighbours = CANVAS.model_copy(update={"neighbours": 1})
+    swin = SWIN.model_copy(update={"in_channels": 4})
+    network = HemorrhageClassifier(ClassifierOptions(swin=swin)).eval()
+    assert judge_maps(network, judges, sees_neighbours, PaintingOptions(), n=6) is not None
+    assert len(painted) == len(alone) == 6
+    assert all(torch.equal(*both) for both in zip(alone, painted, strict=True))
+
+
 def test_slices_that_bled_are_not_painted_into(judges: list[Judge]) -> None:
     everywhere = [Judge("a", judges[0].scan, torch.ones_like(judges[0].labels), judges[0].known)]
     assert judge_maps(network(), everywhere, CANVAS, PaintingOptions(), n=6) is None
