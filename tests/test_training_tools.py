@@ -121,6 +121,19 @@ def test_every_patient_is_judged_once_by_a_network_that_had_not_seen_them(
         assert "expected rows of study.yaml among those chosen; got " in capsys.readouterr().err
 
 
+def test_a_row_without_its_initial_weights_is_told_before_any_row_is_trained(
+    tools: None, study: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import cross_validate
+
+    rows = {"one": {"seeds": [0]}, "lost": {"seeds": [0], "train": {"initial_weights": "runs/nowhere.safetensors"}}}
+    found = {"recipe": str(study.parent / "tiny.yaml"), "rows": rows}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(found), encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"row lost: .*expected a weights file to begin with"):
+        run(cross_validate, monkeypatch, tmp_path / "study.yaml", "--data", data, "-o", tmp_path / "runs", "--jobs", 1)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_training_that_began_with_other_weights_of_the_same_name_is_in_the_way(tools: None, tmp_path: Path) -> None:
     import cross_validate
 

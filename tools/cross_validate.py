@@ -36,14 +36,20 @@ from hgisam.evaluate.detection import Estimate, auc, detection
 from hgisam.evaluate.scored import ScoredSlices, averaged_slices, detection_by_target, read_scored_slices
 from hgisam.evaluate.statistics import figure_interval
 from hgisam.labels import Subtype
-from hgisam.model.checkpoint import load_weights
+from hgisam.model.checkpoint import WeightsError, load_weights
 from hgisam.model.classifier import HemorrhageClassifier
 from hgisam.phantom import Phantom, PhantomOptions, generate_phantoms
 from hgisam.pipeline import SegmentOptions, pick_device
 from hgisam.refine import Threshold
 from hgisam.segment import to_log_odds
 from hgisam.train.calibration import fit_scan_head
-from hgisam.train.recipe import TrainOptions, read_out_of_fold, recorded_settings, train_classifier
+from hgisam.train.recipe import (
+    TrainOptions,
+    check_initial_weights,
+    read_out_of_fold,
+    recorded_settings,
+    train_classifier,
+)
 from hgisam.train.training import BEST, RUN_RECORD, as_now
 from hgisam.weak import HGI_SAM, GradCam
 
@@ -87,6 +93,7 @@ def main() -> None:
     missing = [(folder, options) for folder, options in trainings.items() if not is_finished(folder)]
     if not given.report:
         pick_device(given.device)
+        stop_without_initial_weights(missing)
         with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
             where = given.data, given.output / "cache", given.device
             running = [pool.submit(run_fold, *job, *where) for job in missing]
@@ -134,6 +141,15 @@ def stop_at_other_settings(folder: Path, options: TrainOptions) -> None:
     before = own_record(folder / RUN_RECORD)
     if before and as_now(before.get("settings"), TrainOptions) != recorded_settings(options):
         raise SystemExit(f"{folder}: expected a training by this row; got one by other settings; move it away")
+
+
+def stop_without_initial_weights(trainings: list[tuple[Path, TrainOptions]]) -> None:
+    """Stop before the first of many trainings, where one of them would find no weights to begin with."""
+    for row, options in {folder.parent.parent: options for folder, options in trainings}.items():
+        try:
+            check_initial_weights(options)
+        except WeightsError as error:
+            raise SystemExit(f"row {row.name}: {error}") from error
 
 
 def is_finished(folder: Path) -> bool:
