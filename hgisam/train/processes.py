@@ -24,6 +24,11 @@ def n_processes() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def share_of(workers: int) -> int:
+    """This process's part of so many workers, which the processes of one machine share; one at the least."""
+    return max(1, workers // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 @contextmanager
 def joined(device: torch.device) -> Iterator[None]:
     """Join the other processes, where torchrun started several.

@@ -26,7 +26,7 @@ from hgisam.train.checkpoints import latest_checkpoint, save_checkpoint
 from hgisam.train.cohort import Cohort, CohortRefused, Finding, LabelledScan
 from hgisam.train.journal import Journal, journal, read_rows
 from hgisam.train.loop import Learned, LoopOptions, Network, Trainer
-from hgisam.train.processes import joined, n_processes, rank, shared_out
+from hgisam.train.processes import joined, n_processes, rank, share_of, shared_out
 from hgisam.train.splits import Fold, Role, load_splits, make_splits
 from hgisam.wording import counted
 
@@ -237,7 +237,7 @@ class Training(ABC, Generic[Network, Learned, Result]):
         """Step after step, with a look at the tuning set and a checkpoint now and then.
 
         Args:
-            workers: processes that load batches where there is a GPU.
+            workers: processes that load batches where there is a GPU, for all that train on this machine.
             told: the journal; None in all processes but the first.
         """
         loop, trainer = self._loop, self.trainer
@@ -246,8 +246,8 @@ class Training(ABC, Generic[Network, Learned, Result]):
             self.batches(),
             batch_size=None,
             sampler=range(trainer.step, 0 if self._is_enough() else loop.steps),
-            num_workers=workers if on_gpu else 0,
-            prefetch_factor=4 if on_gpu and workers else None,
+            num_workers=share_of(workers) if on_gpu else 0,
+            prefetch_factor=4 if on_gpu else None,
         )
         asked = time.perf_counter()
         for batch in loader:
@@ -340,7 +340,7 @@ def carried_out(
         n_units: slices or stacks of slices by which processes share a step.
         units_setting: the name of the settings that say how many.
         resume: go on from the latest checkpoint there, if there is one.
-        workers: processes that load batches where there is a GPU.
+        workers: processes that load batches where there is a GPU, for all that train on this machine.
         show_progress: draw a bar.
 
     Returns:

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hgisam.config import load_settings
 from hgisam.evaluate.scored import read_scored_slices
 from hgisam.model.checkpoint import load_segmenter, load_weights
+from hgisam.train.processes import share_of
 from hgisam.train.recipe import train_classifier
 from hgisam.train.training import BEST, CHECKPOINTS, RUN_RECORD
 
@@ -79,6 +80,13 @@ def averaged(folder: Path) -> dict[str, torch.Tensor]:
     """The running average of the parameters in a training's last checkpoint, in full precision."""
     tensors = load_file(max((folder / CHECKPOINTS).glob("*.safetensors")))
     return {name: value for name, value in tensors.items() if name.startswith("averaged.")}
+
+
+def test_processes_of_one_machine_share_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert share_of(64) == 64
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")  # as torchrun sets it
+    assert (share_of(64), share_of(4)) == (8, 1)
 
 
 def test_a_training_under_torchrun_is_the_training_of_one_process(tmp_path: Path) -> None:
