@@ -14,9 +14,11 @@ from typer.testing import CliRunner
 from hgisam import Segmenter
 from hgisam.cli import app
 from hgisam.config import load_settings
+from hgisam.evaluate.scored import read_scored_slices
 from hgisam.labels import Subtype
 from hgisam.model.checkpoint import load_weights
 from hgisam.model.swin import swin_base_patch4_window12_384
+from hgisam.phantom import make_phantom, slice_labels
 from hgisam.train.training import BEST, RUN_RECORD
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -104,3 +106,34 @@ def test_the_rsna_recipe_trains_from_a_miniature_of_its_layout(repository: Path,
     judged = {line.split(",")[0] for line in (tmp_path / "run" / "tuning.csv").read_text().splitlines()[1:]}
     assert judged < {f"ID_{number:08x}" for number in range(6)}
     assert f"slice labels of {6 - len(judged)} patients (rsna" in loaded.metadata.data
+
+
+def test_the_phantoms_recipe_trains_on_heads_and_their_twins_and_tunes_on_others(
+    repository: Path, tmp_path: Path
+) -> None:
+    heads = {"bleed_probability": 1.0, "n_slices": 16, "slice_mm": 10.0, "size_px": 128, "pixel_mm": 1.8}
+    swin = {"img_size": 96, "window": 6, "embed_dim": 8, "stem": "deep"}
+    small = {
+        "phantoms": {"n": 1, "n_twins": 1, "n_tuning": 1, "heads": heads},
+        "preprocess": {"spacing_mm": 2.0, "fov_px": 96},
+        "classifier": {"swin": swin | {"depths": [2, 2, 2], "heads": [1, 2, 4], "in_channels": 2}},
+        "sampling": {"phantom_positive": 3, "phantom_twins": 2, "phantom_negative": 2},
+        "loop": {"steps": 2, "evaluate_every": 1},
+    }
+    recipe = write_shrunk_recipe(tmp_path / "small.yaml", repository / "configs" / "phantoms.yaml", small)
+    where = ["--config", str(recipe), "-o", str(tmp_path / "run"), "--device", "cpu", "--workers", "2"]
+    done = RUN.invoke(app, ["train", "classifier", *where])
+    assert done.exit_code == 0, done.output
+    told = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in told if "tuning_auc" in row] == [1, 2]
+    assert all(row["token_loss"] > 0 for row in told if "token_loss" in row)
+    tuning = read_scored_slices(tmp_path / "run" / "tuning.csv")
+    assert set(tuning.patients) == {"1"}  # the first seed that teaches nothing
+    truth = slice_labels(make_phantom(1, load_settings(recipe).train.phantoms.heads))
+    bled = {row.slice_index for row in truth if row.present[Subtype.ANY]}
+    assert set(tuning.slices[tuning.positive].tolist()) == bled
+    assert tuning.negative.any()
+    assert not (tmp_path / "run" / "test.csv").exists()
+    stored = load_weights(tmp_path / "run" / BEST).metadata
+    assert stored.data == "1 hgisam phantoms, of which 1 also without their blood"
+    assert stored.figures["tuning_slice_auc"] == max(round(row["tuning_auc"], 4) for row in told if "tuning_auc" in row)
