@@ -1,5 +1,6 @@
 """The report of a comparison: the answer first, then tables and figures, each with its n; what failed is said."""
 
+import logging
 import math
 import platform
 import statistics as numbers
@@ -33,8 +34,12 @@ from hgisam.evaluate.report import write_report as write_evaluation
 from hgisam.evaluate.statistics import CONFIDENCE, MeanInterval
 from hgisam.evaluate.summary import MEASURES, PUBLISHED_DICE
 from hgisam.io.atomic import atomic_write, make_output_folder
+from hgisam.io.errors import OutputError
 from hgisam.io.tables import write_csv
+from hgisam.records import recorded_reason
 from hgisam.wording import counted
+
+log = logging.getLogger(__name__)
 
 HTML, MARKDOWN = "report.html", "report.md"
 MEANS, CASES, DIFFERENCES, RANKS, STRATA = "means.csv", "cases.csv", "differences.csv", "ranks.csv", "strata.csv"
@@ -388,18 +393,25 @@ def _trainings(results: Results) -> list[Block]:
 
 
 def _cases(results: Results, folder: Path) -> list[Block]:
+    """A picture of each telling case; of one that cannot be drawn, such as a damaged scan, the reason in its place."""
     blocks: list[Block] = []
+    own = results.options.reference
+    found = results.case_results(own)
     for number, (what, name) in enumerate(results.telling_cases()):
         path = folder / FIGURES / f"case_{number}.png"
-        write_case(path, results, what, name)
-        own, n = results.options.reference, _n_cases(results)
-        caption = f"{what} of {own}: {name}, one of {n} cases. Numbers are of the whole scan, not of the slice."
-        blocks.append(Picture(f"{FIGURES}/{path.name}", caption))
+        told = f"{what} of {own}: {name}, one of {len(found)} cases."
+        try:
+            write_case(path, results, what, name)
+        except OutputError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one bad case must not end the report
+            path.unlink(missing_ok=True)  # an earlier run's, which showed another case
+            reason = recorded_reason(str(error), found[name].case.scan)
+            log.warning("%s: no picture: %s", name, reason)
+            blocks.append(Paragraph(f"{told} It cannot be pictured: {reason}"))
+            continue
+        blocks.append(Picture(f"{FIGURES}/{path.name}", f"{told} Numbers are of the whole scan, not of the slice."))
     return [Heading("Best, median and worst"), *blocks] if blocks else []
-
-
-def _n_cases(results: Results) -> int:
-    return len(results.case_results(results.options.reference))
 
 
 def _failures(results: Results, data: ComparedData) -> list[Block]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from compared_heads import METHODS, UPSIDE_DOWN, write_comparison_yaml, write_heads
@@ -274,6 +275,26 @@ def test_a_case_that_fails_counts_as_an_empty_mask_and_is_tried_again(tmp_path: 
     watched.forget()
     assert compare(config, tmp_path / "out", data_folder=heads).nothing_failed
     assert watched.asked == ["p1"]
+
+
+def test_a_case_that_cannot_be_pictured_is_named_with_its_reason_and_costs_no_report(tmp_path: Path) -> None:
+    """One scan is cut off; the reference of another has more slices than its scan: Dice is 0 in both."""
+    heads = write_heads(tmp_path / "heads", 4)
+    cut = heads / "p3.nii.gz"
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    truth = nib.load(heads / "truth" / "p1_mask.nii.gz")
+    voxels = np.concatenate([np.asarray(truth.dataobj)] * 2, axis=2)
+    nib.save(nib.Nifti1Image(voxels, truth.affine), heads / "truth" / "p1_mask.nii.gz")
+    config = write_comparison_yaml(tmp_path / "a.yaml", methods=[{"config": "hu.yaml"} | one for one in METHODS[:2]])
+    words = ["compare", "--config", str(config), "--data", str(heads), "-o", str(tmp_path / "out"), "--workers", "1"]
+    ran = CliRunner().invoke(app, words)
+    assert ran.exit_code == 8, ran.output
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "Best of HU, refined: p1, one of 4 cases. It cannot be pictured: p1: expected scan and reference" in text
+    assert "worst of HU, refined: p3, one of 4 cases. It cannot be pictured: p3.nii.gz: expected" in text
+    assert "## Settings" in text
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert str(tmp_path) not in text
 
 
 def test_a_file_that_hgisam_has_not_written_is_not_replaced(tmp_path: Path) -> None:
