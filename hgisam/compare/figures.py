@@ -142,7 +142,10 @@ def write_volumes(path: Path, results: Results) -> None:
         OutputError: where the file cannot be written.
     """
     names = results.best_first()
-    scores = {name: [one.score.overlap for one in results.case_results(name).values()] for name in names}
+    scores = {
+        name: [one.score.overlap for one in results.case_results(name).values() if one.score.volume_known]
+        for name in names
+    }
     edge = 1.5 * max([1.0, *(max(o.prediction_ml, o.reference_ml) for own in scores.values() for o in own)])
     subtitle = f"All cases, normal ones at 0; {results.summaries[names[0]].n_patients} patients"
     foot = "Bias: mean of predicted minus reference; LoA: limits of agreement, 95 % of differences; ICC(2,1)."

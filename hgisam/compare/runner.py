@@ -68,7 +68,7 @@ class CaseResult:
 
     Attributes:
         case: the case.
-        score: of its mask; of an empty one where the method failed.
+        score: of its mask; of an empty one, marked as failed, where the method failed.
         failure: why there is no mask; None where there is one.
         seconds: of all stages from file to mask; None where it failed.
         threads: of the CPU, that it had; None where that is not on record.
@@ -374,7 +374,7 @@ def compare_case(
 ) -> CaseResult:
     """One method on one case: what is on record where that is still true, else a new mask and record.
 
-    A scan that the method refuses or fails at is scored as if it had answered with an empty mask.
+    A scan that the method refuses or fails at is scored with an empty mask, and marked as failed.
 
     Args:
         segmenter: the method.
@@ -415,7 +415,8 @@ def compare_case(
     subtypes = labels if case.tells_subtypes else None
     upside_down = result is not None and result.grid.orientation.flips[0]  # as the scan's file counts its slices
     score = score_masks(case.name, prediction, reference, subtypes, upside_down=upside_down)
-    score = with_probabilities(replace(score, patient=case.patient), found)
+    score = replace(score, patient=case.patient, failed=result is None)
+    score = score if result is None else with_probabilities(score, found)
     record = (
         case_record("compare", case.name, case.scan, shas[0], segmenter.settings, {})
         | {"key": key, "fold": case.fold}

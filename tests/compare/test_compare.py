@@ -58,6 +58,14 @@ def test_every_working_method_has_every_case_and_the_broken_one_is_on_record(don
     assert str(done.parent) not in record["failure"]
 
 
+def test_methods_judged_together_carry_one_peak_of_memory_whatever_their_order(done: Path) -> None:
+    """The first of them looks at the scan for all; the network of the last is in the process from the beginning."""
+    peaks: dict[str, set[str]] = {}
+    for row in rows(done / "cases.csv"):
+        peaks.setdefault(row["case"], set()).add(row["peak_mib"])
+    assert {case: len(of_case) for case, of_case in peaks.items()} == dict.fromkeys(peaks, 1)
+
+
 def test_means_by_volume_and_contrast_are_those_of_their_cases(done: Path) -> None:
     """Blood of 75 HU in brain of 35."""
     cases = [row for row in rows(done / "cases.csv") if row["method"] == "HU 15"]
@@ -255,26 +263,28 @@ def test_methods_side_by_side_say_what_they_say_one_after_the_other(
         assert one.any()
 
 
-def test_a_case_that_fails_counts_as_an_empty_mask_and_is_tried_again(tmp_path: Path, watched: type[Watched]) -> None:
-    heads = write_heads(tmp_path / "heads", 2)
+def test_a_case_that_fails_counts_against_the_method_and_is_tried_again(tmp_path: Path, watched: type[Watched]) -> None:
+    heads = write_heads(tmp_path / "heads", 3)
     config = write_comparison_yaml(tmp_path / "a.yaml")
 
     def broken(n: int) -> None:
-        if n == 4:  # the first method's second case
+        if n in {1, 4}:  # the first method's cases: a normal scan, and one that bled
             raise RuntimeError("an index fell out of its range")
 
     watched.before = broken
     found = compare(config, tmp_path / "out", data_folder=heads)
-    bled = found.methods[0].cases[1]
+    normal, bled, _ = found.methods[0].cases
+    assert normal.score.failed
     assert bled.failure == "RuntimeError: an index fell out of its range"
     assert (bled.score.overlap.n_prediction, bled.score.overlap.dice) == (0, 0.0)
-    assert found.methods[0].works
     assert not found.nothing_failed
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "HU, refined, p0: counted as wrong. RuntimeError" in text
     assert "HU, refined, p1: counted as an empty mask. RuntimeError" in text
+    assert rows(tmp_path / "out" / "cases.csv")[0]["false_positive_ml"] == ""
     watched.forget()
     assert compare(config, tmp_path / "out", data_folder=heads).nothing_failed
-    assert watched.asked == ["p1"]
+    assert watched.asked == ["p0", "p1"]
 
 
 def test_a_case_that_cannot_be_pictured_is_named_with_its_reason_and_costs_no_report(tmp_path: Path) -> None:
