@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +13,20 @@ from jaxtyping import Float, UInt8
 from scipy import ndimage
 from torch import Tensor
 
+from hgisam import __version__
 from hgisam.cases import find_cases, safe_name
-from hgisam.compare.settings import CompareOptions, PhantomData, ScanData, SliceData
+from hgisam.compare.settings import CompareOptions, PhantomData, ScanData, SliceData, TrainedMethod
+from hgisam.evaluate.folders import LABELS, ScoredPair, tell_subtypes
 from hgisam.io.atomic import make_output_folder
+from hgisam.io.digest import file_sha256
 from hgisam.io.errors import InputError, ScanRefused
-from hgisam.io.nifti import new_grid_for, read_mask, write_ct, write_labels
+from hgisam.io.nifti import new_grid_for, read_mask_and_labels, write_ct, write_labels
 from hgisam.io.pictures import read_picture
 from hgisam.io.tables import read_patients
 from hgisam.labels import label_value
 from hgisam.phantom import generate_phantoms
 from hgisam.phantom_folder import TRUTH, write_phantoms
+from hgisam.train.cohort import LabelledScan
 from hgisam.train.layouts import read_cohort
 from hgisam.train.layouts.slice_table import REFERENCES
 from hgisam.train.splits import Role, make_splits
@@ -45,6 +49,7 @@ class ComparedCase:
         scan: the file.
         reference: the file with its mask or labels.
         fold: in which it is judged.
+        tells_subtypes: whether the reference's values are subtypes, as `hgisam evaluate` would take them.
     """
 
     name: str
@@ -52,11 +57,24 @@ class ComparedCase:
     scan: Path
     reference: Path
     fold: int = 0
+    tells_subtypes: bool = False
 
-    @property
-    def tells_subtypes(self) -> bool:
-        """Whether the reference's values are subtypes."""
-        return self.reference.name.startswith(f"{self.name}_labels.")
+
+@dataclass(frozen=True)
+class Lesson:
+    """What can be learned from one scan of the data's folder, by content.
+
+    Attributes:
+        name: the scan's.
+        patient: whose it is.
+        voxels_sha256: of each file of the scan; None where one cannot be read.
+        reference_sha256: of its mask; None where there is none that can be read.
+    """
+
+    name: str
+    patient: str
+    voxels_sha256: tuple[str | None, ...]
+    reference_sha256: str | None
 
 
 @dataclass(frozen=True)
@@ -68,12 +86,16 @@ class ComparedData:
         cases: by name.
         description: in words, for the report.
         left_out: scans without a reference, or without one that can be read.
+        cohort_sha256: of who is in the folder and of every label; None where nothing is trained.
+        lessons: what is trained may learn from these; empty where nothing is.
     """
 
     folder: Path
     cases: tuple[ComparedCase, ...]
     description: str
     left_out: tuple[str, ...] = ()
+    cohort_sha256: str | None = None
+    lessons: tuple[Lesson, ...] = ()
 
 
 def prepare_data(
@@ -106,7 +128,7 @@ def prepare_data(
 
 
 def _phantoms(source: PhantomData, output: Path, workers: int, *, show_progress: bool) -> ComparedData:
-    made_with = json.dumps(source.model_dump(mode="json"), sort_keys=True)
+    made_with = json.dumps([__version__, source.model_dump(mode="json")], sort_keys=True)
     folder = output / "data" / f"phantoms_{hashlib.sha256(made_with.encode()).hexdigest()[:8]}"
     seeds = range(source.first_seed, source.first_seed + source.n)
     cases = [_written(folder, f"phantom_{seed:05d}", f"phantom_{seed:05d}") for seed in seeds]
@@ -122,7 +144,8 @@ def _phantoms(source: PhantomData, output: Path, workers: int, *, show_progress:
 
 def _written(folder: Path, name: str, patient: str) -> ComparedCase:
     """A case as it lies in a folder that was made here."""
-    return ComparedCase(name, patient, folder / f"{name}.nii.gz", folder / TRUTH / f"{name}_labels.nii.gz")
+    reference = folder / TRUTH / f"{name}_labels.nii.gz"
+    return ComparedCase(name, patient, folder / f"{name}.nii.gz", reference, tells_subtypes=True)
 
 
 def _is_there(case: ComparedCase) -> bool:
@@ -133,14 +156,15 @@ def _scans(source: ScanData, base: Path) -> ComparedData:
     folder = base / (source.folder or "")
     references = folder / source.references
     owners = None if source.patients is None else read_patients(folder / source.patients)
-    cases, left_out = [], []
+    cases: list[ComparedCase] = []
+    left_out, told = [], []
     for found in find_cases([folder]):
         files = [path for suffix in REFERENCES if (path := references / f"{found.name}{suffix}").is_file()]
         if not files:
             left_out.append(found.name)
             continue
         try:
-            read_mask(files[0])
+            _, labels, _ = read_mask_and_labels(files[0])
         except ScanRefused as error:
             log.error("left out: %s", error)
             left_out.append(found.name)
@@ -149,21 +173,41 @@ def _scans(source: ScanData, base: Path) -> ComparedData:
             raise InputError(f"{source.patients}: expected a patient for each case; got none for {found.name!r}")
         patient = found.name if owners is None else owners[found.name]
         cases.append(ComparedCase(found.name, patient, found.path, files[0]))
+        told.append(_values_of(files[0], labels))
+    telling = {named: tell_subtypes(told, named_labels=named) for named in (True, False)}
+    cases = [replace(case, tells_subtypes=telling[of.named_labels]) for case, of in zip(cases, told, strict=True)]
     return ComparedData(folder, tuple(cases), f"{counted(len(cases), 'scan')} with reference masks", tuple(left_out))
 
 
+def _values_of(reference: Path, labels: UInt8[Tensor, "depth height width"] | None) -> ScoredPair:
+    """What `hgisam evaluate` would find out of a reference's values."""
+    several = labels is not None and bool((labels > 1).any())
+    return ScoredPair(None, None, reference.name.endswith(LABELS), labels is None, several)
+
+
 def _slices(source: SliceData, base: Path, output: Path) -> ComparedData:
-    """Pictures as scans of one slice. They are written anew each time; the same picture gives the same bytes."""
+    """Pictures as scans of one slice. They are written anew each time; the same picture gives the same bytes.
+
+    Raises:
+        InputError: where a picture or its mask cannot be used, or two pictures would be one file.
+    """
     folder = base / (source.folder or "")
     target = output / "data" / "slices"
     make_output_folder(target / TRUTH)
     cases, left_out = [], []
+    taken: dict[str, str] = {}
     for picture in sorted((folder / "images").glob("*.png")):
         mask = folder / "masks" / picture.name
         if not mask.is_file():
             left_out.append(picture.stem)
             continue
         name = safe_name(picture.stem)
+        first = taken.setdefault(name.casefold(), picture.name)
+        if first != picture.name:
+            raise InputError(
+                f"{picture.parent}: expected pictures whose names stay different as file names; got {first} and"
+                f" {picture.name}, both {name}; rename one, and its mask"
+            )
         case = _written(target, name, picture.stem[: source.patient_digits] or name)
         ct = slice_from_grey(read_picture(picture, "L"), source, name)
         labels = labels_from_colours(read_picture(mask, "RGB"), source, name)
@@ -217,7 +261,8 @@ def labels_from_colours(
 
 
 def _dealt(data: ComparedData, options: CompareOptions) -> ComparedData:
-    """The same cases with their folds: those that a training of this folder, folds and seed would have."""
+    """The same cases with their folds: those that a training of this folder, folds and seed would have. And, where
+    something is trained, what it may learn from."""
     cohort = read_cohort(data.folder)
     try:
         splits = make_splits(cohort, options.folds, seed=options.seed)
@@ -228,13 +273,18 @@ def _dealt(data: ComparedData, options: CompareOptions) -> ComparedData:
     unknown = [case.name for case in data.cases if case.name not in patient_of]
     if unknown:
         raise InputError(f"{data.folder}: expected labels for every case, since there are folds; {unknown[0]} has none")
-    return ComparedData(data.folder, _with_folds(data.cases, patient_of, fold_of), data.description, data.left_out)
+    dealt = replace(data, cases=_with_folds(data.cases, patient_of, fold_of))
+    if not any(isinstance(method, TrainedMethod) for method in options.methods):
+        return dealt
+    return replace(dealt, cohort_sha256=cohort.sha256, lessons=tuple(_lesson(scan) for scan in cohort.scans))
+
+
+def _lesson(scan: LabelledScan) -> Lesson:
+    reference_sha256 = None if scan.reference is None else file_sha256(scan.reference)
+    return Lesson(scan.name, scan.patient, tuple(map(file_sha256, scan.voxels.files)), reference_sha256)
 
 
 def _with_folds(
     cases: Sequence[ComparedCase], patient_of: dict[str, str], fold_of: dict[str, int]
 ) -> tuple[ComparedCase, ...]:
-    return tuple(
-        ComparedCase(case.name, patient_of[case.name], case.scan, case.reference, fold_of[patient_of[case.name]])
-        for case in cases
-    )
+    return tuple(replace(case, patient=patient_of[case.name], fold=fold_of[patient_of[case.name]]) for case in cases)

@@ -14,8 +14,10 @@ from hgisam.compare.statistics import Ranking
 from hgisam.evaluate.figures import dress, new_figure, save
 from hgisam.evaluate.statistics import CONFIDENCE
 from hgisam.io.atomic import atomic_write
+from hgisam.io.errors import ScanRefused
 from hgisam.io.nifti import read_ct, read_mask
 from hgisam.preview import Outline, render_outlines
+from hgisam.volume import same_grid
 from hgisam.wording import counted
 
 if TYPE_CHECKING:
@@ -140,7 +142,10 @@ def write_volumes(path: Path, results: Results) -> None:
         OutputError: where the file cannot be written.
     """
     names = results.best_first()
-    scores = {name: [one.score.overlap for one in results.case_results(name).values()] for name in names}
+    scores = {
+        name: [one.score.overlap for one in results.case_results(name).values() if one.score.volume_known]
+        for name in names
+    }
     edge = 1.5 * max([1.0, *(max(o.prediction_ml, o.reference_ml) for own in scores.values() for o in own)])
     subtitle = f"All cases, normal ones at 0; {results.summaries[names[0]].n_patients} patients"
     foot = "Bias: mean of predicted minus reference; LoA: limits of agreement, 95 % of differences; ICC(2,1)."
@@ -170,11 +175,14 @@ def write_case(path: Path, results: Results, what: str, name: str) -> None:
 
     Raises:
         OutputError: where the file cannot be written.
-        ScanRefused: where the scan can no longer be read.
+        ScanRefused: where the scan cannot be read, or the reference is not on its grid.
     """
     own = results.case_results(results.options.reference)[name]
     ct, _ = read_ct(own.case.scan)
-    truth = read_mask(own.case.reference)[0].voxels
+    reference = read_mask(own.case.reference)[0]
+    if not same_grid(ct, reference):
+        raise ScanRefused(f"{name}: expected scan and reference on one grid; got two; resample the reference")
+    truth = reference.voxels
     shown = truth if bool(truth.any()) else _mask_of(own, truth)
     index = int(shown.flatten(1).sum(dim=1).argmax())
     reference_ml = own.score.overlap.reference_ml

@@ -1,5 +1,6 @@
 """The report of a comparison: the answer first, then tables and figures, each with its n; what failed is said."""
 
+import logging
 import math
 import platform
 import statistics as numbers
@@ -33,8 +34,12 @@ from hgisam.evaluate.report import write_report as write_evaluation
 from hgisam.evaluate.statistics import CONFIDENCE, MeanInterval
 from hgisam.evaluate.summary import MEASURES, PUBLISHED_DICE
 from hgisam.io.atomic import atomic_write, make_output_folder
+from hgisam.io.errors import OutputError
 from hgisam.io.tables import write_csv
+from hgisam.records import recorded_reason
 from hgisam.wording import counted
+
+log = logging.getLogger(__name__)
 
 HTML, MARKDOWN = "report.html", "report.md"
 MEANS, CASES, DIFFERENCES, RANKS, STRATA = "means.csv", "cases.csv", "differences.csv", "ranks.csv", "strata.csv"
@@ -93,40 +98,70 @@ def answer(results: Results) -> tuple[str, ...]:
     """What came out, in a few sentences that claim no more than was tested."""
     own, measure = results.options.reference, results.measure
     sentences = []
-    order = results.best_first()
-    if order:
-        what = "Highest" if results.higher_is_better else "Lowest"
-        sentences.append(f"{what} mean of {measure.title}: {order[0]}, {_mean_text(results, order[0])}.")
-        if own in order[1:]:
-            sentences.append(f"{own} is number {order.index(own) + 1} of {len(order)}, {_mean_text(results, own)}.")
+    n_ranked, order = len(results.complete), results.best_first()
+    ranked, others = order[:n_ranked], order[n_ranked:]
+    if ranked:
+        what = "Mean" if len(ranked) == 1 else "Highest mean" if results.higher_is_better else "Lowest mean"
+        sentences.append(f"{what} of {measure.title}: {ranked[0]}, {_mean_text(results, ranked[0])}.")
+        if own in ranked[1:]:
+            sentences.append(f"{own} is number {ranked.index(own) + 1} of {n_ranked}, {_mean_text(results, own)}.")
+    if others:
+        told = "; ".join(_unranked_text(results, name) for name in others)
+        sentences.append(f"Not ranked, since they were judged on other or fewer cases: {told}.")
     if own not in results.values:
         sentences.append(f"{own}, which the others were to be held against, gave no result, so nothing was tested.")
     else:
         sentences += _tested(results)
-    false_ml = {name: found.means["false_positive_ml"] for name, found in results.summaries.items()}
-    if own in false_ml and false_ml[own].mean is not None:
-        least = min(false_ml, key=lambda name: _or_infinity(false_ml[name].mean))
-        text = f"False alarms on normal scans, mL per scan: {own} {_interval_text(false_ml[own], '{:.2f}')}"
-        more = "" if least == own else f"; least of all {least}, {_interval_text(false_ml[least], '{:.2f}')}"
-        sentences.append(f"{text}{more}.")
+    sentences += _false_alarms(results)
     for found in results.broken:
         sentences.append(f"{found.method.name} gave no result: {_reason(found)}.")
     return tuple(sentences)
 
 
-def _or_infinity(value: float | None) -> float:
-    return math.inf if value is None else value
+def _unranked_text(results: Results, name: str) -> str:
+    """A method's mean, and how far the reference is from it on the cases that both have."""
+    own, text = results.options.reference, f"{name}, {_mean_text(results, name)}"
+    versus = next((one for one in results.versus if one.name == name), None)
+    if versus is None or versus.difference.mean is None:
+        return text
+    difference = _difference_form(results).format(versus.difference.mean)
+    return f"{text}, {own} minus it on the {counted(versus.difference.n, 'case')} that both have {difference}"
+
+
+def _false_alarms(results: Results) -> list[str]:
+    own = results.options.reference
+    false_ml = {name: found.means["false_positive_ml"] for name, found in results.summaries.items()}
+    if own not in false_ml or not false_ml[own].n + false_ml[own].n_undefined:
+        return []
+    text = f"False alarms on normal scans, mL per scan: {own} {_interval_text(false_ml[own], '{:.2f}')}"
+    means = {name: false_ml[name].mean or 0.0 for name in results.without_failure_on_normals()}
+    least = min(means, key=lambda name: means[name], default=own)
+    if least == own:
+        return [f"{text}."]
+    among = "all" if len(means) == len(false_ml) else "those with a mask for each of these scans"
+    return [f"{text}; least of {among} {least}, {_interval_text(false_ml[least], '{:.2f}')}."]
 
 
 def _tested(results: Results) -> list[str]:
-    own = results.options.reference
+    """What the tests say; direction and p are of the same signed ranks."""
+    own, sign = results.options.reference, 1 if results.higher_is_better else -1
     tested = [one for one in results.versus if one.p_holm is not None]
     kinds: dict[str, list[str]] = {"better than": [], "worse than": [], "not told apart from": []}
+    at_odds = []
     for one in tested:
-        gain = (one.difference.mean or 0.0) * (1 if results.higher_is_better else -1)
-        told = one.p_holm is not None and one.p_holm < LEVEL
-        kinds["not told apart from" if not told else "better than" if gain > 0 else "worse than"].append(one.name)
-    sentences = [f"{own} is {kind}: {', '.join(names)}." for kind, names in kinds.items() if names]
+        by_ranks, by_mean = sign * (one.test.balance or 0.0), sign * (one.difference.mean or 0.0)
+        if one.p_holm is None or one.p_holm >= LEVEL:
+            kinds["not told apart from"].append(one.name)
+        elif by_ranks * by_mean < 0:
+            better, other = (own, one.name) if by_ranks > 0 else (one.name, own)
+            at_odds.append(
+                f"{own} against {one.name}: neither is called better. By patient the signed ranks favour {better}"
+                f" (p {_p_text(one.p_holm)}), the mean over cases favours {other}"
+                f" ({_difference_form(results).format(one.difference.mean)}, {own} minus {one.name})."
+            )
+        else:
+            kinds["better than" if by_ranks > 0 else "worse than"].append(one.name)
+    sentences = [f"{own} is {kind}: {', '.join(names)}." for kind, names in kinds.items() if names] + at_odds
     if sentences:
         sentences[-1] += f" (Wilcoxon by patient, Holm-adjusted p < {LEVEL:.2g} over {len(tested)} tests.)"
     untested = [one for one in results.versus if one.p_holm is None]
@@ -199,64 +234,68 @@ def _learned_from(found: MethodResult, options: CompareOptions) -> str:
 def _means_table(results: Results) -> Table:
     shown = _SHOWN if results.measure.name in _SHOWN else (results.measure.name, *_SHOWN)
     several = any(mean.n < len(results.values[name]) for name, mean in results.means_by_patient.items())
-    rows = []
-    for name in results.best_first():
-        summary = results.summaries[name]
-        cells = [_short(results.means_by_patient[name], results.measure.form)] if several else []
-        cells += [_short(summary.means[measure], _FORMS[measure]) for measure in shown]
-        false_ml, published = summary.means["false_positive_ml"], summary.positive_slices_only_dice
-        cells += [_short(false_ml, "{:.2f}"), _short(published, "{:.3f}")]
-        rows.append((name, f"{summary.n_positive} + {summary.n_normal}", *cells))
-    undefined = {
-        _HEADS[measure]: sum(summary.means[measure].n_undefined for summary in results.summaries.values())
-        for measure in shown
-    }
-    told = ", ".join(f"{head} {n}" for head, n in undefined.items() if n)
-    caption = (
-        f"Mean [{CONFIDENCE:.0%} bootstrap interval over patients], best first. n: scans with hemorrhage + without."
-        " Dice, sensitivity, NSD, HD95 and lesion F1 are over scans with hemorrhage, a miss counted; precision over"
-        " scans with a prediction; mL off over all. * The last column averages slices with hemorrhage alone, as"
-        " published figures do: false alarms elsewhere cost it nothing. Undefined values, all methods together:"
-        f" {told or 'none'}."
-    )
-    by_patient: tuple[str, ...] = ()
+    names = results.best_first()
+    summaries = [results.summaries[name] for name in names]
+    failed = [[one for one in results.case_results(name).values() if one.score.failed] for name in names]
+    columns = [("n", [f"{summary.n_positive} + {summary.n_normal}" for summary in summaries])]
+    if any(failed):
+        split = [(sum(one.score.positive for one in of_method), len(of_method)) for of_method in failed]
+        columns.append(("failed", [f"{n_positive} + {n - n_positive}" for n_positive, n in split]))
     if several:
-        by_patient = (f"{_HEADS[results.measure.name]} by patient",)
+        by_patient = [results.means_by_patient[name] for name in names]
+        columns.append(_column(f"{_HEADS[results.measure.name]} by patient", by_patient, results.measure.form))
+    columns += [
+        _column(_HEADS[measure], [summary.means[measure] for summary in summaries], _FORMS[measure])
+        for measure in (*shown, "false_positive_ml")
+    ]
+    columns.append(_column("slice Dice*", [summary.positive_slices_only_dice for summary in summaries], "{:.3f}"))
+    caption = (
+        f"Mean [{CONFIDENCE:.0%} bootstrap interval over patients], best first of those judged on the same cases, then"
+        " the others. n: scans with hemorrhage + without; likewise those that failed. Beside a figure, n is how many"
+        " values it is the mean of, and how many more are undefined; in the column's head where that is the same for"
+        " all. Dice, sensitivity, NSD, HD95 and lesion F1 are over scans with hemorrhage, a miss counted; precision is"
+        " over scans with a prediction; mL off over all. * The last column averages slices with hemorrhage alone, as"
+        " published figures do: false alarms elsewhere cost it nothing."
+    )
+    if several:
         caption += " By patient: the mean over patients, each with the mean of his scans."
-    heads = ("method", "n", *by_patient, *(_HEADS[m] for m in shown), _HEADS["false_positive_ml"], "slice Dice*")
+    heads = ("method", *(head for head, _ in columns))
+    rows = zip(names, *(cells for _, cells in columns), strict=True)
     return Table(heads, tuple(rows), caption, own=results.options.reference)
 
 
+def _column(head: str, means: Sequence[MeanInterval | None], form: str) -> tuple[str, list[str]]:
+    """A column of means, one for each method, with n and how many are undefined: in the head where these are alike."""
+    known = {_n_of(mean) for mean in means if mean is not None}
+    if len(known) == 1:
+        return f"{head} ({known.pop()})", ["-" if mean is None else _short(mean, form) for mean in means]
+    return head, ["-" if mean is None else f"{_short(mean, form)} ({_n_of(mean)})" for mean in means]
+
+
 def _strata_tables(results: Results, sorted_means: Sequence[StratumMean]) -> list[Block]:
-    """By each kind, a row per method, best mean first, and a column per stratum with the most cases that any has."""
+    """By each kind, a row per method, best mean first, and a column per stratum."""
     blocks: list[Block] = []
     for by, what in KINDS.items():
         means = {(one.method, one.name): one.mean for one in sorted_means if one.by == by}
         names = list(dict.fromkeys(one.name for one in sorted_means if one.by == by))
         if not names:
             continue
-        n = {name: max(mean.n for (_, of), mean in means.items() if of == name) for name in names}
-        rows = tuple(
-            (
-                method,
-                *(
-                    _short(means[method, name], results.measure.form) if (method, name) in means else "-"
-                    for name in names
-                ),
-            )
-            for method in results.best_first()
-        )
+        methods = results.best_first()
+        columns = [
+            _column(name, [means.get((method, name)) for method in methods], results.measure.form) for name in names
+        ]
         caption = (
             f"{what}. {results.measure.title}, mean [{CONFIDENCE:.0%} bootstrap interval over patients], and how many"
-            " scans; methods that were judged in fewer folds have fewer."
+            " scans: in the column's head where all methods have the same, else beside each figure."
         )
-        heads = ("method", *(f"{name} (n = {n[name]})" for name in names))
+        heads = ("method", *(head for head, _ in columns))
+        rows = zip(methods, *(cells for _, cells in columns), strict=True)
         blocks.append(Table(heads, tuple(rows), caption, own=results.options.reference))
     return blocks
 
 
 def _versus_table(results: Results) -> Table:
-    form = _FORMS[results.measure.name].replace("{:", "{:+").replace("{:++", "{:+")
+    form = _difference_form(results)
     rows = []
     for one in sorted(results.versus, key=lambda found: _gain(results, found), reverse=True):
         test = one.test
@@ -267,6 +306,7 @@ def _versus_table(results: Results) -> Table:
                 f"{one.n_better} / {one.n_equal} / {one.n_worse}",
                 str(one.difference.n),
                 str(one.difference.n_patients),
+                _shown("{:+.2f}", test.balance),
                 f"- ({test.reason})" if test.p is None else _p_text(test.p),
                 "-" if one.p_holm is None else _p_text(one.p_holm),
             )
@@ -275,10 +315,16 @@ def _versus_table(results: Results) -> Table:
     caption = (
         f"Difference: {own} minus the other in {results.measure.title}, mean over cases [{CONFIDENCE:.0%} bootstrap"
         f" interval over patients]. p: Wilcoxon's signed-rank test of patients' means, two-sided; Holm-adjusted for"
-        f" {sum(one.p_holm is not None for one in results.versus)} tests."
+        f" {sum(one.p_holm is not None for one in results.versus)} tests. Signed ranks: the test's direction, rank sums"
+        " of differences above 0 minus those below as a share of both; where its sign is not the difference's, neither"
+        " method is called better."
     )
-    heads = ("against", "difference", "better / equal / worse", "cases", "patients", "p", "p, Holm")
+    heads = ("against", "difference", "better / equal / worse", "cases", "patients", "signed ranks", "p", "p, Holm")
     return Table(heads, tuple(rows), caption)
+
+
+def _difference_form(results: Results) -> str:
+    return _FORMS[results.measure.name].replace("{:", "{:+").replace("{:++", "{:+")
 
 
 def _gain(results: Results, one: Versus) -> float:
@@ -300,7 +346,7 @@ def _ranks(results: Results, folder: Path) -> list[Block]:
             f" {LEVEL:.2g}): {ranking.critical_difference:.2f}."
         )
     if left_out:
-        text += f" Not ranked, since they have fewer cases: {', '.join(left_out)}."
+        text += f" Not ranked, since they were judged on other or fewer cases: {', '.join(left_out)}."
     if len(results.complete) < 2:  # a rank alone is no picture
         return [Heading("Ranks"), Paragraph(text)]
     caption = f"Mean ranks over {ranking.n} patients. Demsar, J Mach Learn Res 7:1, 2006."
@@ -349,9 +395,11 @@ def _cost_table(results: Results) -> Table:
     costs = [one for name in results.best_first() for one in results.case_results(name).values()]
     threads = sorted({one.threads for one in costs if one.threads is not None})
     caption = (
-        "Seconds of all stages from file to mask; MiB at the highest, of the GPU where there is one, else of the"
-        " whole process, all methods and networks in it: methods that came with their weights share one, so that theirs"
-        f" is what the hungriest took. {platform.machine()}, {' or '.join(map(str, threads)) or '?'} threads a method;"
+        "Seconds of all stages from file to mask; MiB at the highest in any of these scans, of the GPU where there is"
+        " one, else of the whole process, all that it holds included. Methods that came with their weights are asked"
+        " about a scan one after the other in one process, and share their look at it: theirs is the one peak of that"
+        " process, from the scan's first method to the last that gave a mask."
+        f" {platform.machine()}, {' or '.join(map(str, threads)) or '?'} threads a method;"
         " where the machine has more, others ran beside it. A busy machine is slower."
     )
     heads = ("method", "scans", "median s", "least to most s", "peak MiB")
@@ -388,25 +436,33 @@ def _trainings(results: Results) -> list[Block]:
 
 
 def _cases(results: Results, folder: Path) -> list[Block]:
+    """A picture of each telling case; of one that cannot be drawn, such as a damaged scan, the reason in its place."""
     blocks: list[Block] = []
+    own = results.options.reference
+    found = results.case_results(own)
     for number, (what, name) in enumerate(results.telling_cases()):
         path = folder / FIGURES / f"case_{number}.png"
-        write_case(path, results, what, name)
-        own, n = results.options.reference, _n_cases(results)
-        caption = f"{what} of {own}: {name}, one of {n} cases. Numbers are of the whole scan, not of the slice."
-        blocks.append(Picture(f"{FIGURES}/{path.name}", caption))
+        told = f"{what} of {own}: {name}, one of {len(found)} cases."
+        try:
+            write_case(path, results, what, name)
+        except OutputError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one bad case must not end the report
+            path.unlink(missing_ok=True)  # an earlier run's, which showed another case
+            reason = recorded_reason(str(error), found[name].case.scan)
+            log.warning("%s: no picture: %s", name, reason)
+            blocks.append(Paragraph(f"{told} It cannot be pictured: {reason}"))
+            continue
+        blocks.append(Picture(f"{FIGURES}/{path.name}", f"{told} Numbers are of the whole scan, not of the slice."))
     return [Heading("Best, median and worst"), *blocks] if blocks else []
-
-
-def _n_cases(results: Results) -> int:
-    return len(results.case_results(results.options.reference))
 
 
 def _failures(results: Results, data: ComparedData) -> list[Block]:
     items = [f"{found.method.name}: no result. {_reason(found)}" for found in results.broken]
     for found in results.working:
         items += [
-            f"{found.method.name}, {one.case.name}: counted as an empty mask. {one.failure}"
+            f"{found.method.name}, {one.case.name}: counted as {'an empty mask' if one.score.positive else 'wrong'}."
+            f" {one.failure}"
             for one in found.failed_cases
         ]
     if data.left_out:
@@ -417,7 +473,10 @@ def _failures(results: Results, data: ComparedData) -> list[Block]:
 
 def _reading(results: Results) -> tuple[str, ...]:
     return (
-        "A scan that a method refuses or fails at counts as if the answer were an empty mask: failing pays nothing.",
+        "A scan that a method refuses or fails at never counts in its favour. With hemorrhage it counts as an empty"
+        " mask. Without, specificity counts it as wrong; its false mL and volume difference are undefined, and counted"
+        " as such; and a method with such a scan is not named as the one with the least false alarms. In AUC a failure"
+        " is the worst answer for the scan and its slices: probability 0 with hemorrhage, 1 without.",
         "Dice of two empty masks is undefined: such scans are counted, not averaged. A false alarm on a normal scan"
         " shows in false mL, not in the Dice of scans with hemorrhage.",
         "Patients, not slices or scans, are resampled and tested; several scans of one patient are averaged for tests.",
@@ -468,11 +527,15 @@ def _mean_text(results: Results, name: str) -> str:
 
 def _interval_text(found: MeanInterval, form: str) -> str:
     if found.mean is None:
-        return "undefined (n = 0)"
+        return f"undefined ({_n_of(found)})"
     mean = form.format(found.mean)
     if found.low is None or found.high is None:
-        return f"{mean} (n = {found.n})"
-    return f"{mean} ({CONFIDENCE:.0%} interval {form.format(found.low)} to {form.format(found.high)}, n = {found.n})"
+        return f"{mean} ({_n_of(found)})"
+    return f"{mean} ({CONFIDENCE:.0%} interval {form.format(found.low)} to {form.format(found.high)}, {_n_of(found)})"
+
+
+def _n_of(found: MeanInterval) -> str:
+    return f"n = {found.n}" + (f", {found.n_undefined} undefined" if found.n_undefined else "")
 
 
 def _short(found: MeanInterval, form: str) -> str:
@@ -509,7 +572,7 @@ _CASE_COLUMNS = (
 _STRATUM_COLUMNS = ("by", "stratum", "method", "n", "n_undefined", "n_patients", "mean", "low", "high", "reason")
 _DIFFERENCE_COLUMNS = (
     "reference", "method", "measure", "n", "n_patients", "difference", "low", "high", "reason", "n_better", "n_equal",
-    "n_worse", "p", "p_holm", "no_test",
+    "n_worse", "rank_balance", "p", "p_holm", "no_test",
 )  # fmt: skip
 
 
@@ -546,7 +609,7 @@ def _case_rows(results: Results, contrasts: dict[str, float]) -> list[Row]:
             **{m.name: m.value(one.score) if m.over(one.score) else None for m in measures},
             "reference_ml": one.score.overlap.reference_ml,
             "contrast_hu": contrasts.get(one.case.name),
-            "prediction_ml": one.score.overlap.prediction_ml,
+            "prediction_ml": one.score.overlap.prediction_ml if one.failure is None else None,
             "seconds": one.seconds,
             "peak_mib": one.peak_mib,
             "failure": one.failure,
@@ -570,6 +633,7 @@ def _difference_row(results: Results, one: Versus) -> Row:
         "n_better": one.n_better,
         "n_equal": one.n_equal,
         "n_worse": one.n_worse,
+        "rank_balance": one.test.balance,
         "p": one.test.p,
         "p_holm": one.p_holm,
         "no_test": one.test.reason,

@@ -1,6 +1,7 @@
 """What came of a comparison, as numbers: means, differences by patient, ranks; and which cases to look at."""
 
 import statistics as numbers
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -113,9 +114,16 @@ class Results:
 
     @cached_property
     def complete(self) -> tuple[MethodResult, ...]:
-        """Working methods with as many cases as any has: those that are ranked."""
-        most = max((len(found.cases) for found in self.working), default=0)
-        return tuple(found for found in self.working if len(found.cases) == most)
+        """Working methods with a value for the same cases: those that are ranked.
+
+        The cases are as many as any method has a value for; of several such sets, the reference's, else the commonest.
+        """
+        cases = {name: frozenset(values) for name, values in self.values.items()}
+        most = max(map(len, cases.values()), default=0)
+        fullest = [own for own in cases.values() if len(own) == most]
+        reference = cases.get(self.options.reference)
+        same = reference if reference in fullest else next((own for own, _ in Counter(fullest).most_common(1)), None)
+        return tuple(found for found in self.working if cases[found.method.name] == same)
 
     @cached_property
     def ranking(self) -> Ranking | None:
@@ -144,14 +152,29 @@ class Results:
         )
 
     def best_first(self) -> list[str]:
-        """Working methods by the mean of the measure; those without a value last."""
+        """The `complete` methods by the mean of the measure; then the others, whose means are of other cases, as they
+        came."""
 
         def key(name: str) -> float:
-            values = self.values[name].values()
-            mean = numbers.fmean(values) if values else float("-inf" if self.higher_is_better else "inf")
+            mean = numbers.fmean(self.values[name].values() or [0.0])
             return -mean if self.higher_is_better else mean
 
-        return sorted(self.values, key=key)
+        complete = [found.method.name for found in self.complete]
+        return [*sorted(complete, key=key), *(name for name in self.values if name not in complete)]
+
+    def without_failure_on_normals(self) -> list[str]:
+        """Working methods that gave a mask for each of the normal scans that the reference was asked about, and were
+        asked about no other: those whose false alarms can be held against each other. Empty where there is none."""
+        normal = {
+            name: {case: one for case, one in self.case_results(name).items() if not one.score.positive}
+            for name in self.values
+        }
+        asked = normal.get(self.options.reference, {}).keys()
+        return [
+            name
+            for name, own in normal.items()
+            if asked and own.keys() == asked and not any(one.score.failed for one in own.values())
+        ]
 
     def telling_cases(self) -> list[tuple[str, str]]:
         """Best, median and worst case of the reference method, and the normal scan with its largest false alarm.

@@ -21,7 +21,7 @@ from hgisam.cases import own_record
 from hgisam.compare.data import ComparedCase, ComparedData
 from hgisam.compare.memory import PeakMemory
 from hgisam.compare.settings import AnyMethod, CompareOptions, GivenMethod, TrainedMethod, learns_from_masks
-from hgisam.compare.training import FoldTraining, TrainingEnd, train_side_by_side
+from hgisam.compare.training import FoldTraining, TrainingEnd, content_of_lessons, train_side_by_side
 from hgisam.config import Settings
 from hgisam.evaluate.folders import with_probabilities
 from hgisam.evaluate.scores import ScanScore, score_masks
@@ -68,11 +68,12 @@ class CaseResult:
 
     Attributes:
         case: the case.
-        score: of its mask; of an empty one where the method failed.
+        score: of its mask; of an empty one, marked as failed, where the method failed.
         failure: why there is no mask; None where there is one.
         seconds: of all stages from file to mask; None where it failed.
         threads: of the CPU, that it had; None where that is not on record.
-        peak_mib: the most memory meanwhile; None where it failed, or the system does not tell.
+        peak_mib: the most memory since the case was begun; of methods that are judged together, since the first of them
+            began it, and until the last that gave a mask. None where it failed, or the system does not tell.
         mask: the file; None where it failed.
     """
 
@@ -193,6 +194,7 @@ class Runner:
                         one.trainings.append(self._training(one.method, settings, data, fold).end)
         for case in cases:
             looks: dict[str, Look] = {}
+            memory = PeakMemory(pick_device(self.device))
             for one in at_work:
                 maker = one.maker_for(case)
                 if maker is not None:
@@ -200,8 +202,8 @@ class Runner:
                     folder = self.output / METHODS / one.method.folder_name
                     with one.failing():
                         sharing = _Sharing(maker, looks)
-                        one.found.append(compare_case(sharing, case, shas[case.name], folder, interrupts))
-        return tuple(one.result() for one in at_work)
+                        one.found.append(compare_case(sharing, case, shas[case.name], folder, memory, interrupts))
+        return _sharing_peaks([one.result() for one in at_work])
 
     def _judge_side_by_side(self, data: ComparedData, shas: dict[str, Shas]) -> None:
         """So many processes at a time, each with its share of threads; records stay.
@@ -271,13 +273,16 @@ class Runner:
     def _training(self, method: TrainedMethod, settings: Settings, data: ComparedData, fold: int) -> FoldTraining:
         recipe = settings.train_segmenter if learns_from_masks(settings) else settings.train
         dealt = {"folds": self.options.folds, "fold": fold, "seed": self.options.seed}
+        options = recipe.model_copy(update={"split": recipe.split.model_copy(update=dealt)})
+        tested = frozenset(case.patient for case in data.cases if case.fold == fold)
         return FoldTraining(
-            options=recipe.model_copy(update={"split": recipe.split.model_copy(update=dealt)}),
+            options=options,
             data=data.folder,
             run=self.output / METHODS / method.folder_name / f"fold_{fold}",
-            tested=frozenset(case.patient for case in data.cases if case.fold == fold),
+            tested=tested,
             cache=self.output / CACHE,
             device=self.device,
+            taught_on=content_of_lessons(data, options, tested),
         )
 
 
@@ -296,6 +301,18 @@ def _at_once(methods: Sequence[AnyMethod]) -> list[tuple[AnyMethod, ...]]:
     given = tuple(method for method in methods if isinstance(method, GivenMethod))
     trained = [(method,) for method in methods if isinstance(method, TrainedMethod)]
     return [given, *trained] if given else [*trained]
+
+
+def _sharing_peaks(results: Sequence[MethodResult]) -> tuple[MethodResult, ...]:
+    """Methods that were judged together, with the one peak by case that they have in common: no order favours any."""
+    peaks: dict[str, float] = {}
+    for one in (one for result in results for one in result.cases):
+        peaks[one.case.name] = max(peaks.get(one.case.name, 0.0), one.peak_mib or 0.0)
+
+    def shared(one: CaseResult) -> CaseResult:
+        return one if one.peak_mib is None else replace(one, peak_mib=peaks[one.case.name])
+
+    return tuple(replace(result, cases=tuple(map(shared, result.cases))) for result in results)
 
 
 @dataclass(eq=False)
@@ -370,17 +387,18 @@ class _Sharing:
 
 
 def compare_case(
-    segmenter: MaskMaker, case: ComparedCase, shas: Shas, folder: Path, interrupts: Interrupts
+    segmenter: MaskMaker, case: ComparedCase, shas: Shas, folder: Path, memory: PeakMemory, interrupts: Interrupts
 ) -> CaseResult:
     """One method on one case: what is on record where that is still true, else a new mask and record.
 
-    A scan that the method refuses or fails at is scored as if it had answered with an empty mask.
+    A scan that the method refuses or fails at is scored with an empty mask, and marked as failed.
 
     Args:
         segmenter: the method.
         case: the case.
         shas: sha256 of scan and reference.
         folder: the method's, for `CASE_mask.nii.gz` and `CASE.json`.
+        memory: watched since the case was begun.
         interrupts: held back while files are written.
 
     Raises:
@@ -395,7 +413,6 @@ def compare_case(
         return known
     mask.unlink(missing_ok=True)
     reference, labels, _ = read_mask_and_labels(case.reference)
-    memory = PeakMemory(segmenter.device)
     result: SegmentationResult | None = None
     try:
         result = segmenter.segment(case.scan)
@@ -415,7 +432,8 @@ def compare_case(
     subtypes = labels if case.tells_subtypes else None
     upside_down = result is not None and result.grid.orientation.flips[0]  # as the scan's file counts its slices
     score = score_masks(case.name, prediction, reference, subtypes, upside_down=upside_down)
-    score = with_probabilities(replace(score, patient=case.patient), found)
+    score = replace(score, patient=case.patient, failed=result is None)
+    score = score if result is None else with_probabilities(score, found)
     record = (
         case_record("compare", case.name, case.scan, shas[0], segmenter.settings, {})
         | {"key": key, "fold": case.fold}
@@ -439,12 +457,15 @@ def _mask_name(case: ComparedCase) -> str:
 
 
 def _known(record: Record, case: ComparedCase, key: str, mask: Path) -> CaseResult | None:
-    """What a record says, where it is of this key, whole, and has its mask. What failed is tried again."""
+    """What a record says, where it is of this key, whole, and has its mask. What failed is tried again, and what was
+    scored when subtypes were told that are not now, or the reverse."""
     if record.get("key") != key or record.get("status") != "ok" or not mask.is_file():
         return None
     try:
         score = replace(_SCORE.validate_python(record["score"]), patient=case.patient)
     except (KeyError, ValidationError):
+        return None
+    if bool(score.subtypes) != (case.tells_subtypes and score.positive):
         return None
     return _case_result(case, score, record, mask)
 

@@ -24,12 +24,15 @@ class SignedRank:
         n: how many differences.
         n_zero: of them, zero.
         p: two-sided; None where there is no test.
-        reason: why there is none; None where there is one.
+        balance: the test's direction: the rank sum of differences above 0 minus that of those below, as a share of
+            both, from -1 to 1; None where there is no test. It may have another sign than the mean.
+        reason: why there is no test; None where there is one.
     """
 
     n: int
     n_zero: int
     p: float | None
+    balance: float | None = None
     reason: str | None = None
 
 
@@ -70,18 +73,21 @@ def signed_rank(differences: Sequence[float]) -> SignedRank:
     Zeros take part in the ranking and are then left out (Pratt), so that many equal results are no evidence for either.
     Exact without ties and zeros up to 50 differences; with some, exact by permutation up to 13, else by the normal law.
 
-    Source: Wilcoxon, Biometrics Bull 1:80, 1945; Pratt, J Am Stat Assoc 54:655, 1959; scipy.stats.wilcoxon.
+    Source: Wilcoxon, Biometrics Bull 1:80, 1945; Pratt, J Am Stat Assoc 54:655, 1959; scipy.stats.wilcoxon. The
+    balance: Kerby, Comprehensive Psychology 3:1, 2014 (matched-pairs rank-biserial correlation).
     """
     n, found = len(differences), np.asarray(differences, dtype=np.float64)
     found = np.where(np.abs(found) <= _EQUAL, 0.0, found)
     n_zero = int((found == 0).sum())
     if n < MIN_PATIENTS:
-        return SignedRank(n, n_zero, None, f"a test needs {MIN_PATIENTS} patients or more; got {n}")
+        return SignedRank(n, n_zero, None, reason=f"a test needs {MIN_PATIENTS} patients or more; got {n}")
     if n_zero == n:
-        return SignedRank(n, n_zero, None, "all differences are 0")
-    from scipy.stats import wilcoxon
+        return SignedRank(n, n_zero, None, reason="all differences are 0")
+    from scipy.stats import rankdata, wilcoxon
 
-    return SignedRank(n, n_zero, min(1.0, float(wilcoxon(found, zero_method="pratt", method="auto").pvalue)))
+    ranks = rankdata(np.abs(found))
+    balance = float((ranks * np.sign(found)).sum() / ranks[found != 0].sum())
+    return SignedRank(n, n_zero, min(1.0, float(wilcoxon(found, zero_method="pratt", method="auto").pvalue)), balance)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

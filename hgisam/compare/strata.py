@@ -10,7 +10,7 @@ from hgisam.evaluate.statistics import MeanInterval, mean_interval
 from hgisam.evaluate.summary import bands
 from hgisam.intake import IntakeOptions, check_scan
 from hgisam.io.errors import ScanRefused
-from hgisam.io.nifti import read_mask_and_labels
+from hgisam.io.nifti import read_mask
 from hgisam.refine import Components
 from hgisam.volume import same_grid
 
@@ -47,19 +47,16 @@ def contrasts_hu(cases: Sequence[ComparedCase]) -> dict[str, float]:
     """By case: by how many HU the reference's median lies above that of the brain; cases where none is known left out.
 
     What of a reference is denser than any clot is left out: the bone that a thin bleed is blurred with.
-
-    Raises:
-        ScanRefused: where a reference cannot be read.
     """
     found = {case.name: _contrast_hu(case) for case in cases}
     return {name: contrast_hu for name, contrast_hu in found.items() if contrast_hu is not None}
 
 
 def _contrast_hu(case: ComparedCase) -> float | None:
-    reference, _, _ = read_mask_and_labels(case.reference)
-    if not reference.voxels.any():
-        return None
     try:
+        reference, _ = read_mask(case.reference)
+        if not reference.voxels.any():
+            return None
         checked = check_scan(case.scan, BrainOptions(), IntakeOptions())
     except ScanRefused:
         return None

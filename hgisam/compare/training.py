@@ -3,6 +3,10 @@
 Classifiers and segmenters, each by the function that `hgisam train` calls.
 """
 
+import hashlib
+import json
+import logging
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +14,12 @@ from pathlib import Path
 
 import torch
 
+from hgisam import __version__
 from hgisam.cases import own_record
+from hgisam.compare.data import ComparedData
+from hgisam.io.atomic import make_output_folder
+from hgisam.io.errors import OutputError
+from hgisam.io.tables import write_json
 from hgisam.outputs import RUN_RECORD
 from hgisam.pipeline import pick_device
 from hgisam.processes import side_by_side
@@ -19,6 +28,11 @@ from hgisam.train.recipe import TrainOptions, recorded_settings, train_classifie
 from hgisam.train.segmenter_recipe import SegmenterTrainOptions, recorded_segmenter_settings, train_segmenter
 from hgisam.train.splits import Role, load_splits
 from hgisam.train.training import BEST, SPLITS, as_now
+
+log = logging.getLogger(__name__)
+
+TAUGHT_ON = "taught_on.json"
+"""In a run's folder: by what content it was begun."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +65,7 @@ class FoldTraining:
         tested: the patients whom the comparison judges in this fold.
         cache: where prepared scans are kept, for all trainings of the comparison that see them alike.
         device: where to train.
+        taught_on: what `content_of_lessons` says of what it may learn from.
     """
 
     options: TrainOptions | SegmenterTrainOptions
@@ -59,17 +74,30 @@ class FoldTraining:
     tested: frozenset[str]
     cache: Path
     device: str
+    taught_on: str
 
     @property
     def finished(self) -> bool:
-        """Whether the run's folder holds the weights of a training with these settings."""
+        """Whether the run's folder holds the weights and splits of a training of which nothing has changed since."""
+        state = own_record(self.run / RUN_RECORD).get("state")
+        return state == "finished" and not self.changed and all((self.run / name).is_file() for name in (BEST, SPLITS))
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """What is other now than for the training in the run's folder; empty where nothing is, or none has begun."""
         record = own_record(self.run / RUN_RECORD)
-        recorded = as_now(record.get("settings"), type(self.options))
+        if not record:
+            return ()
         if isinstance(self.options, SegmenterTrainOptions):
             settings = recorded_segmenter_settings(self.options)
         else:
             settings = recorded_settings(self.options)
-        return record.get("state") == "finished" and recorded == settings and (self.run / BEST).is_file()
+        same = {
+            "version of hgisam": record.get("versions", {}).get("hgisam") == __version__,
+            "settings": as_now(record.get("settings"), type(self.options)) == settings,
+            "data": own_record(self.run / TAUGHT_ON).get("sha256") == self.taught_on,
+        }
+        return tuple(what for what, is_same in same.items() if not is_same)
 
     @property
     def end(self) -> TrainingEnd:
@@ -83,16 +111,19 @@ class FoldTraining:
     def weights(self, workers: int) -> Path:
         """The weights that lie in the run's folder if its training is done, else newly learned.
 
-        A training that was stopped goes on from its latest checkpoint.
+        A training that was stopped goes on from its latest checkpoint; one of another version of hgisam, by other
+        settings or on other data is removed, and begun anew.
 
         Args:
             workers: processes that prepare.
 
         Raises:
-            InputError: where the run's folder holds a training with other settings.
+            InputError: where the data are not what the recipe needs.
+            OutputError: where something cannot be written or removed.
             ValueError: where the training's own division would have taught it a patient that it is to be judged on.
         """
         if not self.finished:
+            self._begin()
             segmenter = isinstance(self.options, SegmenterTrainOptions)
             train: Callable[..., object] = train_segmenter if segmenter else train_classifier
             train(
@@ -113,6 +144,35 @@ class FoldTraining:
                 f"{len(judged)} others"
             )
         return self.run / BEST
+
+    def _begin(self) -> None:
+        """Make the run's folder ready for a training of what is asked for now.
+
+        Raises:
+            OutputError: where it cannot be.
+        """
+        if self.changed:
+            log.warning("%s: begun anew: other %s than before", self.run, ", other ".join(self.changed))
+            try:
+                shutil.rmtree(self.run)
+            except OSError as error:
+                raise OutputError(f"{self.run}: expected to replace it; got '{error.strerror}'; remove it") from error
+        make_output_folder(self.run)
+        write_json(self.run / TAUGHT_ON, {"hgisam_version": __version__, "sha256": self.taught_on})
+
+
+def content_of_lessons(
+    data: ComparedData, options: TrainOptions | SegmenterTrainOptions, tested: frozenset[str]
+) -> str:
+    """sha256 of all that a training may learn from: everybody's labels, by which patients are dealt too, and voxels of
+    those who are not tested; with their masks, where the recipe reads masks."""
+    with_masks = isinstance(options, SegmenterTrainOptions) and options.own_masks is None
+    taught = [
+        (one.name, one.voxels_sha256, one.reference_sha256 if with_masks else None)
+        for one in data.lessons
+        if one.patient not in tested
+    ]
+    return hashlib.sha256(json.dumps([data.cohort_sha256, taught]).encode()).hexdigest()
 
 
 def train_side_by_side(trainings: Sequence[FoldTraining], workers: int) -> None:

@@ -30,7 +30,8 @@ PAIRS_PER_WORKER = 8
 UNEVEN = 0.01
 """Slices are uneven where the record states a spacing that differs from the grid's step by more than this share."""
 
-_LABELS = ("_labels.nii.gz", "_labels.nii")
+LABELS = ("_labels.nii.gz", "_labels.nii")
+"""How the names of references end that say that their values are subtypes."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def evaluate_folders(
             found.append(scored)
             for warning in () if scored.scan is None else scored.scan.warnings:
                 log.warning("%s: %s", case, warning)
-    telling = {named: _tell_subtypes(found, named_labels=named) for named in (True, False)}
+    telling = {named: tell_subtypes(found, named_labels=named) for named in (True, False)}
     scans = [
         replace(
             one.scan,
@@ -169,13 +170,13 @@ def score_pair(pair: Pair) -> ScoredPair:
     scan = replace(scan, warnings=tuple(warnings))
     return ScoredPair(
         scan=with_probabilities(scan, record),
-        named_labels=pair.reference.name.endswith(_LABELS),
+        named_labels=pair.reference.name.endswith(LABELS),
         has_other_values=labels is None,
         has_several_values=labels is not None and bool((labels > 1).any()),
     )
 
 
-def _tell_subtypes(pairs: Sequence[ScoredPair], *, named_labels: bool) -> bool:
+def tell_subtypes(pairs: Sequence[ScoredPair], *, named_labels: bool) -> bool:
     """Whether the values of the references that are named so are subtypes."""
     alike = [pair for pair in pairs if pair.named_labels == named_labels]
     if any(pair.has_other_values for pair in alike):

@@ -37,6 +37,7 @@ _MASK_COLUMNS = (
     "dice", "iou", "sensitivity", "precision", "hd95_mm", "assd_mm", "nsd_1mm", "nsd_2mm", "prediction_ml",
     "reference_ml", "difference_ml", "absolute_difference_ml", "n_prediction", "n_reference", "n_both",
 )  # fmt: skip
+_PREDICTED_VOLUMES = ("prediction_ml", "difference_ml", "absolute_difference_ml")
 _LESION_COLUMNS = ("lesion_f1", "n_reference_lesions", "n_found_lesions", "n_predicted_lesions", "n_right_lesions")
 SCAN_COLUMNS = (
     "case", "patient", *_MASK_COLUMNS, *_LESION_COLUMNS, PUBLISHED_DICE, "voxel_ml", "slice_mm", "n_slices",
@@ -165,6 +166,7 @@ def _scan_row(scan: ScanScore, patient: int) -> Row:
         "case": scan.case,
         "patient": patient,
         **_mask_values(scan.overlap, scan.surface),
+        **({} if scan.volume_known else dict.fromkeys(_PREDICTED_VOLUMES)),
         **_lesion_values(scan),
         PUBLISHED_DICE: sum(published) / len(published) if published else None,
         "voxel_ml": scan.voxel_ml,

@@ -67,6 +67,7 @@ class ScanScore:
         probability: that the scan holds hemorrhage, from the record beside the prediction; None where there is none.
         operating_point: the slice probability that counts as blood, from the same record.
         warnings: what the readers of the two masks had to put up with.
+        failed: whether no mask was made, so that the empty one that is scored is no answer.
     """
 
     case: str
@@ -81,6 +82,13 @@ class ScanScore:
     probability: float | None = None
     operating_point: float | None = None
     warnings: tuple[str, ...] = ()
+    failed: bool = False
+
+    @property
+    def volume_known(self) -> bool:
+        """Whether the predicted volume is an answer: not that of a failure on a normal scan, which no volume is worse
+        than."""
+        return self.positive or not self.failed
 
     @property
     def positive(self) -> bool:

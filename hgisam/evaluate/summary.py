@@ -13,7 +13,7 @@ from hgisam.evaluate.agreement import (
     limits_of_agreement,
 )
 from hgisam.evaluate.detection import Detection, detection
-from hgisam.evaluate.scores import ScanScore, SubtypeScore
+from hgisam.evaluate.scores import ScanScore, SliceScore, SubtypeScore
 from hgisam.evaluate.statistics import MeanInterval, mean_interval
 from hgisam.labels import SUBTYPES
 
@@ -62,6 +62,22 @@ def _answered(scored: Scored) -> bool:
     return scored.overlap.n_reference > 0 and scored.overlap.n_prediction > 0
 
 
+def _volume_known(scored: Scored) -> bool:
+    return isinstance(scored, SubtypeScore) or scored.volume_known
+
+
+def _difference_ml(scored: Scored) -> float | None:
+    return scored.overlap.difference_ml if _volume_known(scored) else None
+
+
+def _absolute_difference_ml(scored: Scored) -> float | None:
+    return abs(scored.overlap.difference_ml) if _volume_known(scored) else None
+
+
+def _prediction_ml(scored: Scored) -> float | None:
+    return scored.overlap.prediction_ml if _volume_known(scored) else None
+
+
 MEASURES = (
     Measure("dice", "Dice, positive scans", lambda s: s.overlap.dice, _positive),
     Measure("dice_all", "Dice, all scans (false alarm: 0)", lambda s: s.overlap.dice, _any),
@@ -77,18 +93,13 @@ MEASURES = (
     Measure("lesion_f1", "Lesion F1, positive scans", lambda s: s.lesions.f1, _positive),
     Measure("lesion_sensitivity", "Lesion sensitivity, positive scans", lambda s: s.lesions.sensitivity, _positive),
     Measure("lesion_precision", "Lesion precision, scans with a prediction", lambda s: s.lesions.precision, _any),
-    Measure("difference_ml", "Volume difference, mL", lambda s: s.overlap.difference_ml, _any, "{:+.2f}"),
-    Measure(
-        "absolute_difference_ml",
-        "Absolute volume difference, mL",
-        lambda s: abs(s.overlap.difference_ml),
-        _any,
-        "{:.2f}",
-    ),
-    Measure("false_positive_ml", "False positive on normals, mL", lambda s: s.overlap.prediction_ml, _normal, "{:.2f}"),
+    Measure("difference_ml", "Volume difference, mL", _difference_ml, _any, "{:+.2f}"),
+    Measure("absolute_difference_ml", "Absolute volume difference, mL", _absolute_difference_ml, _any, "{:.2f}"),
+    Measure("false_positive_ml", "False positive on normals, mL", _prediction_ml, _normal, "{:.2f}"),
 )
 """Each over the scans that its title names. A complete miss counts in all of them: 0, or the grid's diagonal; only the
-two "not empty" leave it out. What is undefined (both masks empty; nothing predicted, for a precision) is counted."""
+two "not empty" leave it out. What is undefined (both masks empty; nothing predicted, for a precision; volumes of a
+failure on a normal scan) is counted."""
 
 PUBLISHED_DICE = "positive_slices_only_dice"
 """The Dice of published results: over positive slices, so that false alarms on other slices cost nothing."""
@@ -158,12 +169,13 @@ class Summary:
         means: by the name of each of MEASURES.
         positive_slices_only_dice: see PUBLISHED_DICE; the mean is over slices, its interval over patients.
         slice_sensitivity: share of the positive slices in which anything was predicted.
-        slice_specificity: share of the other slices in which nothing was.
+        slice_specificity: share of the other slices in which nothing was; a failure counts as wrong.
         scan_sensitivity: the same of scans.
         scan_specificity: the same of scans.
-        scan_detection: of probabilities of scans, as far as they are known; None where none is.
+        scan_detection: of probabilities of scans, as far as they are known; None where none is. A failure takes part as
+            the worst answer: 0 with hemorrhage, 1 without.
         slice_detection: the same of slices.
-        n_without_probabilities: scans of which none are known.
+        n_without_probabilities: scans that take part in neither.
         volume_all: agreement of volumes over all scans.
         volume_positive: over positive scans.
         lesions_by_size: smallest first; sizes without a lesion are left out.
@@ -199,10 +211,11 @@ def summarise(scans: Sequence[ScanScore]) -> Summary:
     """The numbers over all scans. With none, every n is 0 and every mean None."""
     positive = [scan for scan in scans if scan.positive]
     normal = [scan for scan in scans if not scan.positive]
-    slices = [(found, scan.patient) for scan in scans for found in scan.slices]
-    positive_slices = [(found, patient) for found, patient in slices if found.overlap.n_reference]
-    negative_slices = [(found, patient) for found, patient in slices if not found.overlap.n_reference]
+    slices = [(found, scan) for scan in scans for found in scan.slices]
+    positive_slices = [(found, scan.patient) for found, scan in slices if found.overlap.n_reference]
+    negative_slices = [(found, scan) for found, scan in slices if not found.overlap.n_reference]
     known = [scan for scan in scans if scan.probability is not None]
+    known += [_answered_wrongly(scan) for scan in scans if scan.failed and known]
     return Summary(
         n=len(scans),
         n_patients=len({scan.patient for scan in scans}),
@@ -217,9 +230,9 @@ def summarise(scans: Sequence[ScanScore]) -> Summary:
         means=_means([(scan, scan.patient) for scan in scans]),
         positive_slices_only_dice=_mean((found.overlap.dice, patient) for found, patient in positive_slices),
         slice_sensitivity=_mean((float(found.overlap.n_prediction > 0), p) for found, p in positive_slices),
-        slice_specificity=_mean((float(found.overlap.n_prediction == 0), p) for found, p in negative_slices),
+        slice_specificity=_mean((_specific(found, scan), scan.patient) for found, scan in negative_slices),
         scan_sensitivity=_mean((float(scan.overlap.n_prediction > 0), scan.patient) for scan in positive),
-        scan_specificity=_mean((float(scan.overlap.n_prediction == 0), scan.patient) for scan in normal),
+        scan_specificity=_mean((_specific(scan, scan), scan.patient) for scan in normal),
         scan_detection=_scan_detection(known),
         slice_detection=_slice_detection(known),
         n_without_probabilities=len(scans) - len(known),
@@ -243,6 +256,17 @@ def bands(edges: Sequence[float], unit: str) -> list[tuple[str, Callable[[float]
         f"{edges[-1]:g} {unit} and over",
     ]
     return [(name, between(low, high)) for name, low, high in zip(names, lows, highs, strict=True)]
+
+
+def _specific(found: ScanScore | SliceScore, scan: ScanScore) -> float:
+    """1 where nothing was predicted in a scan or a slice of it, 0 where something was, or the scan failed."""
+    return float(found.overlap.n_prediction == 0 and not scan.failed)
+
+
+def _answered_wrongly(scan: ScanScore) -> ScanScore:
+    """A scan with the worst probabilities that there are, for itself and each of its slices."""
+    slices = tuple(replace(found, probability=float(not found.overlap.n_reference)) for found in scan.slices)
+    return replace(scan, probability=float(not scan.positive), slices=slices)
 
 
 def _mean(pairs: Iterable[tuple[float | None, str]]) -> MeanInterval:
@@ -305,7 +329,8 @@ def _lesions_by_size(scans: Sequence[ScanScore]) -> tuple[LesionSizes, ...]:
     return tuple(sizes)
 
 
-def _volume_agreement(scans: Sequence[ScanScore]) -> VolumeAgreement:
+def _volume_agreement(all_scans: Sequence[ScanScore]) -> VolumeAgreement:
+    scans = [scan for scan in all_scans if scan.volume_known]
     volumes = torch.tensor([[s.overlap.prediction_ml, s.overlap.reference_ml] for s in scans]).double().reshape(-1, 2)
     limits = limits_of_agreement([scan.overlap.difference_ml for scan in scans])
     icc = intraclass_correlation(volumes.numpy())
@@ -340,5 +365,5 @@ def _slice_detection(known: Sequence[ScanScore]) -> Detection | None:
 
 def _shared_operating_point(known: Sequence[ScanScore]) -> float | None:
     """The scans' operating point; None where they have several."""
-    points = {scan.operating_point for scan in known}
+    points = {scan.operating_point for scan in known if not scan.failed}
     return points.pop() if len(points) == 1 else None

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from compared_heads import METHODS, UPSIDE_DOWN, write_comparison_yaml, write_heads
@@ -55,6 +56,14 @@ def test_every_working_method_has_every_case_and_the_broken_one_is_on_record(don
     assert record["failure"].startswith("WeightsError: ")
     assert "none.safetensors" in record["failure"]
     assert str(done.parent) not in record["failure"]
+
+
+def test_methods_judged_together_carry_one_peak_of_memory_whatever_their_order(done: Path) -> None:
+    """The first of them looks at the scan for all; the network of the last is in the process from the beginning."""
+    peaks: dict[str, set[str]] = {}
+    for row in rows(done / "cases.csv"):
+        peaks.setdefault(row["case"], set()).add(row["peak_mib"])
+    assert {case: len(of_case) for case, of_case in peaks.items()} == dict.fromkeys(peaks, 1)
 
 
 def test_means_by_volume_and_contrast_are_those_of_their_cases(done: Path) -> None:
@@ -254,26 +263,48 @@ def test_methods_side_by_side_say_what_they_say_one_after_the_other(
         assert one.any()
 
 
-def test_a_case_that_fails_counts_as_an_empty_mask_and_is_tried_again(tmp_path: Path, watched: type[Watched]) -> None:
-    heads = write_heads(tmp_path / "heads", 2)
+def test_a_case_that_fails_counts_against_the_method_and_is_tried_again(tmp_path: Path, watched: type[Watched]) -> None:
+    heads = write_heads(tmp_path / "heads", 3)
     config = write_comparison_yaml(tmp_path / "a.yaml")
 
     def broken(n: int) -> None:
-        if n == 4:  # the first method's second case
+        if n in {1, 4}:  # the first method's cases: a normal scan, and one that bled
             raise RuntimeError("an index fell out of its range")
 
     watched.before = broken
     found = compare(config, tmp_path / "out", data_folder=heads)
-    bled = found.methods[0].cases[1]
+    normal, bled, _ = found.methods[0].cases
+    assert normal.score.failed
     assert bled.failure == "RuntimeError: an index fell out of its range"
     assert (bled.score.overlap.n_prediction, bled.score.overlap.dice) == (0, 0.0)
-    assert found.methods[0].works
     assert not found.nothing_failed
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "HU, refined, p0: counted as wrong. RuntimeError" in text
     assert "HU, refined, p1: counted as an empty mask. RuntimeError" in text
+    assert rows(tmp_path / "out" / "cases.csv")[0]["false_positive_ml"] == ""
     watched.forget()
     assert compare(config, tmp_path / "out", data_folder=heads).nothing_failed
-    assert watched.asked == ["p1"]
+    assert watched.asked == ["p0", "p1"]
+
+
+def test_a_case_that_cannot_be_pictured_is_named_with_its_reason_and_costs_no_report(tmp_path: Path) -> None:
+    """One scan is cut off; the reference of another has more slices than its scan: Dice is 0 in both."""
+    heads = write_heads(tmp_path / "heads", 4)
+    cut = heads / "p3.nii.gz"
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    truth = nib.load(heads / "truth" / "p1_mask.nii.gz")
+    voxels = np.concatenate([np.asarray(truth.dataobj)] * 2, axis=2)
+    nib.save(nib.Nifti1Image(voxels, truth.affine), heads / "truth" / "p1_mask.nii.gz")
+    config = write_comparison_yaml(tmp_path / "a.yaml", methods=[{"config": "hu.yaml"} | one for one in METHODS[:2]])
+    words = ["compare", "--config", str(config), "--data", str(heads), "-o", str(tmp_path / "out"), "--workers", "1"]
+    ran = CliRunner().invoke(app, words)
+    assert ran.exit_code == 8, ran.output
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "Best of HU, refined: p1, one of 4 cases. It cannot be pictured: p1: expected scan and reference" in text
+    assert "worst of HU, refined: p3, one of 4 cases. It cannot be pictured: p3.nii.gz: expected" in text
+    assert "## Settings" in text
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert str(tmp_path) not in text
 
 
 def test_a_file_that_hgisam_has_not_written_is_not_replaced(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,7 @@ from PIL import Image
 
 from hgisam.compare.data import prepare_data
 from hgisam.compare.settings import CompareOptions
+from hgisam.evaluate.folders import evaluate_folders
 from hgisam.io.errors import InputError
 from hgisam.io.nifti import read_ct, read_labels, write_mask
 from hgisam.labels import Subtype, label_value
@@ -69,6 +71,37 @@ def test_a_colour_that_stands_for_nothing_is_refused(tmp_path: Path) -> None:
     draw_slice(tmp_path, "120018", (9, 9, 9))
     with pytest.raises(InputError, match=r"120018: expected colours of subtypes; got \(9, 9, 9\)"):
         prepare_data(options(SLICES | {"folder": str(tmp_path)}), tmp_path, tmp_path / "out")
+
+
+def test_pictures_that_would_be_one_file_are_refused_with_both_names(tmp_path: Path) -> None:
+    draw_slice(tmp_path, "12 0018", (0, 255, 0))
+    draw_slice(tmp_path, "12_0018", (255, 0, 0))
+    with pytest.raises(InputError, match=r"got 12 0018\.png and 12_0018\.png, both 12_0018; rename one"):
+        prepare_data(options(SLICES | {"folder": str(tmp_path)}), tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "values", "tells"),
+    [("_mask", (1, 3), True), ("_mask", (1, 1), False), ("", (2, 1), True), ("_labels", (1, 1), True),
+     ("_labels", (1, 9), False)],
+)  # fmt: skip
+def test_references_tell_subtypes_where_hgisam_evaluate_says_so(
+    tmp_path: Path, suffix: str, values: tuple[int, int], tells: bool
+) -> None:
+    predictions, references = tmp_path / "predictions", tmp_path / "truth"
+    for folder in (predictions, references):
+        folder.mkdir()
+    affine = np.diag([-1.0, -1.0, 5.0, 1.0])
+    for name, value in zip(("p0", "p1"), values, strict=True):
+        voxels = np.zeros((6, 5, 4), dtype=np.uint8)
+        voxels[2, 2, 1:3] = value
+        nib.save(nib.Nifti1Image(voxels * 0, affine), tmp_path / f"{name}.nii.gz")
+        nib.save(nib.Nifti1Image(voxels, affine), references / f"{name}{suffix}.nii.gz")
+        nib.save(nib.Nifti1Image((voxels > 0).astype(np.uint8), affine), predictions / f"{name}_mask.nii.gz")
+    found = prepare_data(options({"kind": "scans", "folder": str(tmp_path)}), tmp_path, tmp_path / "out")
+    evaluated = evaluate_folders(predictions, references)
+    assert [case.tells_subtypes for case in found.cases] == [tells, tells]
+    assert [bool(scan.subtypes) for scan in evaluated.scans] == [tells, tells]
 
 
 def test_scans_are_paired_by_name_and_what_has_no_reference_is_told(tmp_path: Path) -> None:
@@ -132,5 +165,9 @@ def test_phantoms_are_made_once_and_a_stopped_making_goes_on(tmp_path: Path, mon
     for _ in range(2):
         found = prepare_data(options({"kind": "phantoms", "n": 4, "first_seed": 7}), tmp_path, tmp_path)
     assert made == [7, 8, 9, 10]
+    with monkeypatch.context() as patched:
+        patched.setattr("hgisam.compare.data.__version__", "0.0.9")
+        prepare_data(options({"kind": "phantoms", "n": 4, "first_seed": 7}), tmp_path, tmp_path)
+    assert made == [7, 8, 9, 10] * 2, "another version may draw other heads"
     assert [case.name for case in found.cases] == [f"phantom_{seed:05d}" for seed in range(7, 11)]
     assert all(case.tells_subtypes and case.scan.is_file() for case in found.cases)

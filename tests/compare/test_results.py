@@ -19,15 +19,22 @@ NO_LESIONS = LesionScore(Lesions((), (), ()), Lesions((), (), ()))
 
 
 def on_case(
-    name: str, dice: float | None, patient: str | None = None, false_ml: int = 0, ml: float = 0.001
+    name: str,
+    dice: float | None,
+    patient: str | None = None,
+    false_ml: int = 0,
+    ml: float = 0.001,
+    probability: float | None = None,
+    failure: str | None = None,
 ) -> CaseResult:
     """A case with that Dice and so much blood; None: a normal scan with a false alarm of so many mL."""
     none = Overlap(false_ml, 0, 0, float(false_ml), 0.0)
     found = none if dice is None else Overlap(1000, 1000, round(1000 * dice), ml, ml)
     surface = SurfaceScore(1.0, 1.0, 0.5, 0.5)
-    score = ScanScore(name, patient or name, found, surface, NO_LESIONS, (), (), 0.005, 5.0)
+    score = ScanScore(name, patient or name, found, surface, NO_LESIONS, (), (), 0.005, 5.0, probability)
+    score = replace(score, failed=failure is not None)
     case = ComparedCase(name, patient or name, Path(f"{name}.nii.gz"), Path(f"{name}_mask.nii.gz"))
-    return CaseResult(case, score, None, 1.0, 1, None, None)
+    return CaseResult(case, score, failure, 1.0, 1, None, None)
 
 
 def results(**methods: list[CaseResult]) -> Results:
@@ -86,6 +93,54 @@ def test_the_answer_tells_better_from_not_told_apart_and_names_the_broken() -> N
     assert "ours is better than: worse. ours is not told apart from: close." in text
     assert "broken gave no result: WeightsError: there are none." in text
     assert "Highest mean of Dice, positive scans: ours, 0.860 (95% interval" in text
+
+
+def test_where_the_mean_has_another_sign_than_the_test_neither_is_called_better() -> None:
+    """Nine patients favour ours by 0.1, one with forty scans the other by 0.05."""
+    ours = [*cases(*[0.8] * 9), *(on_case(f"s{n}", 0.5, "many") for n in range(40))]
+    other = [*cases(*(0.7 - 0.001 * n for n in range(9))), *(on_case(f"s{n}", 0.55, "many") for n in range(40))]
+    text = " ".join(answer(results(ours=ours, other=other)))
+    assert "ours against other: neither is called better. By patient the signed ranks favour ours (p 0.0039)," in text
+    assert "the mean over cases favours other (-0.022, ours minus other)." in text
+    assert "ours is" not in text.replace("ours is number", "")
+
+
+def test_a_method_judged_on_fewer_cases_is_not_the_highest_but_held_against_ours_on_those_it_has() -> None:
+    """It has the three easy cases alone, and the only normal scan in which nothing was found."""
+    ours = [*cases(0.95, 0.95, 0.95, 0.1, 0.1, 0.1), on_case("n0", None), on_case("n1", None, false_ml=4)]
+    other = [*cases(*[0.4] * 6), on_case("n0", None, false_ml=3), on_case("n1", None, false_ml=3)]
+    easy = [*cases(0.9, 0.9, 0.9), on_case("n0", None)]
+    found = results(ours=ours, easy=easy, other=other)
+    assert found.best_first() == ["ours", "other", "easy"]
+    text = " ".join(answer(found))
+    assert "Highest mean of Dice, positive scans: ours, 0.525 (" in text
+    assert (
+        "Not ranked, since they were judged on other or fewer cases: easy, 0.900 (n = 3), "
+        "ours minus it on the 3 cases that both have +0.050."
+    ) in text
+    assert "mL per scan: ours 2.00 (n = 2)." in text
+
+
+def test_failing_on_a_normal_scan_is_no_better_than_any_answer() -> None:
+    ours = [
+        on_case("b0", 0.5, probability=0.9),
+        on_case("b1", 0.5, probability=0.8),
+        on_case("n0", None, false_ml=2, probability=0.1),
+        on_case("n1", None, false_ml=4, probability=0.2),
+    ]
+    refused = on_case("n1", None, failure="RuntimeError: too hard")
+    careful = [*ours[:2], on_case("n0", None, false_ml=1, probability=0.1), refused]
+    found = results(ours=ours, careful=careful)
+    summary = found.summaries["careful"]
+    false_ml, off = summary.means["false_positive_ml"], summary.means["absolute_difference_ml"]
+    assert (false_ml.n, false_ml.n_undefined, false_ml.mean) == (1, 1, 1.0)
+    assert (off.n, off.n_undefined, summary.volume_all.limits.n) == (3, 1, 3)
+    assert (summary.scan_specificity.n, summary.scan_specificity.mean) == (2, 0.0)
+    assert summary.scan_detection is not None
+    assert (summary.scan_detection.n, summary.scan_detection.auc.value) == (4, 0.5), "below every scan that bled"
+    assert "mL per scan: ours 3.00 (n = 2)." in " ".join(answer(found)), "none is least beside one with a failure"
+    turned = " ".join(answer(results(ours=careful, other=ours)))
+    assert "ours 1.00 (n = 1, 1 undefined); least of those with a mask for each of these scans other, 3.00" in turned
 
 
 def test_too_few_patients_prove_nothing_and_the_answer_says_so() -> None:

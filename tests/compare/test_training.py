@@ -1,6 +1,7 @@
 """Methods that are trained for a comparison: each fold is judged by a network that has not seen it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from tiny_training import TINY
 
 from hgisam import __version__
 from hgisam.compare.comparison import compare
-from hgisam.compare.training import FoldTraining, TrainingEnd
+from hgisam.compare.data import prepare_data
+from hgisam.compare.settings import CompareOptions
+from hgisam.compare.training import FoldTraining, TrainingEnd, content_of_lessons
 from hgisam.config import load_settings
-from hgisam.io.nifti import read_ct, read_labels, write_labels, write_mask
+from hgisam.io.nifti import read_ct, read_labels, write_ct, write_labels, write_mask
 from hgisam.model.checkpoint import load_segmenter
 from hgisam.train.layouts import read_cohort
 from hgisam.train.masks import MaskLossOptions
@@ -50,7 +53,7 @@ def test_a_finished_training_is_not_done_again(tmp_path: Path, monkeypatch: pyte
     data = write_drawn_cohort(tmp_path / "heads", 4)
     tested = make_splits(read_cohort(data), 2, seed=1).folds[0].patients(Role.TEST)
     monkeypatch.setattr("hgisam.compare.training.train_classifier", trainer := Trainer())
-    training = FoldTraining(OPTIONS, data, tmp_path / "run", tested, tmp_path / "cache", "cpu")
+    training = FoldTraining(OPTIONS, data, tmp_path / "run", tested, tmp_path / "cache", "cpu", "lessons")
     assert not training.finished
     for _ in range(2):
         weights = training.weights(workers=1)
@@ -62,11 +65,73 @@ def test_a_finished_training_is_not_done_again(tmp_path: Path, monkeypatch: pyte
     assert trainer.resumed == [False, True]
 
 
+@pytest.mark.parametrize("what", ["version", "settings", "data"])
+def test_what_has_changed_since_a_training_is_trained_anew(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it was broken off: what it had learned by then was of another version, recipe or content."""
+    data = write_drawn_cohort(tmp_path / "heads", 4)
+    tested = make_splits(read_cohort(data), 2, seed=1).folds[0].patients(Role.TEST)
+    monkeypatch.setattr("hgisam.compare.training.train_classifier", trainer := Trainer())
+    training = FoldTraining(OPTIONS, data, tmp_path / "run", tested, tmp_path / "cache", "cpu", "lessons")
+    training.weights(workers=1)
+    (tmp_path / "run" / "checkpoints").mkdir()
+    if what == "version":
+        monkeypatch.setattr("hgisam.compare.training.__version__", "9.9.9")
+    elif what == "settings":
+        loop = OPTIONS.loop.model_copy(update={"steps": 9})
+        training = replace(training, options=OPTIONS.model_copy(update={"loop": loop}))
+    else:
+        training = replace(training, taught_on="others")
+    assert not training.finished
+    training.weights(workers=1)
+    assert trainer.resumed == [False, False]
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_training_whose_splits_are_gone_deals_them_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_drawn_cohort(tmp_path / "heads", 4)
+    tested = make_splits(read_cohort(data), 2, seed=1).folds[0].patients(Role.TEST)
+    monkeypatch.setattr("hgisam.compare.training.train_classifier", trainer := Trainer())
+    training = FoldTraining(OPTIONS, data, tmp_path / "run", tested, tmp_path / "cache", "cpu", "lessons")
+    training.weights(workers=1)
+    (tmp_path / "run" / "splits.csv").unlink()
+    assert training.weights(workers=1).is_file()
+    assert (trainer.resumed, training.finished) == ([False, True], True)
+
+
+def test_a_mask_is_a_lesson_for_what_learns_from_masks_and_not_of_those_who_are_tested(tmp_path: Path) -> None:
+    def lessons(recipe: TrainOptions | SegmenterTrainOptions) -> str:
+        dealt = prepare_data(options, tmp_path, tmp_path / "out")
+        return content_of_lessons(dealt, recipe, frozenset({tested}))
+
+    data = write_drawn_cohort(tmp_path / "heads", 4, masks=True)
+    methods = [{"name": "a", "learned_from": "masks", "kind": "trained"}, {"name": "b", "learned_from": "nothing"}]
+    values = {"title": "a test", "data": {"kind": "scans", "folder": "heads"}, "folds": 2, "reference": "b"}
+    options = CompareOptions.model_validate(values | {"methods": methods})
+    segmenter = SegmenterTrainOptions.model_validate(TINY_SEGMENTER)
+    patient = {scan.name: scan.patient for scan in read_cohort(data).scans}
+    tested = patient["p0"]
+    before = lessons(OPTIONS), lessons(segmenter)
+    changed = []
+    for name in ("truth/p0_labels.nii.gz", "truth/p2_labels.nii.gz", "p3.nii.gz"):
+        if name.startswith("truth"):
+            labels, grid = read_labels(data / name)
+            write_labels(data / name, torch.roll(labels, 1, 1), grid)
+        else:
+            ct, grid = read_ct(data / name)
+            write_ct(data / name, replace(ct, hu=ct.hu + 1), grid)
+        now = lessons(OPTIONS), lessons(segmenter)
+        changed.append((now[0] != before[0], now[1] != before[1]))
+        before = now
+    assert changed == [(False, False), (False, True), (True, True)]
+
+
 def test_how_a_training_ended_is_read_from_its_record(tmp_path: Path) -> None:
     """Two looks of 50 steps after the best one the recipe has enough; with one it had made all its steps."""
     loop = OPTIONS.loop.model_copy(update={"steps": 400, "evaluate_every": 50, "patience": 2})
     training = FoldTraining(
-        OPTIONS.model_copy(update={"loop": loop}), tmp_path, tmp_path, frozenset(), tmp_path / "cache", "cpu"
+        OPTIONS.model_copy(update={"loop": loop}), tmp_path, tmp_path, frozenset(), tmp_path / "cache", "cpu", "lessons"
     )
     ends = []
     for step, looks_since in ((250, 2), (350, 1)):
@@ -82,7 +147,7 @@ def test_a_training_that_saw_patients_of_its_fold_is_not_used(tmp_path: Path, mo
     other = next(seed for seed in of_seed if of_seed[seed] != of_seed[1])
     monkeypatch.setattr("hgisam.compare.training.train_classifier", Trainer(other))
     with pytest.raises(ValueError, match="expected 3 patients kept for judging"):
-        FoldTraining(OPTIONS, data, tmp_path / "run", of_seed[1], tmp_path / "cache", "cpu").weights(workers=1)
+        FoldTraining(OPTIONS, data, tmp_path / "run", of_seed[1], tmp_path / "cache", "cpu", "lessons").weights(1)
 
 
 def test_a_segmenter_trained_before_a_setting_existed_is_not_trained_again(
@@ -106,7 +171,7 @@ def test_a_segmenter_trained_before_a_setting_existed_is_not_trained_again(
     monkeypatch.setattr("hgisam.compare.training.train_segmenter", learn)
     other = options.model_copy(update={"loss": MaskLossOptions(cross_entropy_power=0.5)})
     for recipe, n_calls in ((options, 1), (options, 1), (other, 2)):
-        FoldTraining(recipe, data, tmp_path / "run", tested, tmp_path / "cache", "cpu").weights(workers=1)
+        FoldTraining(recipe, data, tmp_path / "run", tested, tmp_path / "cache", "cpu", "lessons").weights(workers=1)
         assert len(calls) == n_calls
 
 
@@ -219,7 +284,9 @@ def test_segmenters_trained_per_fold_beside_one_with_weights(tmp_path: Path, mon
         assert metadata.data.startswith(f"masks of {n_patients} patients (phantoms, cohort ")
     report = (tmp_path / "out" / "report.md").read_text()
     assert "masks (judged in 1 of 2 folds)" in report
-    assert "Not ranked, since they have fewer cases: one mask" in report
+    assert "Not ranked, since they were judged on other or fewer cases: one mask" in report
+    (row,) = (line for line in report.splitlines() if line.startswith("| one mask | 2 + 2 |"))
+    assert row.split(" | ")[2].endswith("(n = 2)"), "the others have 4"
     steps = load_settings(tmp_path / "unet.yaml").train_segmenter.loop.steps
     assert f" | 0, 1 | -, - | {steps}, {steps} | {steps}, {steps} | {steps} | 0 of 2 |" in report.replace("**", "")
     assert "| one mask | 0 | - | 2 | 2 | 2 | 0 of 1 |" in report
