@@ -103,7 +103,11 @@ HuOffset = Annotated[
 ]
 SeriesUid = Annotated[
     list[str] | None,
-    typer.Option(metavar="UID", help="Of DICOM, the series to take; may be given again.", show_default="the only one"),
+    typer.Option(
+        metavar="UID",
+        help="The series to take of the DICOM examination that has it; may be given again.",
+        show_default="the only one",
+    ),
 ]
 AllowGaps = Annotated[
     bool, typer.Option("--allow-gaps", help="Take a DICOM series with missing slices: the volume is a lower bound.")

@@ -417,9 +417,9 @@ def test_series_to_choose_from_are_a_table_on_stdout_and_exit_2(tmp_path: Path) 
     done = hgisam("segment", tmp_path / "head", "-o", tmp_path / "out")
     assert done.exit_code == 2
     assert [line.split() for line in done.stdout.splitlines()] == [
-        ["series_uid", "description", "kernel", "slices", "thickness_mm"],
-        ["1.5", "-", "H31s", "2", "5"],
-        ["1.6", "-", "H41s", "2", "5"],
+        ["examination", "input", "series_uid", "description", "kernel", "slices", "thickness_mm"],
+        ["1", str(tmp_path / "head"), "1.5", "-", "H31s", "2", "5"],
+        ["1", str(tmp_path / "head"), "1.6", "-", "H41s", "2", "5"],
     ]
     assert done.stderr.splitlines() == [
         f"hgisam: error: {tmp_path / 'head'}: expected one series of axial CT slices; got 2; choose with --series-uid"

@@ -379,6 +379,7 @@ def test_a_dicom_series_is_recorded_slice_by_slice_without_a_word_of_its_header(
     assert report.exit_code == ExitCode.OK
     found = record(out, "head")
     assert found["dicom"] == {"series_uid": "1.2.3.1.1", "n_files": 6, "left_out": {}}
+    assert table(out / "summary.csv")[0]["series_uid"] == "1.2.3.1.1"
     assert found["input_sha256"] == cases[0].series.sha256()  # type: ignore[union-attr]
     assert [row["position_mm"] for row in found["slices"]] == z
     assert [row["spacing_mm"] for row in found["slices"]] == [2.5, 2.5, 2.5, 3.75, 5.0, 5.0]
