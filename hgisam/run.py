@@ -211,7 +211,7 @@ def _unreported(result: SegmentationResult) -> str | None:
         return "the volume is not known"
     if result.ct.slices is not None and not result.ct.slices.complete:
         return "slices are missing, so that the volume is at least what the mask holds"
-    return None
+    return next((doubt.text for doubt in result.volume_doubts), None)
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,9 @@ def test_segment_says_what_check_says(tmp_path: Path, tiny_weights: tuple[Path, 
     warnings = segmenter.check(tmp_path).warnings
     assert len(warnings) == 2
     assert segmenter.classify(tmp_path).warnings == warnings
+    result = segmenter.segment(tmp_path)
+    assert "a volume is a lower bound" in result.volume_doubts[0].text
+    assert result.volume_is_lower_bound
 
 
 @pytest.mark.parametrize("kind", ["dicom", "nifti"])

@@ -78,6 +78,9 @@ def test_a_slice_is_positive_where_a_voxel_of_it_is(tmp_path: Path, monkeypatch:
     assert result.volume_ml == pytest.approx(int(result.mask.sum()) * 0.04)
     strict = MaskSegmenter(weights, options=SupervisedOptions(min_component_mm3=1e9), device="cpu").segment(scan)
     assert not strict.mask.any() and strict.volume_ml == 0.0
+    said = "slices are at or above the operating point, but nothing could be outlined"
+    assert said in strict.warnings[-1] == strict.volume_doubts[-1].text
+    assert not any(said in warning for warning in result.warnings)
 
 
 def test_weights_of_another_network_than_the_one_asked_for_are_refused(tmp_path: Path) -> None:

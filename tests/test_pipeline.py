@@ -150,6 +150,8 @@ def test_positive_slices_in_which_nothing_could_be_outlined_are_said(
     assert not result.mask.any()
     assert result.volume_ml == 0.0
     assert any("but nothing could be outlined" in warning for warning in result.warnings)
+    assert result.volume_doubts[-1].text in result.warnings
+    assert not result.volume_is_lower_bound
 
 
 def test_windows_of_a_small_field_of_view_cover_the_head(
