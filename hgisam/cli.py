@@ -199,7 +199,10 @@ def segment(
     refine: Refine = None,
     threshold: Annotated[
         float | None,
-        typer.Option(metavar="T", help="Cut the maps at this saliency, above 0 to 1: --refine threshold."),
+        typer.Option(
+            metavar="T",
+            help="Cut the maps at this saliency, above 0 to 1: --refine threshold, where the recipe names no other.",
+        ),
     ] = None,
     operating_point: OperatingPoint = None,
     hu_offset: HuOffset = None,
@@ -687,12 +690,17 @@ def _load_for_masks(
     from hgisam.config import load_settings
     from hgisam.pipeline import MaskSegmenter
 
-    recipe = load_settings(config).supervised.method
-    supervised = method if method in SUPERVISED else recipe if method is None else None
+    recipe = load_settings(config)
+    supervised = method if method in SUPERVISED else recipe.supervised.method if method is None else None
     if supervised is None:
-        if flags["threshold"] is not None and flags["refine"]["method"] is None:
-            flags = flags | {"refine": {"method": RefineName.THRESHOLD}}  # what else would it be for
-        model = _load(weights, config, flags | {"weak": {"method": method}}, device, batch_size)
+        refinement = flags["refine"]["method"]
+        if flags["threshold"] is not None and "refine" not in recipe.segment.model_fields_set:
+            refinement = refinement or RefineName.THRESHOLD  # what else would it be for
+        named = {
+            "refine": _named_method(refinement, recipe.segment.refine.method),
+            "weak": _named_method(method, recipe.segment.weak.method),
+        }
+        model = _load(weights, config, flags | named, device, batch_size)
         model.ensure_able("segment")
         return model
     if weights is None:
@@ -706,6 +714,13 @@ def _load_for_masks(
     shared = {key: flags[key] for key in ("threshold", "hu_offset", "allow_gaps", "max_voxels")}
     options = load_settings(config, {"supervised": {"method": supervised} | shared}).supervised
     return MaskSegmenter(weights, options=options, device=device, batch_size=batch_size)
+
+
+def _named_method(name: str | None, recipes_own: str) -> dict[str, str | None]:
+    """A flag that names a method, over the recipe's: another method takes its own defaults, nothing of the recipe's."""
+    from hgisam.config import Instead
+
+    return {"method": name} if name in {None, recipes_own} else Instead(method=name)
 
 
 def _finish(report: "RunReport", columns: tuple[str, ...], output: Path, *, quiet: bool) -> None:
