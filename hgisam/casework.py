@@ -232,7 +232,7 @@ class CaseWork(Generic[Model]):
         """What the record of a case begins with."""
         settings = self.model.settings
         record = case_record(self.command, case.name, case.path, input_sha256, settings, self.options)
-        return record | dicom_record(case.series)
+        return record | {"settings": settings} | dicom_record(case.series)
 
     def _analysed(self, case: Case) -> tuple[Record, Callable[[], None]]:
         """The command's result; with less memory per pass where the device has too little, and then that is said."""

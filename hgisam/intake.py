@@ -227,6 +227,8 @@ def check_scan(
         doubts.append(Doubt(Aspect.READING, OUT_OF_ORDER, VolumeDoubt.UNSURE))
     if turned:
         doubts.append(Doubt(Aspect.READING, TURNED))
+    if options.hu_offset:
+        doubts.append(Doubt(Aspect.HU, f"{options.hu_offset:+g} HU were added to every voxel, as was asked for"))
     doubts += [Doubt(Aspect.HU, text) for text in plausibility.reasons]
     doubts += [Doubt(Aspect.COVERAGE, found.text, found.volume) for found in coverage_doubts(ct, region, brain)]
     doubts += _image_doubts(ct, series)

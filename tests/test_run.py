@@ -225,6 +225,23 @@ def test_run_json_tells_how_to_make_it_again(tmp_path: Path, scans: Scans) -> No
     assert run["cases"][0]["seconds"] >= 0.75
 
 
+def test_a_second_run_into_a_folder_leaves_what_is_said_of_the_first_true(
+    tmp_path: Path, scans: Scans, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    first, second = FakeModel(), FakeModel()
+    first.settings = first.settings | {"hu_offset": 24.0}
+    segment_cases(first, scans(a="", b="refuse", c=""), out)
+    classify_cases(second, scans(x=""), out)
+    (out / "c.json").write_text((out / "c.json").read_text().replace('"probability": 0.9', '"probability": 0.8'))
+    segment_cases(second, scans(d="", a=""), out)
+    rows = table(out / "summary.csv")
+    assert [(row["case"], row["status"]) for row in rows] == [("d", "ok"), ("a", "ok"), ("b", "refused")]
+    assert "c.json was changed since hgisam wrote it: left out of summary.csv" in caplog.text
+    assert [record(out, name)["settings"].get("hu_offset") for name in "abd"] == [None, 24.0, None]
+    assert json.loads((out / "run.json").read_text())["planned"] == ["d", "a"]
+
+
 def test_no_output_names_the_machine_or_its_user(tmp_path: Path, scans: Scans) -> None:
     out = tmp_path / "out"
     segment_cases(FakeModel(), scans(a="", b="refuse"), out)
