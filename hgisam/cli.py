@@ -172,7 +172,7 @@ def check(
     with _session(quiet=quiet, verbose=verbose):
         cases = find_cases(inputs, series_uid or ())
         flags = {"hu_offset": hu_offset, "allow_gaps": allow_gaps or None, "max_voxels": max_voxels}
-        model = _load(weights, config, flags, "cpu", None)
+        model = _load_to_check(weights, config, flags)
         from hgisam.check import CHECK_COLUMNS, check_cases, document, exit_code
 
         checks = check_cases(model, cases, show_progress=_on_terminal() and not quiet)
@@ -678,6 +678,25 @@ def _load(
     return Segmenter(weights, options=options, device=device, batch_size=batch_size)
 
 
+def _load_to_check(weights: Path | None, config: Path | None, flags: dict[str, Any]) -> "Segmenter | MaskSegmenter":
+    """What these weights and this recipe would segment with: it takes scans in by its own settings."""
+    from hgisam.config import load_settings
+    from hgisam.model.checkpoint import LoadedSegmenter, load_network
+    from hgisam.pipeline import MaskSegmenter
+
+    options = load_settings(config, {"supervised": flags}).supervised
+    if weights is None:
+        if options.method is not None:
+            raise _without_weights(options.method)
+    elif options.method is not None or isinstance(load_network(weights), LoadedSegmenter):
+        return MaskSegmenter(weights, options=options, device="cpu")
+    return _load(weights, config, flags, "cpu", None)
+
+
+def _without_weights(method: str) -> InputError:
+    return InputError(f"expected --weights with {method}, for which the package has none; train them first")
+
+
 def _load_for_masks(
     method: str | None,
     weights: Path | None,
@@ -704,7 +723,7 @@ def _load_for_masks(
         model.ensure_able("segment")
         return model
     if weights is None:
-        raise InputError(f"expected --weights with {supervised}, for which the package has none; train them first")
+        raise _without_weights(supervised)
     if flags["gate"] is not None:
         raise InputError(f"expected no --no-gate with {supervised}, which has no gate; leave it out")
     if flags["refine"]["method"] is not None:

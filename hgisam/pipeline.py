@@ -628,6 +628,10 @@ class MaskSegmenter(_Loaded):
         self._network = self._network.to("cpu")
         return True
 
+    def check(self, scan: Scan) -> CheckedScan:
+        """Whether a scan can be worked on, as `Segmenter.check` says."""
+        return check_scan(scan, self._brain, self.options)
+
     def segment(self, scan: Scan) -> SegmentationResult:
         """Where the blood is, and how much. Nothing is written to disk.
 

@@ -1,35 +1,19 @@
 """A scan through the pipeline of a network that learned from masks: whatever it says of a voxel, the voxel gets."""
 
 import pickle
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from analytic_head import draw_head
+from mask_weights import write_weights
 from torch import Tensor
 
-from hgisam.model.checkpoint import SegmenterMetadata, WeightsError, save_weights
-from hgisam.model.supervised import MaskNetwork, UNetOptions
+from hgisam.model.checkpoint import WeightsError
+from hgisam.model.supervised import MaskNetwork
 from hgisam.pipeline import MaskSegmenter, SupervisedOptions
-from hgisam.preprocess import PreprocessOptions
-from hgisam.supervised import StackOptions
 from hgisam.volume import Orientation
-
-
-def write_weights(path: Path, spatial_dims: int, slice_mm: float = 5.0) -> Path:
-    options = UNetOptions(spatial_dims=spatial_dims, channels=(1, 1), slice_halvings=0, residual_units=0)
-    torch.manual_seed(0)
-    metadata = SegmenterMetadata(
-        architecture=options,
-        preprocess=PreprocessOptions(spacing_mm=2.0, fov_px=96).model_dump(mode="json"),
-        stack=StackOptions(slice_mm=slice_mm, window_slices=8).model_dump(mode="json"),
-        data="none", command="none", seed=0, created=datetime(2026, 1, 2, tzinfo=UTC), version="0",
-        licence="Apache-2.0",
-    )  # fmt: skip
-    save_weights(path, MaskNetwork(options), metadata)
-    return path
 
 
 def echo(images: Tensor) -> Tensor:
