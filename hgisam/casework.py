@@ -187,7 +187,7 @@ class CaseWork(Generic[Model]):
         Raises:
             OutputError: where that is not permitted.
         """
-        for suffix in {MASK_SUFFIX, SEG_SUFFIX} & set(suffixes):
+        for suffix in (suffix for suffix in (MASK_SUFFIX, SEG_SUFFIX) if suffix in suffixes):
             self._set_aside_what_was_changed(self._path(case, suffix), earlier)
         self.clear(case, suffixes)
 
