@@ -36,15 +36,26 @@ _RESERVED = frozenset((*_RUN_FILES, *_WINDOWS_DEVICES))
 
 
 class SeriesChoiceNeeded(InputError):
-    """More than one DICOM series of an examination could be meant.
+    """Of one examination or of several, more than one DICOM series could be meant.
 
     Attributes:
-        rows: the series to choose from; columns as in `hgisam.io.dicom_series.SERIES_COLUMNS`.
+        rows: the series to choose from; columns `examination` (a number from 1), `input`, and those of
+            `hgisam.io.dicom_series.SERIES_COLUMNS`.
     """
 
-    def __init__(self, message: str, rows: Sequence[dict[str, Any]]) -> None:
-        super().__init__(message)
-        self.rows = tuple(rows)
+    def __init__(self, undecided: Sequence["_Undecided"]) -> None:
+        """Of at least one examination."""
+        places = [place for place, _ in undecided]
+        if len(undecided) == 1:
+            found = f"{places[0]}: expected one series of axial CT slices; got {len(undecided[0][1])}"
+        else:
+            found = f"expected one series of axial CT slices in each examination; got several in {len(undecided)}"
+        super().__init__(f"{found}; choose with --series-uid")
+        self.rows = tuple(
+            {"examination": number, "input": str(place), **series.row()}
+            for number, (place, candidates) in enumerate(undecided, start=1)
+            for series in candidates
+        )
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,9 @@ class Shard:
 _Found = tuple[Path, "DicomSeries | None"]
 """A scan and where it is."""
 
+_Undecided = tuple[Path, Sequence["DicomSeries"]]
+"""The series of an examination, any of which could be meant, and where they are."""
+
 
 def find_cases(inputs: Sequence[Path], series_uids: Collection[str] = ()) -> tuple[Case, ...]:
     """The scans that the inputs stand for, each with a name of its own.
@@ -112,7 +126,8 @@ def find_cases(inputs: Sequence[Path], series_uids: Collection[str] = ()) -> tup
 
     Args:
         inputs: files and folders.
-        series_uids: of DICOM, take these series and no others.
+        series_uids: of an examination that has any of these series, take them and no others; the choice of other
+            examinations stays as it is without.
 
     Returns:
         At least one case.
@@ -120,26 +135,32 @@ def find_cases(inputs: Sequence[Path], series_uids: Collection[str] = ()) -> tup
     Raises:
         InputError: where an input does not exist or cannot be listed, a folder holds no scan, there is no input, or a
             series is not there.
-        SeriesChoiceNeeded: where more than one series of an examination could be meant.
+        SeriesChoiceNeeded: where more than one series of an examination could be meant; it names all such.
     """
     found: list[_Found] = []
+    undecided: list[_Undecided] = []
     single_files: list[Path] = []
     for given in inputs:
         kind = _kind_of(given)
         if kind == "dicom":
             single_files.append(given)
         elif kind == "zip" or (kind == "folder" and not _has_nifti(given)):
-            found += _dicom_scans([given], series_uids)
+            decided, open_ones = _dicom_scans([given], series_uids)
+            found, undecided = found + decided, undecided + open_ones
         else:
             found += [(path, None) for path in ([given] if kind == "other" else _scans_in(given))]
     if single_files:
-        found += _dicom_scans(single_files, series_uids)
+        decided, open_ones = _dicom_scans(single_files, series_uids)
+        found, undecided = found + decided, undecided + open_ones
     missing = set(series_uids) - {series.uid for _, series in found if series is not None}
     if missing:
         raise InputError(f"expected the series {sorted(missing)[0]}; got inputs without it; check --series-uid")
-    scans: dict[tuple[str, str | None], _Found] = {}
+    if undecided:
+        raise SeriesChoiceNeeded(undecided)
+    scans: dict[tuple[str, tuple[str, str] | None], _Found] = {}
     for path, series in found:
-        scans.setdefault((os.path.realpath(path), series.uid if series is not None else None), (path, series))
+        uids = None if series is None else (series.study_uid, series.uid)  # equal or blanked in two studies, at times
+        scans.setdefault((os.path.realpath(path), uids), (path, series))
     if not scans:
         raise InputError("expected at least one file or folder; got none; name a scan")
     distinct = tuple(scans.values())
@@ -208,14 +229,17 @@ def _is_nifti(path: Path) -> bool:
     return named and (path.is_file() or not path.exists())
 
 
-def _dicom_scans(places: Sequence[Path], series_uids: Collection[str]) -> list[_Found]:
-    """One series of each examination in the places; those that hold none are left for the reader to refuse."""
+def _dicom_scans(places: Sequence[Path], series_uids: Collection[str]) -> tuple[list[_Found], list[_Undecided]]:
+    """The series that is meant of each examination in the places, and those examinations of which it cannot be told.
+
+    Places that hold no series are left for the reader to refuse.
+    """
     from hgisam.io.dicom_series import DicomSeries, choose_series, find_series
 
     try:
         listing = find_series(places)
     except ScanRefused:
-        return [(place, None) for place in places]
+        return [(place, None) for place in places], []
     is_folder = places[0].is_dir()
     if is_folder and not listing.series and not listing.left_out:
         raise InputError(
@@ -223,29 +247,23 @@ def _dicom_scans(places: Sequence[Path], series_uids: Collection[str]) -> list[_
             " none; name the folder with them"
         )
     if not listing.series:
-        return [(place, None) for place in places]
+        return [(place, None) for place in places], []
     for left in listing.left_out:
         loud = left.damaged or not is_folder
         log.log(logging.WARNING if loud else logging.INFO, "%s: left out; %s", left.file, left.reason)
-    if series_uids:
-        chosen = [series for series in listing.series if series.uid in series_uids]
-    else:
-        examinations: dict[str, list[DicomSeries]] = {}
-        for series in listing.series:
-            examinations.setdefault(series.study_uid, []).append(series)
-        chosen = []
-        for candidates in examinations.values():
-            one = choose_series(candidates)
-            if one is None:
-                raise SeriesChoiceNeeded(
-                    f"{places[0] if len(places) == 1 else candidates[0].path}: expected one series of axial CT slices;"
-                    f" got {len(candidates)}; choose with --series-uid",
-                    [candidate.row() for candidate in candidates],
-                )
-            chosen.append(one)
-    if len(chosen) == 1 and len(places) == 1:
-        return [(places[0], chosen[0])]
-    return [(series.path, series) for series in chosen]
+    examinations: dict[str, list[DicomSeries]] = {}
+    for series in listing.series:
+        examinations.setdefault(series.study_uid, []).append(series)
+    chosen: list[DicomSeries] = []
+    undecided: list[_Undecided] = []
+    for candidates in examinations.values():
+        named = [series for series in candidates if series.uid in series_uids]
+        one = None if named else choose_series(candidates)
+        if not named and one is None:
+            undecided.append((places[0] if len(places) == 1 else candidates[0].path, candidates))
+        chosen += named if one is None else [one]
+    alone = len(chosen) == len(places) == 1
+    return [(places[0] if alone else series.path, series) for series in chosen], undecided
 
 
 def _scans_in(folder: Path) -> list[Path]:

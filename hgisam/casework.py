@@ -13,6 +13,7 @@ import torch
 
 from hgisam.cases import Case, own_record
 from hgisam.intake import ImplausibleScan
+from hgisam.io.dicom_files import kind_of_file
 from hgisam.io.dicom_series import DicomSeries
 from hgisam.io.digest import file_sha256
 from hgisam.io.errors import OutputError, ScanRefused
@@ -34,8 +35,8 @@ from hgisam.records import (
 
 log = logging.getLogger(__name__)
 
-MASK_SUFFIX = "_mask.nii.gz"
-SEGMENT_SUFFIXES = (".json", MASK_SUFFIX, "_preview.png", "_map.nii.gz", "_seg.dcm", "_sr.dcm")
+MASK_SUFFIX, SEG_SUFFIX = "_mask.nii.gz", "_seg.dcm"
+SEGMENT_SUFFIXES = (".json", MASK_SUFFIX, "_preview.png", "_map.nii.gz", SEG_SUFFIX, "_sr.dcm")
 CLASSIFY_SUFFIXES = (".json", "_slices.csv")
 ALL_SUFFIXES = tuple(dict.fromkeys((*SEGMENT_SUFFIXES, *CLASSIFY_SUFFIXES)))
 """What outputs of a case are called. The record comes first: it is the first to go."""
@@ -106,7 +107,7 @@ class CaseWork(Generic[Model]):
 
     def look(self, case: Case) -> Callable[[], Record]:
         """Find out all about a case. What an earlier run left of it goes first: no old mask outlives a refusal. But a
-        mask that somebody has changed since is no longer the run's: it is kept under another name.
+        mask or DICOM SEG that somebody has changed since is no longer the run's: it is kept under another name.
 
         What the other command made of the same bytes stays, and the record goes on vouching for it; of other bytes, it
         goes too.
@@ -181,13 +182,13 @@ class CaseWork(Generic[Model]):
         return found if is_older or found["input_sha256"] == _sha256(case) else None
 
     def _replace(self, case: Case, earlier: Record, suffixes: Sequence[str]) -> None:
-        """Remove outputs of a case, but for a mask that somebody has changed.
+        """Remove outputs of a case, but for a mask or DICOM SEG that somebody has changed.
 
         Raises:
             OutputError: where that is not permitted.
         """
-        if MASK_SUFFIX in suffixes:
-            self._set_aside_what_was_changed(case, earlier)
+        for suffix in (suffix for suffix in (MASK_SUFFIX, SEG_SUFFIX) if suffix in suffixes):
+            self._set_aside_what_was_changed(self._path(case, suffix), earlier)
         self.clear(case, suffixes)
 
     def clear(self, case: Case, suffixes: Sequence[str]) -> None:
@@ -202,15 +203,14 @@ class CaseWork(Generic[Model]):
             except OSError as error:
                 raise OutputError(f"{path}: expected to replace it; got '{error.strerror}'; name another") from error
 
-    def _set_aside_what_was_changed(self, case: Case, earlier: Record) -> None:
-        """Keep a mask that can be read, but is not the one that the record vouches for: work of somebody's hands.
+    def _set_aside_what_was_changed(self, path: Path, earlier: Record) -> None:
+        """Keep an outline that can be read, but is not the one that the record vouches for: work of somebody's hands.
 
         Where there is no record, work was broken off, and what lies there is ours.
 
         Raises:
             OutputError: where that is not permitted.
         """
-        path = self._path(case, MASK_SUFFIX)
         outputs = earlier.get("outputs")
         written = outputs.get(path.name) if isinstance(outputs, dict) else None
         if not earlier or file_sha256(path) in {None, written} or not _is_readable(path):
@@ -232,7 +232,7 @@ class CaseWork(Generic[Model]):
         """What the record of a case begins with."""
         settings = self.model.settings
         record = case_record(self.command, case.name, case.path, input_sha256, settings, self.options)
-        return record | dicom_record(case.series)
+        return record | {"settings": settings} | dicom_record(case.series)
 
     def _analysed(self, case: Case) -> tuple[Record, Callable[[], None]]:
         """The command's result; with less memory per pass where the device has too little, and then that is said."""
@@ -317,7 +317,9 @@ def _write_nothing() -> None:
 
 
 def _is_readable(path: Path) -> bool:
-    """Whether a file holds an image, of whatever numbers."""
+    """Whether a file holds an image, of whatever numbers; of DICOM, whether it is any."""
+    if path.suffix == ".dcm":
+        return kind_of_file(path) == "dicom"
     for read in (read_mask, read_ct):
         with suppress(ScanRefused):
             read(path)

@@ -21,7 +21,7 @@ CHECK_COLUMNS = ("case", "verdict", "slices", "spacing_mm", "thickness_mm", "ker
 
 @runtime_checkable
 class ScanChecker(Protocol):
-    """What a check needs of a `Segmenter`."""
+    """What a check needs of a `Segmenter` or a `MaskSegmenter`."""
 
     def check(self, scan: Scan) -> CheckedScan: ...
 
@@ -72,7 +72,7 @@ def check_cases(model: ScanChecker, cases: Sequence[Case], *, show_progress: boo
     """Read and judge every case; nothing is written, and a scan that is refused does not end the others.
 
     Args:
-        model: a `Segmenter`: how the brain is found comes with its weights.
+        model: what would segment them: how the brain is found comes with its weights.
         cases: at least one.
         show_progress: whether to draw a progress bar on the terminal.
     """

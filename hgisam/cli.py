@@ -103,7 +103,11 @@ HuOffset = Annotated[
 ]
 SeriesUid = Annotated[
     list[str] | None,
-    typer.Option(metavar="UID", help="Of DICOM, the series to take; may be given again.", show_default="the only one"),
+    typer.Option(
+        metavar="UID",
+        help="The series to take of the DICOM examination that has it; may be given again.",
+        show_default="the only one",
+    ),
 ]
 AllowGaps = Annotated[
     bool, typer.Option("--allow-gaps", help="Take a DICOM series with missing slices: the volume is a lower bound.")
@@ -168,7 +172,7 @@ def check(
     with _session(quiet=quiet, verbose=verbose):
         cases = find_cases(inputs, series_uid or ())
         flags = {"hu_offset": hu_offset, "allow_gaps": allow_gaps or None, "max_voxels": max_voxels}
-        model = _load(weights, config, flags, "cpu", None)
+        model = _load_to_check(weights, config, flags)
         from hgisam.check import CHECK_COLUMNS, check_cases, document, exit_code
 
         checks = check_cases(model, cases, show_progress=_on_terminal() and not quiet)
@@ -195,7 +199,10 @@ def segment(
     refine: Refine = None,
     threshold: Annotated[
         float | None,
-        typer.Option(metavar="T", help="Cut the maps at this saliency, above 0 to 1: --refine threshold."),
+        typer.Option(
+            metavar="T",
+            help="Cut the maps at this saliency, above 0 to 1: --refine threshold, where the recipe names no other.",
+        ),
     ] = None,
     operating_point: OperatingPoint = None,
     hu_offset: HuOffset = None,
@@ -671,6 +678,25 @@ def _load(
     return Segmenter(weights, options=options, device=device, batch_size=batch_size)
 
 
+def _load_to_check(weights: Path | None, config: Path | None, flags: dict[str, Any]) -> "Segmenter | MaskSegmenter":
+    """What these weights and this recipe would segment with: it takes scans in by its own settings."""
+    from hgisam.config import load_settings
+    from hgisam.model.checkpoint import LoadedSegmenter, load_network
+    from hgisam.pipeline import MaskSegmenter
+
+    options = load_settings(config, {"supervised": flags}).supervised
+    if weights is None:
+        if options.method is not None:
+            raise _without_weights(options.method)
+    elif options.method is not None or isinstance(load_network(weights), LoadedSegmenter):
+        return MaskSegmenter(weights, options=options, device="cpu")
+    return _load(weights, config, flags, "cpu", None)
+
+
+def _without_weights(method: str) -> InputError:
+    return InputError(f"expected --weights with {method}, for which the package has none; train them first")
+
+
 def _load_for_masks(
     method: str | None,
     weights: Path | None,
@@ -683,16 +709,21 @@ def _load_for_masks(
     from hgisam.config import load_settings
     from hgisam.pipeline import MaskSegmenter
 
-    recipe = load_settings(config).supervised.method
-    supervised = method if method in SUPERVISED else recipe if method is None else None
+    recipe = load_settings(config)
+    supervised = method if method in SUPERVISED else recipe.supervised.method if method is None else None
     if supervised is None:
-        if flags["threshold"] is not None and flags["refine"]["method"] is None:
-            flags = flags | {"refine": {"method": RefineName.THRESHOLD}}  # what else would it be for
-        model = _load(weights, config, flags | {"weak": {"method": method}}, device, batch_size)
+        refinement = flags["refine"]["method"]
+        if flags["threshold"] is not None and "refine" not in recipe.segment.model_fields_set:
+            refinement = refinement or RefineName.THRESHOLD  # what else would it be for
+        named = {
+            "refine": _named_method(refinement, recipe.segment.refine.method),
+            "weak": _named_method(method, recipe.segment.weak.method),
+        }
+        model = _load(weights, config, flags | named, device, batch_size)
         model.ensure_able("segment")
         return model
     if weights is None:
-        raise InputError(f"expected --weights with {supervised}, for which the package has none; train them first")
+        raise _without_weights(supervised)
     if flags["gate"] is not None:
         raise InputError(f"expected no --no-gate with {supervised}, which has no gate; leave it out")
     if flags["refine"]["method"] is not None:
@@ -702,6 +733,13 @@ def _load_for_masks(
     shared = {key: flags[key] for key in ("threshold", "hu_offset", "allow_gaps", "max_voxels")}
     options = load_settings(config, {"supervised": {"method": supervised} | shared}).supervised
     return MaskSegmenter(weights, options=options, device=device, batch_size=batch_size)
+
+
+def _named_method(name: str | None, recipes_own: str) -> dict[str, str | None]:
+    """A flag that names a method, over the recipe's: another method takes its own defaults, nothing of the recipe's."""
+    from hgisam.config import Instead
+
+    return {"method": name} if name in {None, recipes_own} else Instead(method=name)
 
 
 def _finish(report: "RunReport", columns: tuple[str, ...], output: Path, *, quiet: bool) -> None:

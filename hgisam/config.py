@@ -50,6 +50,10 @@ class Settings(BaseModel):
     """Settings of an encoder's training without labels; likewise."""
 
 
+class Instead(dict[str, Any]):
+    """Settings that are laid over others and leave nothing of them: those of another method, which has its own."""
+
+
 Recipe = TypeVar("Recipe", bound=BaseModel)
 
 
@@ -72,7 +76,8 @@ def load_recipe(
     Args:
         schema: the kind.
         path: the YAML; None for the defaults. It names its `source`, and below each stage only what differs.
-        overrides: nested like the YAML, such as `{"segment": {"threshold": 0.1}}`; None stands for "not given".
+        overrides: nested like the YAML, such as `{"segment": {"threshold": 0.1}}`; None stands for "not given", and
+            `Instead` for what leaves nothing of the YAML's.
         needs: a stage that the file must have settings of, so that no other recipe is taken for one; None for any.
 
     Returns:
@@ -148,7 +153,7 @@ def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, 
     merged = dict(below)
     for key, value in above.items():
         if isinstance(value, Mapping):
-            lower = merged.get(key, {})
+            lower = {} if isinstance(value, Instead) else merged.get(key, {})
             laid = _laid_over(lower, value) if isinstance(lower, Mapping) else lower
             if laid or key in merged:
                 merged[key] = laid

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from hgisam.brain import (
     BrainOptions,
+    VolumeDoubt,
     coverage_doubts,
     intracranial_region,
     is_out_of_order,
@@ -86,10 +87,12 @@ class Doubt:
     Attributes:
         aspect: the series and what lay beside it; reading, which is files and geometry; and so on.
         text: a clause or two.
+        volume: what follows from it for a volume in mL; None where nothing does.
     """
 
     aspect: Aspect
     text: str
+    volume: VolumeDoubt | None = None
 
 
 class ImplausibleScan(ScanRefused):
@@ -220,9 +223,14 @@ def check_scan(
         Doubt(Aspect.SERIES if series is not None and text in series.notes else Aspect.READING, text)
         for text in grid.warnings
     ]
-    doubts += [Doubt(Aspect.READING, text) for text, found in ((OUT_OF_ORDER, out_of_order), (TURNED, turned)) if found]
+    if out_of_order:
+        doubts.append(Doubt(Aspect.READING, OUT_OF_ORDER, VolumeDoubt.UNSURE))
+    if turned:
+        doubts.append(Doubt(Aspect.READING, TURNED))
+    if options.hu_offset:
+        doubts.append(Doubt(Aspect.HU, f"{options.hu_offset:+g} HU were added to every voxel, as was asked for"))
     doubts += [Doubt(Aspect.HU, text) for text in plausibility.reasons]
-    doubts += [Doubt(Aspect.COVERAGE, text) for text in coverage_doubts(ct, region, brain)]
+    doubts += [Doubt(Aspect.COVERAGE, found.text, found.volume) for found in coverage_doubts(ct, region, brain)]
     doubts += _image_doubts(ct, series)
     return CheckedScan(ct, grid, series, region, plausibility, tuple(doubts))
 
@@ -265,7 +273,7 @@ def _image_doubts(ct: CTVolume, series: DicomSeries | None) -> Iterator[Doubt]:
         yield Doubt(Aspect.SERIES, text)
     if any(header.is_projection for header in series.slices):
         text = "it is a projection of several slices, such as a MIP: whatever is dense in any of them shows, so that"
-        yield Doubt(Aspect.SERIES, f"{text} volumes are too large; take the slices themselves")
+        yield Doubt(Aspect.SERIES, f"{text} volumes are too large; take the slices themselves", VolumeDoubt.UNSURE)
     thin, thick = USUAL_THICKNESS_MM
     stated = ct.slices.thickness_mm[~ct.slices.thickness_mm.isnan()]
     if stated.numel() and float(stated.median()) < thin:

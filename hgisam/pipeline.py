@@ -19,8 +19,8 @@ from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
 from hgisam import __version__
-from hgisam.brain import BrainOptions, brain_median_hu, midsagittal_line
-from hgisam.intake import CheckedScan, IntakeOptions, Scan, Stopwatch, check_scan
+from hgisam.brain import BrainOptions, VolumeDoubt, brain_median_hu, midsagittal_line
+from hgisam.intake import Aspect, CheckedScan, Doubt, IntakeOptions, Scan, Stopwatch, check_scan
 from hgisam.io.nifti import NiftiGrid
 from hgisam.labels import Subtype
 from hgisam.model.checkpoint import (
@@ -205,6 +205,7 @@ class SegmentationResult(ClassificationResult):
         brain_median_hu: the scan's brain median, against which blood is dense.
         slice_gated: which slices got a map, in the order of the input's own index.
         volume_reason: why there is no volume; None where there is one.
+        volume_doubts: of the warnings, those after which the volume is not to be taken as it is.
     """
 
     mask_volume: MaskVolume
@@ -213,6 +214,13 @@ class SegmentationResult(ClassificationResult):
     brain_median_hu: float
     slice_gated: NDArray[np.bool_]
     volume_reason: str | None
+    volume_doubts: tuple[Doubt, ...]
+
+    @property
+    def volume_is_lower_bound(self) -> bool:
+        """Whether the scan leaves out part of the brain, slices that are missing from it included."""
+        complete = self.ct.slices is None or self.ct.slices.complete
+        return not complete or any(doubt.volume is VolumeDoubt.LOWER_BOUND for doubt in self.volume_doubts)
 
     @property
     def mask(self) -> NDArray[np.uint8]:
@@ -425,13 +433,8 @@ class Segmenter(_Loaded):
         with look.timings.of("mask"):
             mask = refine(saliency, look.ct, look.region, look.median_hu, self.threshold, self.options.refine)
         classification = self._classification(look)
-        positive = look.probabilities[look.slices] >= _first(self.operating_point, 1.0)
-        n_positive = int(positive.sum())
-        if n_positive and not mask.voxels.any():
-            positive_slices = counted(n_positive, "slice is", "slices are")
-            classification["warnings"] += (
-                f"{positive_slices} at or above the operating point, but nothing could be outlined",
-            )
+        unoutlined = _unoutlined(look, mask, _first(self.operating_point, 1.0))
+        classification["warnings"] += tuple(doubt.text for doubt in unoutlined)
         return SegmentationResult(
             **classification,
             mask_volume=mask,
@@ -440,6 +443,7 @@ class Segmenter(_Loaded):
             brain_median_hu=look.median_hu,
             slice_gated=_in_file_order(gated, look.grid).numpy(),
             volume_reason=_volume_reason(look),
+            volume_doubts=_volume_doubts(look) + unoutlined,
         )
 
     @property
@@ -624,6 +628,10 @@ class MaskSegmenter(_Loaded):
         self._network = self._network.to("cpu")
         return True
 
+    def check(self, scan: Scan) -> CheckedScan:
+        """Whether a scan can be worked on, as `Segmenter.check` says."""
+        return check_scan(scan, self._brain, self.options)
+
     def segment(self, scan: Scan) -> SegmentationResult:
         """Where the blood is, and how much. Nothing is written to disk.
 
@@ -652,7 +660,10 @@ class MaskSegmenter(_Loaded):
             voxel_mm3 = 1000.0 * look.ct.slice_voxel_ml
             voxels = remove_small_components(blood >= self.threshold, voxel_mm3, self.options.min_component_mm3)
             mask = MaskVolume(voxels, look.ct.affine, look.ct.source, look.ct.slices)
-        fields = _fields(replace(look, probabilities=blood.amax(dim=(1, 2))))
+        look = replace(look, probabilities=blood.amax(dim=(1, 2)))
+        fields = _fields(look)
+        unoutlined = _unoutlined(look, mask, self.threshold)
+        fields["warnings"] += tuple(doubt.text for doubt in unoutlined)
         return SegmentationResult(
             **fields,
             probability=float(blood.max()),
@@ -665,6 +676,7 @@ class MaskSegmenter(_Loaded):
             brain_median_hu=look.median_hu,
             slice_gated=fields["slice_has_brain"],
             volume_reason=_volume_reason(look),
+            volume_doubts=_volume_doubts(look) + unoutlined,
         )
 
     @property
@@ -755,6 +767,21 @@ def _volume_reason(look: Look) -> str | None:
     if look.ct.slice_voxel_ml.isnan().any():
         return "the scan is one slice whose thickness is not stated, so nothing was measured"
     return None
+
+
+def _volume_doubts(look: Look) -> tuple[Doubt, ...]:
+    """What the scan itself says against its volume."""
+    return tuple(doubt for doubt in look.checked.doubts if doubt.volume is not None)
+
+
+def _unoutlined(look: Look, mask: MaskVolume, operating_point: float) -> tuple[Doubt, ...]:
+    """That an empty mask is none of a scan without blood, where slices are positive."""
+    n_positive = int((look.probabilities[look.slices] >= operating_point).sum())
+    if not n_positive or mask.voxels.any():
+        return ()
+    positive = counted(n_positive, "slice is", "slices are")
+    text = f"{positive} at or above the operating point, but nothing could be outlined"
+    return (Doubt(Aspect.HU, text, VolumeDoubt.UNSURE),)
 
 
 def _in_file_order(values: Tensor, grid: NiftiGrid) -> Tensor:

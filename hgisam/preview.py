@@ -28,9 +28,6 @@ WIDTH_PX = 1600
 MOST_FINDINGS = 6
 """How many slices are shown with their map beside them. The rest of the tiles goes to slices spread over the head."""
 
-LIKELY = 0.5
-"""From this probability a slice is a finding even where the mask is empty."""
-
 _COLUMNS = 4
 _MARGIN_PX, _GAP_PX, _INSET_PX = 28, 10, 9
 _TILE_WIDTH_PX = (WIDTH_PX - 2 * _MARGIN_PX - (_COLUMNS - 1) * _GAP_PX) // _COLUMNS
@@ -82,6 +79,10 @@ class Previewable(Protocol):
         """Probability of hemorrhage per slice, in the file's own order; NaN where it is not known."""
 
     @property
+    def operating_point(self) -> float | None:
+        """Slice probability from which a slice counts as holding blood; None where it is not known."""
+
+    @property
     def probability(self) -> float | None:
         """Probability of hemorrhage in the scan; None where it is not known."""
 
@@ -113,6 +114,8 @@ def write_preview(path: Path, result: Previewable) -> None:
         probability=result.probability,
         warnings=result.warnings,
         slice_indices=order,
+        operating_point=result.operating_point,
+        directions_known=result.grid.directions_known,
     )
     with atomic_write(path) as file:
         file.write(picture)
@@ -129,6 +132,8 @@ def render_preview(
     probability: float | None,
     warnings: Sequence[str] = (),
     slice_indices: Sequence[int] | None = None,
+    operating_point: float | None = None,
+    directions_known: bool = True,
 ) -> bytes:
     """Draw a scan's most telling slices, WIDTH_PX wide, in the brain window.
 
@@ -144,11 +149,13 @@ def render_preview(
         probability: of hemorrhage in the scan; None where it is not known.
         warnings: shown beneath the title, the first two of them.
         slice_indices: each slice's index in its file; None where they are the same.
+        operating_point: from this probability a slice is a finding even where the mask is empty; None: none is.
+        directions_known: whether right and left, front and back are what the scan says, and no guess.
 
     Returns:
         A PNG file's bytes.
     """
-    findings = finding_slices(mask, slice_probabilities)
+    findings = finding_slices(mask, slice_probabilities, operating_point)
     mapped = set() if saliency is None else set(findings)
     n_tiles = _COLUMNS * (3 if len(findings) <= MOST_FINDINGS // 2 else 4)
     others = spread_slices(ct, findings, n_tiles - len(findings) - len(mapped))
@@ -160,7 +167,8 @@ def render_preview(
         grey = view.shown(BRAIN.apply(ct.hu[index]))
         tile = _outlined(grey, view, mask[index])
         label = f"slice {index if slice_indices is None else slice_indices[index]}"
-        _annotate(tile, label, float(slice_probabilities[index]), int(mask[index].count_nonzero()) * voxel_ml[index])
+        mask_ml = int(mask[index].count_nonzero()) * voxel_ml[index]
+        _annotate(tile, label, float(slice_probabilities[index]), mask_ml, "RLAP" if directions_known else "????")
         tiles.append(tile)
         if saliency is not None and index in mapped:
             map_places.add(len(tiles))
@@ -221,12 +229,15 @@ def render_outlines(ct: CTVolume, index: int, outlines: Sequence[Outline], *, ti
 
 
 def finding_slices(
-    mask: Bool[Tensor, "depth height width"], slice_probabilities: Float[Tensor, " depth"], n: int = MOST_FINDINGS
+    mask: Bool[Tensor, "depth height width"],
+    slice_probabilities: Float[Tensor, " depth"],
+    operating_point: float | None,
+    n: int = MOST_FINDINGS,
 ) -> list[int]:
-    """The slices with mask, spread over it and the largest among them; where they are few, likely slices too.
+    """The slices with mask, spread over it and the largest among them; where they are few, positive slices too.
 
     Returns:
-        At most `n` indices, rising. Empty where the mask is, and no slice is LIKELY.
+        At most `n` indices, rising. Empty where the mask is, and no slice is at or above the operating point.
     """
     area = mask.flatten(1).sum(dim=1)
     masked = torch.nonzero(area).flatten().tolist()
@@ -235,9 +246,11 @@ def finding_slices(
         spread = [masked[round(place)] for place in np.linspace(0, len(masked) - 1, n)]
         nearest = min(range(n), key=lambda i: abs(spread[i] - largest))
         return sorted({*spread[:nearest], largest, *spread[nearest + 1 :]})
+    if operating_point is None:
+        return masked
     by_probability = slice_probabilities.argsort(descending=True).tolist()
-    likely = [i for i in by_probability if slice_probabilities[i] >= LIKELY and i not in masked]
-    return sorted([*masked, *likely][:n])
+    positive = [i for i in by_probability if slice_probabilities[i] >= operating_point and i not in masked]
+    return sorted([*masked, *positive][:n])
 
 
 def spread_slices(ct: CTVolume, without: Sequence[int], n: int) -> list[int]:
@@ -315,17 +328,17 @@ def _heated(grey: Image.Image, view: _View, saliency: Float[Tensor, "height widt
     return tile
 
 
-def _annotate(tile: Image.Image, label: str, probability: float, mask_ml: float) -> None:
-    """Write what a slice is into its corners, and the orientation at its sides."""
+def _annotate(tile: Image.Image, label: str, probability: float, mask_ml: float, sides: str) -> None:
+    """Write what a slice is into its corners, and the orientation at its sides: left, right, top and bottom of it."""
     draw = ImageDraw.Draw(tile)
     right, bottom = tile.width - _INSET_PX, tile.height - _INSET_PX
     texts = [
         (label, (_INSET_PX, _INSET_PX), "la", _TEXT),
         ("" if math.isnan(probability) else f"p {probability:.2f}", (right, _INSET_PX), "ra", _TEXT),
-        ("R", (_INSET_PX, tile.height / 2), "lm", _TEXT),
-        ("L", (right, tile.height / 2), "rm", _TEXT),
-        ("A", (tile.width / 2, _INSET_PX), "ma", _TEXT),
-        ("P", (tile.width / 2, bottom), "md", _TEXT),
+        (sides[0], (_INSET_PX, tile.height / 2), "lm", _TEXT),
+        (sides[1], (right, tile.height / 2), "rm", _TEXT),
+        (sides[2], (tile.width / 2, _INSET_PX), "ma", _TEXT),
+        (sides[3], (tile.width / 2, bottom), "md", _TEXT),
     ]
     if mask_ml > 0:
         texts.append((_volume_text(mask_ml), (right, bottom), "rd", _OUTLINE))

@@ -15,12 +15,12 @@ from hgisam.plausibility import Plausibility
 from hgisam.volume import SlicePlanes
 
 SEGMENT_SUMMARY = (
-    "case", "input", "status", "reason", "probability", "volume_ml", "volume_is_lower_bound", "volume_reason",
-    "n_voxels", "n_slices", "n_slices_in_mask", "plausibility", "n_warnings", "seconds",
+    "case", "input", "series_uid", "status", "reason", "probability", "volume_ml", "volume_is_lower_bound",
+    "volume_reason", "n_voxels", "n_slices", "n_slices_in_mask", "plausibility", "n_warnings", "seconds",
 )  # fmt: skip
 CLASSIFY_SUMMARY = (
-    "case", "input", "status", "reason", "probability", "n_slices", "n_slices_positive", "plausibility", "n_warnings",
-    "seconds",
+    "case", "input", "series_uid", "status", "reason", "probability", "n_slices", "n_slices_positive", "plausibility",
+    "n_warnings", "seconds",
 )  # fmt: skip
 RUN_COLUMNS = ("case", "input", "status", "reason", "seconds")
 
@@ -149,7 +149,7 @@ def segmentation_record(result: SegmentationResult) -> Record:
     return record | {
         "volume_ml": result.volume_ml,
         "volume_reason": result.volume_reason,
-        **({} if result.ct.slices is None else {"volume_is_lower_bound": not result.ct.slices.complete}),
+        "volume_is_lower_bound": result.volume_is_lower_bound,
         "n_voxels": int(in_mask.sum()),
         "n_slices_in_mask": int((in_mask > 0).sum()),
     }
@@ -188,7 +188,7 @@ def _slice_origin(slices: SlicePlanes | None, index: int) -> Record:
 
 def summary_row(record: Record, columns: tuple[str, ...]) -> Record:
     """A record as one row of `summary.csv`; empty where the record has no such value."""
-    derived: Record = {}
+    derived: Record = {"series_uid": record.get("dicom", {}).get("series_uid")}
     if "plausibility" in record:
         derived["plausibility"] = record["plausibility"]["verdict"]
     if record["status"] == "ok":

@@ -35,6 +35,7 @@ from hgisam.records import (
     SEGMENT_SUMMARY,
     Record,
     classification_record,
+    is_sealed,
     recorded_path,
     refusal_record,
     segmentation_record,
@@ -211,7 +212,7 @@ def _unreported(result: SegmentationResult) -> str | None:
         return "the volume is not known"
     if result.ct.slices is not None and not result.ct.slices.complete:
         return "slices are missing, so that the volume is at least what the mask holds"
-    return None
+    return next((doubt.text for doubt in result.volume_doubts), None)
 
 
 @dataclass(frozen=True)
@@ -327,13 +328,29 @@ class _Run:
             log.warning("%s: summary.csv and records of an earlier %s run are replaced", self.work.folder, earlier)
 
     def _write_summary(self, done: dict[str, Record], ended: ExitCode, started: datetime) -> None:
-        """A row for each case, of a shard also those that other shards have done by now."""
+        """A row for each case, of a shard also those that other shards have done by now; then those of earlier runs."""
         records = [done[case.name] if case.name in done else self._of_other_shard(case) for case in self.cases]
         status = _HOW_RUNS_END.get(ended, "done")
         if status == "done" and any(record["status"] == "not run" for record in records):
             status = "running"
-        write_csv(self.work.folder / SUMMARY, [summary_row(record, self.columns) for record in records], self.columns)
+        rows = [summary_row(record, self.columns) for record in (*records, *self._of_earlier_runs())]
+        write_csv(self.work.folder / SUMMARY, rows, self.columns)
         self._write_run_record(status, records, started)
+
+    def _of_earlier_runs(self) -> list[Record]:
+        """Records of this command that lie in the folder, of cases that this run knows nothing of, by name."""
+        of_this_run = {case.name for case in self.cases}
+        found = []
+        for path in sorted(self.work.folder.glob("*.json")):
+            record = own_record(path)
+            is_ours = (record.get("command"), record.get("case")) == (self.work.command, path.stem)
+            if not is_ours or path.stem in of_this_run:
+                continue
+            if is_sealed(record):
+                found.append(record)
+            else:
+                log.warning("%s was changed since hgisam wrote it: left out of %s", path, SUMMARY)
+        return found
 
     def _of_other_shard(self, case: Case) -> Record:
         return self.work.of_other_process(case) or self._not_run(case, "another shard has not done it yet")

@@ -83,4 +83,5 @@ class FakeModel:
             brain_median_hu=30.0,
             slice_gated=np.array([0, 1, 0, 0, 0, 1], dtype=bool),
             volume_reason="its thickness is not stated" if scan.read_text() == "unmeasured" else None,
+            volume_doubts=(),
         )

@@ -166,6 +166,7 @@ def test_of_two_series_of_one_examination_none_is_guessed_until_one_is_named(tmp
     with pytest.raises(SeriesChoiceNeeded, match="got 3; choose with --series-uid") as choice:
         find_cases([tmp_path])
     assert [row["series_uid"] for row in choice.value.rows] == ["1.5", "1.6", "1.7"]
+    assert {(row["examination"], row["input"]) for row in choice.value.rows} == {(1, str(tmp_path))}
     (chosen,) = find_cases([tmp_path], ["1.6"])
     assert chosen.series is not None
     assert (chosen.series.uid, chosen.name) == ("1.6", safe_name(tmp_path.name))
@@ -174,6 +175,43 @@ def test_of_two_series_of_one_examination_none_is_guessed_until_one_is_named(tmp
     assert len({case.name for case in both}) == 2
     with pytest.raises(InputError, match=r"expected the series 1\.8"):
         find_cases([tmp_path], ["1.6", "1.8"])
+
+
+def test_a_series_uid_chooses_within_its_own_examination_and_drops_no_other(tmp_path: Path) -> None:
+    """Folders, one of them with two examinations to choose within; all that leave a choice are named at once."""
+    write_series(tmp_path / "p1", POSITIONS, StudyInstanceUID="1", SeriesInstanceUID="1.1")
+    for study in ("2", "3"):
+        for kernel in ("H31s", "H41s"):
+            uid = f"{study}.{kernel[1:3]}"
+            write_series(tmp_path / "p2", POSITIONS, StudyInstanceUID=study, SeriesInstanceUID=uid)
+    for uid, kernel in (("4.1", "BONE"), ("4.2", "STANDARD")):
+        write_series(tmp_path / "p4", POSITIONS, StudyInstanceUID="4", SeriesInstanceUID=uid, ConvolutionKernel=kernel)
+    inputs = [tmp_path / name for name in ("p1", "p2", "p4")]
+    with pytest.raises(SeriesChoiceNeeded, match="in each examination; got several in 2; choose") as choice:
+        find_cases(inputs)
+    assert [(row["examination"], row["series_uid"]) for row in choice.value.rows] == [
+        (1, "2.31"), (1, "2.41"), (2, "3.31"), (2, "3.41")
+    ]  # fmt: skip
+    with pytest.raises(SeriesChoiceNeeded, match=r"p2: expected one series .*; got 2; choose") as choice:
+        find_cases(inputs, ["2.41"])
+    assert [row["series_uid"] for row in choice.value.rows] == ["3.31", "3.41"]
+    cases = find_cases(inputs, ["2.41", "3.31"])
+    assert [case.series.uid for case in cases if case.series] == ["1.1", "2.41", "3.31", "4.2"]
+    cases = find_cases(inputs, ["2.41", "3.31", "4.1"])
+    assert [case.series.uid for case in cases if case.series] == ["1.1", "2.41", "3.31", "4.1"]
+
+
+@pytest.mark.parametrize("uid", ["1.7", None])
+def test_two_examinations_with_one_series_uid_are_two_cases(tmp_path: Path, uid: str | None) -> None:
+    for study in ("1.1", "1.2"):
+        for path in write_series(tmp_path / study, POSITIONS, StudyInstanceUID=study, SeriesInstanceUID=uid):
+            (tmp_path / "flat").mkdir(exist_ok=True)
+            path.rename(tmp_path / "flat" / f"{study}_{path.name}")
+    cases = find_cases([tmp_path / "flat"])
+    assert [case.series.study_uid for case in cases if case.series] == ["1.1", "1.2"]
+    assert len({case.name for case in cases}) == 2
+    if uid is not None:
+        assert len(find_cases([tmp_path / "flat"], [uid])) == 2
 
 
 def test_a_soft_kernel_beside_bone_is_taken(tmp_path: Path) -> None:

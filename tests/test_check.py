@@ -10,6 +10,7 @@ import torch
 from analytic_head import SKULL, draw_head
 from dicom_writer import ct_slice, pattern, save, write_series
 from head_series import head, write_head
+from mask_weights import write_weights
 from typer.testing import CliRunner, Result
 
 from hgisam import Segmenter
@@ -123,6 +124,9 @@ def test_segment_says_what_check_says(tmp_path: Path, tiny_weights: tuple[Path, 
     warnings = segmenter.check(tmp_path).warnings
     assert len(warnings) == 2
     assert segmenter.classify(tmp_path).warnings == warnings
+    result = segmenter.segment(tmp_path)
+    assert "a volume is a lower bound" in result.volume_doubts[0].text
+    assert result.volume_is_lower_bound
 
 
 @pytest.mark.parametrize("kind", ["dicom", "nifti"])
@@ -183,6 +187,21 @@ def test_json_for_machines_names_no_folder(folder: Path, tiny_weights: tuple[Pat
     assert "Doe" not in done.stdout
     offset = hgisam("check", folder / "shifted.nii.gz", "--hu-offset", "-1024", "--weights", tiny_weights[0])
     assert offset.exit_code == ExitCode.OK
+
+
+def test_a_network_that_learned_from_masks_takes_scans_in_by_its_own_settings(folder: Path, tmp_path: Path) -> None:
+    weights = ("--weights", write_weights(tmp_path / "unet.safetensors", 2))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("source: a test\nsegment: {hu_offset: 7}\nsupervised: {method: unet, hu_offset: -1024}\n")
+    assert hgisam("check", folder / "sound.nii.gz", *weights).exit_code == ExitCode.OK
+    shifted = folder / "shifted.nii.gz"
+    assert hgisam("check", shifted, *weights).exit_code == ExitCode.REFUSED
+    by_recipe = hgisam("check", shifted, *weights, "--config", recipe)
+    assert by_recipe.exit_code == ExitCode.OK
+    assert "-1024 HU were added to every voxel" in by_recipe.stdout
+    without = hgisam("check", shifted, "--config", recipe)
+    assert without.exit_code == ExitCode.USAGE
+    assert "expected --weights with unet" in without.stderr
 
 
 def test_a_single_refusal_exits_3_and_several_series_2(tmp_path: Path, tiny_weights: tuple[Path, str]) -> None:

@@ -21,7 +21,8 @@ from hgisam.cli import app
 from hgisam.io.errors import OutputError
 from hgisam.model.checkpoint import WeightsError
 from hgisam.pipeline import DeviceUnavailable, SegmentOptions
-from hgisam.refine import RandomWalk
+from hgisam.refine import RandomWalk, Threshold
+from hgisam.weak import GradCam
 
 
 class Loader:
@@ -219,9 +220,32 @@ def test_refine_names_the_method_and_goes_before_the_recipe(
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("source: a test\nsegment: {refine: {method: threshold, min_component_mm3: 20}}\n")
-    done = hgisam("segment", scan("a"), "-o", tmp_path / "out", "--config", recipe, "--refine", "random_walk")
+    for name, taken in (("random_walk", RandomWalk()), ("threshold", Threshold(min_component_mm3=20))):
+        done = hgisam("segment", scan("a"), "-o", tmp_path / "out", "--config", recipe, "--refine", name)
+        assert done.exit_code == 0, done.stderr
+        assert loader.options.refine == taken, "another method has its own defaults"
+
+
+def test_a_method_named_over_a_recipe_that_is_written_out_takes_its_own_defaults(
+    tmp_path: Path, scan: Callable[..., str], loader: Loader, repository: Path
+) -> None:
+    recipe = ("--config", repository / "configs" / "hgi_sam.yaml")
+    flags = ("--method", "grad_cam", "--refine", "random_walk")
+    done = hgisam("segment", scan("a"), "-o", tmp_path / "out", *recipe, *flags)
     assert done.exit_code == 0, done.stderr
-    assert loader.options.refine == RandomWalk(min_component_mm3=20)
+    assert (loader.options.weak, loader.options.refine) == (GradCam(), RandomWalk())
+    done = hgisam("segment", scan("a"), "-o", tmp_path / "out", *recipe, "--refine", "components")
+    assert (done.exit_code, loader.options) == (0, SegmentOptions())
+
+
+@pytest.mark.usefixtures("loader")
+def test_a_threshold_never_replaces_the_refinement_that_a_recipe_names(
+    tmp_path: Path, scan: Callable[..., str], repository: Path
+) -> None:
+    recipe = ("--config", repository / "configs" / "hgi_sam.yaml")
+    done = hgisam("segment", scan("a"), "-o", tmp_path / "out", *recipe, "--threshold", "0.4")
+    assert done.exit_code == 2
+    assert "expected no threshold with refine.method 'components'" in done.stderr
 
 
 @pytest.mark.usefixtures("loader")
@@ -417,9 +441,9 @@ def test_series_to_choose_from_are_a_table_on_stdout_and_exit_2(tmp_path: Path) 
     done = hgisam("segment", tmp_path / "head", "-o", tmp_path / "out")
     assert done.exit_code == 2
     assert [line.split() for line in done.stdout.splitlines()] == [
-        ["series_uid", "description", "kernel", "slices", "thickness_mm"],
-        ["1.5", "-", "H31s", "2", "5"],
-        ["1.6", "-", "H41s", "2", "5"],
+        ["examination", "input", "series_uid", "description", "kernel", "slices", "thickness_mm"],
+        ["1", str(tmp_path / "head"), "1.5", "-", "H31s", "2", "5"],
+        ["1", str(tmp_path / "head"), "1.6", "-", "H41s", "2", "5"],
     ]
     assert done.stderr.splitlines() == [
         f"hgisam: error: {tmp_path / 'head'}: expected one series of axial CT slices; got 2; choose with --series-uid"

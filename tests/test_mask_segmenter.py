@@ -1,35 +1,19 @@
 """A scan through the pipeline of a network that learned from masks: whatever it says of a voxel, the voxel gets."""
 
 import pickle
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from analytic_head import draw_head
+from mask_weights import write_weights
 from torch import Tensor
 
-from hgisam.model.checkpoint import SegmenterMetadata, WeightsError, save_weights
-from hgisam.model.supervised import MaskNetwork, UNetOptions
+from hgisam.model.checkpoint import WeightsError
+from hgisam.model.supervised import MaskNetwork
 from hgisam.pipeline import MaskSegmenter, SupervisedOptions
-from hgisam.preprocess import PreprocessOptions
-from hgisam.supervised import StackOptions
 from hgisam.volume import Orientation
-
-
-def write_weights(path: Path, spatial_dims: int, slice_mm: float = 5.0) -> Path:
-    options = UNetOptions(spatial_dims=spatial_dims, channels=(1, 1), slice_halvings=0, residual_units=0)
-    torch.manual_seed(0)
-    metadata = SegmenterMetadata(
-        architecture=options,
-        preprocess=PreprocessOptions(spacing_mm=2.0, fov_px=96).model_dump(mode="json"),
-        stack=StackOptions(slice_mm=slice_mm, window_slices=8).model_dump(mode="json"),
-        data="none", command="none", seed=0, created=datetime(2026, 1, 2, tzinfo=UTC), version="0",
-        licence="Apache-2.0",
-    )  # fmt: skip
-    save_weights(path, MaskNetwork(options), metadata)
-    return path
 
 
 def echo(images: Tensor) -> Tensor:
@@ -78,6 +62,9 @@ def test_a_slice_is_positive_where_a_voxel_of_it_is(tmp_path: Path, monkeypatch:
     assert result.volume_ml == pytest.approx(int(result.mask.sum()) * 0.04)
     strict = MaskSegmenter(weights, options=SupervisedOptions(min_component_mm3=1e9), device="cpu").segment(scan)
     assert not strict.mask.any() and strict.volume_ml == 0.0
+    said = "slices are at or above the operating point, but nothing could be outlined"
+    assert said in strict.warnings[-1] == strict.volume_doubts[-1].text
+    assert not any(said in warning for warning in result.warnings)
 
 
 def test_weights_of_another_network_than_the_one_asked_for_are_refused(tmp_path: Path) -> None:

@@ -150,6 +150,8 @@ def test_positive_slices_in_which_nothing_could_be_outlined_are_said(
     assert not result.mask.any()
     assert result.volume_ml == 0.0
     assert any("but nothing could be outlined" in warning for warning in result.warnings)
+    assert result.volume_doubts[-1].text in result.warnings
+    assert not result.volume_is_lower_bound
 
 
 def test_windows_of_a_small_field_of_view_cover_the_head(
@@ -182,6 +184,7 @@ def test_an_offset_that_was_kept_is_refused_until_it_is_named(
     with pytest.raises(ScanRefused, match="--hu-offset -1024"):
         Segmenter(make_weights()).classify((array + 1024, affine))
     told = Segmenter(make_weights(), options=SegmentOptions(hu_offset=-1024.0)).classify((array + 1024, affine))
+    assert "-1024 HU were added to every voxel, as was asked for" in told.warnings
     plain = Segmenter(make_weights()).classify((array, affine))
     np.testing.assert_allclose(told.slice_probabilities, plain.slice_probabilities, atol=0.02)
 

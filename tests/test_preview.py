@@ -2,7 +2,7 @@
 
 import io
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -123,14 +123,16 @@ def test_more_mask_or_likelier_slices_come_first() -> None:
     ct = head(30)
     mask = torch.zeros(ct.hu.shape, dtype=torch.bool)
     probabilities = torch.zeros(30)
-    assert finding_slices(mask, probabilities) == []
+    assert finding_slices(mask, probabilities, 0.5) == []
     probabilities[[4, 9]] = torch.tensor([0.9, 0.6])
-    assert finding_slices(mask, probabilities) == [4, 9]
+    assert finding_slices(mask, probabilities, 0.5) == [4, 9]
+    assert finding_slices(mask, probabilities, 0.7) == [4], "it is the run's operating point that tells"
+    assert finding_slices(mask, probabilities, None) == []
     mask[12, 90:95, 90:95] = True
-    assert finding_slices(mask, probabilities) == [4, 9, 12]
+    assert finding_slices(mask, probabilities, 0.5) == [4, 9, 12]
     mask[20:30, 90:92, 90:92] = True
     mask[27, 90:110, 90:110] = True
-    chosen = finding_slices(mask, probabilities)
+    chosen = finding_slices(mask, probabilities, 0.5)
     assert len(chosen) == MOST_FINDINGS
     assert {12, 27, 29} <= set(chosen)
 
@@ -147,7 +149,7 @@ def test_chosen_slices_are_distinct_rising_and_hold_the_largest_area(
     mask = torch.zeros(depth, 2, 2, dtype=torch.bool)
     for index, area in enumerate(areas):
         mask[index].view(-1)[:area] = True
-    findings = finding_slices(mask, torch.tensor(probabilities[:depth]))
+    findings = finding_slices(mask, torch.tensor(probabilities[:depth]), 0.5)
     assert findings == sorted(set(findings))
     assert len(findings) <= MOST_FINDINGS
     if max(areas):
@@ -169,7 +171,22 @@ def test_an_unknown_probability_is_not_written() -> None:
         for value in (float("nan"), 0.25)
     ]
     assert pictures[0] != pictures[1]
-    assert finding_slices(mask, torch.full([1], float("nan"))) == []
+    assert finding_slices(mask, torch.full([1], float("nan")), 0.5) == []
+
+
+def test_sides_that_the_file_does_not_state_bear_no_letters(tmp_path: Path) -> None:
+    """Of the same scan the marks alone differ: one at the middle of each side of a tile."""
+    ct = head()
+    stated, guessed = drawn(ct), drawn(ct, directions_known=False)
+    rows, columns = np.nonzero((stated != guessed).any(axis=-1)[FIRST_TILE])
+    middle = middle_of_tile()
+    assert len(rows) > 20
+    assert (np.minimum(np.abs(rows - middle[0]), np.abs(columns - middle[1])) < 14).all()
+    grid = replace(new_grid_for(head(4)), directions_known=False)
+    result = Result(head(4), grid, np.zeros(4, dtype=np.float32))
+    write_preview(tmp_path / "guessed.png", result)
+    write_preview(tmp_path / "stated.png", replace(result, grid=new_grid_for(head(4))))
+    assert (tmp_path / "guessed.png").read_bytes() != (tmp_path / "stated.png").read_bytes()
 
 
 def test_slices_without_findings_are_spread_over_those_with_brain() -> None:
@@ -212,6 +229,7 @@ class Result:
     slice_probabilities: np.ndarray
     volume_ml: float | None = 1.5
     probability: float | None = 0.8
+    operating_point: float | None = 0.15
     warnings: tuple[str, ...] = ("a warning",)
     saliency_house: Tensor = field(init=False)
     mask_volume: MaskVolume = field(init=False)
@@ -238,6 +256,7 @@ def test_a_result_is_drawn_with_the_file_s_own_slice_numbers(tmp_path: Path, cod
         probability=0.8,
         warnings=("a warning",),
         slice_indices=indices,
+        operating_point=0.15,
     )
     assert (tmp_path / "a_preview.png").read_bytes() == expected
     assert [path.name for path in tmp_path.iterdir()] == ["a_preview.png"]

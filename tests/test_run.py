@@ -20,9 +20,11 @@ from dicom_writer import pattern, write_series
 from fake_model import AFFINE, MASKED, VOXEL_ML, FakeModel
 
 from hgisam import run
+from hgisam.brain import VolumeDoubt
 from hgisam.cases import Case, find_cases
 from hgisam.casework import CLASSIFY_SUFFIXES, SEGMENT_SUFFIXES, CaseWork
 from hgisam.exits import ExitCode
+from hgisam.intake import Aspect, Doubt
 from hgisam.io.dicom import read_dicom
 from hgisam.io.errors import InputError, OutputError
 from hgisam.pipeline import SegmentationResult
@@ -223,6 +225,23 @@ def test_run_json_tells_how_to_make_it_again(tmp_path: Path, scans: Scans) -> No
     assert run["cases"][0]["seconds"] >= 0.75
 
 
+def test_a_second_run_into_a_folder_leaves_what_is_said_of_the_first_true(
+    tmp_path: Path, scans: Scans, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    first, second = FakeModel(), FakeModel()
+    first.settings = first.settings | {"hu_offset": 24.0}
+    segment_cases(first, scans(a="", b="refuse", c=""), out)
+    classify_cases(second, scans(x=""), out)
+    (out / "c.json").write_text((out / "c.json").read_text().replace('"probability": 0.9', '"probability": 0.8'))
+    segment_cases(second, scans(d="", a=""), out)
+    rows = table(out / "summary.csv")
+    assert [(row["case"], row["status"]) for row in rows] == [("d", "ok"), ("a", "ok"), ("b", "refused")]
+    assert "c.json was changed since hgisam wrote it: left out of summary.csv" in caplog.text
+    assert [record(out, name)["settings"].get("hu_offset") for name in "abd"] == [None, 24.0, None]
+    assert json.loads((out / "run.json").read_text())["planned"] == ["d", "a"]
+
+
 def test_no_output_names_the_machine_or_its_user(tmp_path: Path, scans: Scans) -> None:
     out = tmp_path / "out"
     segment_cases(FakeModel(), scans(a="", b="refuse"), out)
@@ -319,6 +338,27 @@ def test_a_corrected_mask_outlives_whatever_comes_after_it(tmp_path: Path, scans
     assert not path.exists()
 
 
+def test_a_dicom_seg_that_somebody_has_corrected_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whether the next run writes one or not; one that nobody has touched goes without a word."""
+    pixels = [pattern(i, (64, 64)) for i in range(3)]
+    write_series(tmp_path / "in" / "a", [0.0, 5.0, 10.0], pixels=pixels, FrameOfReferenceUID="1.9")
+    out, cases = tmp_path / "out", find_cases([tmp_path / "in" / "a"])
+    path = out / "a_seg.dcm"
+    by_hand = []
+    for asked in (True, False):
+        segment_cases(DicomModel(), cases, out, dicom_seg=True)
+        dataset = pydicom.dcmread(path)
+        dataset.SeriesDescription = f"corrected {asked}"
+        dataset.save_as(path)
+        by_hand.append(path.read_bytes())
+        segment_cases(DicomModel(), cases, out, dicom_seg=asked)
+        assert path.exists() is asked
+    assert [(out / f"a_seg.dcm.changed{n}").read_bytes() for n in ("", 1)] == by_hand
+    assert caplog.text.count("a_seg.dcm was changed since hgisam wrote it: kept as a_seg.dcm.changed") == 2
+    segment_cases(DicomModel(), cases, out, dicom_seg=True)
+    assert len(list(out.glob("*.changed*"))) == 2
+
+
 def test_what_runs_out_of_time_takes_away_its_own_outputs_alone(tmp_path: Path, scans: Scans) -> None:
     out, cases = tmp_path / "out", scans(a="")
     segment_cases(FakeModel(), cases, out)
@@ -350,6 +390,7 @@ class DicomModel(FakeModel):
     """Reads the series that it is given, and takes what is denser than 300 HU for blood."""
 
     allow_gaps = False
+    volume_doubts: tuple[Doubt, ...] = ()
 
     def segment(self, scan: Any) -> SegmentationResult:
         ct, grid = read_dicom(scan, allow_gaps=self.allow_gaps)
@@ -361,6 +402,7 @@ class DicomModel(FakeModel):
             timings_s={}, settings={}, weights_sha256="ab" * 32, operating_point=0.5,
             mask_volume=MaskVolume(ct.hu > 300, ct.affine, ct.source, ct.slices), saliency_house=ct.hu * 0,
             region=ct.hu > 0, brain_median_hu=30.0, slice_gated=np.ones(depth, bool), volume_reason=None,
+            volume_doubts=self.volume_doubts,
         )  # fmt: skip
 
 
@@ -379,6 +421,7 @@ def test_a_dicom_series_is_recorded_slice_by_slice_without_a_word_of_its_header(
     assert report.exit_code == ExitCode.OK
     found = record(out, "head")
     assert found["dicom"] == {"series_uid": "1.2.3.1.1", "n_files": 6, "left_out": {}}
+    assert table(out / "summary.csv")[0]["series_uid"] == "1.2.3.1.1"
     assert found["input_sha256"] == cases[0].series.sha256()  # type: ignore[union-attr]
     assert [row["position_mm"] for row in found["slices"]] == z
     assert [row["spacing_mm"] for row in found["slices"]] == [2.5, 2.5, 2.5, 3.75, 5.0, 5.0]
@@ -447,6 +490,20 @@ def test_a_volume_that_is_a_lower_bound_says_so_wherever_it_stands(tmp_path: Pat
     assert files(out) >= {"a_seg.dcm"}
     assert "a_sr.dcm" not in files(out)
     assert any("no structured report was written: slices are missing" in w for w in record(out, "a")["warnings"])
+
+
+@pytest.mark.parametrize("volume", list(VolumeDoubt))
+def test_a_volume_that_the_record_doubts_is_in_no_report(tmp_path: Path, volume: VolumeDoubt) -> None:
+    pixels = [pattern(i, (64, 64)) for i in range(3)]
+    write_series(tmp_path / "in" / "a", [0.0, 5.0, 10.0], pixels=pixels, FrameOfReferenceUID="1.9")
+    out = tmp_path / "out"
+    model = DicomModel()
+    model.volume_doubts = (Doubt(Aspect.COVERAGE, "the scan ends early", volume),)
+    segment_cases(model, find_cases([tmp_path / "in" / "a"]), out, dicom_seg=True, dicom_sr=True)
+    assert record(out, "a")["volume_is_lower_bound"] is (volume is VolumeDoubt.LOWER_BOUND)
+    assert "a_seg.dcm" in files(out)
+    assert "a_sr.dcm" not in files(out)
+    assert "no structured report was written: the scan ends early" in record(out, "a")["warnings"]
 
 
 def test_a_report_states_the_volume_of_the_segment_beside_it(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def figure(result: SegmentationResult) -> bytes:
         volume_ml=result.volume_ml,
         probability=result.probability,
         slice_indices=in_file[chosen].tolist(),
+        operating_point=result.operating_point,
     )
 
 

@@ -1,5 +1,8 @@
 """Whether a scan shows the brain whole, and at a believable size: what it misses, a volume misses too."""
 
+from dataclasses import dataclass
+from enum import StrEnum
+
 import numpy as np
 import torch
 from jaxtyping import Bool
@@ -39,9 +42,31 @@ _CUT_MM = 30.0
 """A slice whose brain is bare for longer than this is cut."""
 
 
+class VolumeDoubt(StrEnum):
+    """What is wrong with a volume in mL that is measured in a scan."""
+
+    LOWER_BOUND = "lower bound"
+    """Part of the brain is not in the scan: there is at least as much blood."""
+    UNSURE = "unsure"
+    """It may be too large as well as too small."""
+
+
+@dataclass(frozen=True)
+class CoverageDoubt:
+    """What a user should know.
+
+    Attributes:
+        text: a clause or two.
+        volume: what follows from it for a volume in mL; None where nothing does.
+    """
+
+    text: str
+    volume: VolumeDoubt | None = None
+
+
 def coverage_doubts(
     volume: CTVolume, region: Bool[Tensor, "depth height width"], options: BrainOptions | None = None
-) -> tuple[str, ...]:
+) -> tuple[CoverageDoubt, ...]:
     """What a user should know before a volume in mL is believed; empty where the brain is whole, or there is none.
 
     Args:
@@ -56,22 +81,22 @@ def coverage_doubts(
         return ()
     doubts = []
     if spacing_mm > THICK_MM:
-        doubts.append(f"slices are {spacing_mm:.3g} mm apart: what lies between them is guessed")
+        text = f"slices are {spacing_mm:.3g} mm apart: what lies between them is guessed"
+        doubts.append(CoverageDoubt(text, VolumeDoubt.UNSURE))
     if max(dy, dx) > STRETCHED * min(dy, dx):
-        doubts.append(
-            f"pixels are {dy:.3g} x {dx:.3g} mm in axial planes: the scan was sliced in another direction, and blood"
-            " in it is missed"
-        )
+        text = f"pixels are {dy:.3g} x {dx:.3g} mm in axial planes: the scan was sliced in another direction, and blood"
+        doubts.append(CoverageDoubt(f"{text} in it is missed", VolumeDoubt.LOWER_BOUND))
     filled = _filled(volume)
     within = range(int(filled.nonzero()[0]), int(filled.nonzero()[-1]) + 1)
     n_empty = int((~filled[within.start : within.stop]).sum())
     if n_empty:
         empty = counted(n_empty, "slice within the head is empty", "slices within the head are empty")
-        doubts.append(f"{empty}: blood there is not measured")
+        doubts.append(CoverageDoubt(f"{empty}: blood there is not measured", VolumeDoubt.LOWER_BOUND))
     ends = {"bottom": float(area[within.start]), "top": float(area[within.stop - 1])}
     opened = [name for name, end in ends.items() if end > OPEN_SHARE * float(area.max())]
     if opened:
-        doubts.append(f"the scan ends within the brain at its {' and '.join(opened)}: a volume is a lower bound")
+        text = f"the scan ends within the brain at its {' and '.join(opened)}: a volume is a lower bound"
+        doubts.append(CoverageDoubt(text, VolumeDoubt.LOWER_BOUND))
     height_mm = (shown[-1] - shown[0] + 1) * spacing_mm
     area_cm2 = float(area.max()) * dy * dx / 100
     for size, measured, (low, high), header in (
@@ -80,15 +105,17 @@ def coverage_doubts(
     ):
         if size > high or (size < low and not opened):
             instead = "was more than brain taken for it" if size > high else "is part of the brain missing"
-            doubts.append(f"{measured}, expected {low:.0f} to {high:.0f}: is the {header} wrong, or {instead}?")
+            text = f"{measured}, expected {low:.0f} to {high:.0f}: is the {header} wrong, or {instead}?"
+            doubts.append(CoverageDoubt(text, VolumeDoubt.UNSURE))
     n_cut = _n_cut(volume, region, options or BrainOptions())
     if n_cut:
-        doubts.append(f"the picture ends within the brain in {counted(n_cut, 'slice')}: a volume is a lower bound")
+        text = f"the picture ends within the brain in {counted(n_cut, 'slice')}: a volume is a lower bound"
+        doubts.append(CoverageDoubt(text, VolumeDoubt.LOWER_BOUND))
     metal_ml = (volume.hu[shown[0] : shown[-1] + 1] >= METAL_HU).flatten(1).sum(dim=1).double()
     metal_ml = metal_ml * volume.slice_voxel_ml[shown[0] : shown[-1] + 1]
     if float(metal_ml.sum()) > METAL_ML:
         with_metal = counted(int((metal_ml > 0).sum()), "slice")
-        doubts.append(f"metal in {with_metal} of the brain: what streaks beside it show is no blood")
+        doubts.append(CoverageDoubt(f"metal in {with_metal} of the brain: what streaks beside it show is no blood"))
     return tuple(doubts)
 
 

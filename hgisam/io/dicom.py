@@ -64,10 +64,9 @@ def read_dicom(
             f" {stack.expected_mm[at]:.2f} mm around it: slices are missing; copy the series again, or take it as it"
             " is with --allow-gaps"
         )
-    pixels = _read_pixels(groups, source, hu_offset)
-    return _assemble(
-        pixels, slices, stack, source, (*series.notes, *_notes(series, groups, hu_offset), *stack.warnings)
-    )
+    pixels, padding_notes = _read_pixels(groups, source, hu_offset)
+    notes = (*series.notes, *_notes(series, groups, hu_offset), *padding_notes)
+    return _assemble(pixels, slices, stack, source, (*notes, *stack.warnings))
 
 
 def read_slices(paths: Sequence[Path], source: str) -> CTVolume:
@@ -193,8 +192,10 @@ def _notes(series: DicomSeries, groups: Sequence[tuple[SliceHeader, ...]], hu_of
     return found
 
 
-def _read_pixels(groups: Sequence[tuple[SliceHeader, ...]], source: str, hu_offset: float) -> NDArray[np.float32]:
-    """HU [place, row, column]; what lies at one place must be the same pixel by pixel."""
+def _read_pixels(
+    groups: Sequence[tuple[SliceHeader, ...]], source: str, hu_offset: float
+) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    """HU [place, row, column], and what is odd about them; what lies at one place must be the same pixel by pixel."""
     hu = np.empty((len(groups), *groups[0][0].plane.shape), dtype=np.float32)
     with FileReader() as files:
         reader = SliceReader(files, hu_offset)
@@ -205,7 +206,10 @@ def _read_pixels(groups: Sequence[tuple[SliceHeader, ...]], source: str, hu_offs
                     f"{source}: expected one slice at each position; got {len(repeats) + 1} different ones at slice"
                     f" {index} ({header.file.path.name}): phases or reconstructions mixed; keep one in the folder"
                 )
-    return hu
+    if reader.padding_in_tissue_hu is None:
+        return hu, ()
+    padding = f"the header calls {reader.padding_in_tissue_hu:g} HU padding, which tissue has too"
+    return hu, (f"{padding}: taken as measured, not as air",)
 
 
 def _assemble(

@@ -23,15 +23,24 @@ _JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 _RUST_PANIC = "PanicException"
 """What a decoder in Rust raises where it would read beyond its input. It is no Exception, and no module exports it."""
 
+SOFT_TISSUE_HU = (-300.0, 300.0)
+"""Numbers that may be brain, blood or what lies about them are never taken for padding, whatever a header says."""
+
 Stored = NDArray[np.integer[Any]]
 _WRAP = 4096.0
 _J2K_MAGIC, _J2K_BOX = b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  "
 
 
 class SliceReader:
-    """Gives the HU of slices; a file with many frames is read once for those that follow each other."""
+    """Gives the HU of slices; a file with many frames is read once for those that follow each other.
+
+    Attributes:
+        padding_in_tissue_hu: what a header called padding though it lies within SOFT_TISSUE_HU, so that it was taken
+            as measured; None where none did.
+    """
 
     def __init__(self, reader: FileReader, hu_offset: float = 0.0) -> None:
+        self.padding_in_tissue_hu: float | None = None
         self._reader = reader
         self._hu_offset = hu_offset
         self._file: DicomFile | None = None
@@ -39,7 +48,7 @@ class SliceReader:
         self._compressed = False
 
     def hu(self, header: SliceHeader) -> NDArray[np.float32]:
-        """Float32 HU [rows, columns] within LOWEST_HU..HIGHEST_HU; padding is air.
+        """Float32 HU [rows, columns] within LOWEST_HU..HIGHEST_HU; padding outside of SOFT_TISSUE_HU is air.
 
         Raises:
             ScanRefused: where the file has changed since its header was read, is damaged, needs a decoder that is not
@@ -49,14 +58,30 @@ class SliceReader:
             self._load(header.file)
         stored = self._stored(header)
         with quiet_pydicom():
-            air = _padding(stored, self._dataset)
-            hu = _signed(stored, self._dataset, ~air, header).astype(np.float32)
+            air = self._padding(stored, header)
+            hu = self._rescaled(_signed(stored, self._dataset, ~air, header), header)
+        hu[air] = LOWEST_HU
+        return np.clip(hu, LOWEST_HU, HIGHEST_HU, out=hu)
+
+    def _padding(self, stored: Stored, header: SliceHeader) -> NDArray[np.bool_]:
+        """Where a slice holds no measurement, as far as that can be told from tissue."""
+        ends = _padding_ends(stored.dtype, self._dataset)
+        if ends is None:
+            return np.zeros(stored.shape, dtype=bool)
+        low_hu, high_hu = sorted(self._rescaled(np.array(ends), header).tolist())
+        if low_hu <= SOFT_TISSUE_HU[1] and high_hu >= SOFT_TISSUE_HU[0]:
+            self.padding_in_tissue_hu = float(np.clip(low_hu, *SOFT_TISSUE_HU))
+            return np.zeros(stored.shape, dtype=bool)
+        return np.asarray((stored >= ends[0]) & (stored <= ends[1]))
+
+    def _rescaled(self, stored: Stored, header: SliceHeader) -> NDArray[np.float32]:
+        """HU of numbers of a slice, as they are: not held to any range."""
+        hu = stored.astype(np.float32)
         hu *= np.float32(header.slope)
         hu += np.float32(header.intercept + self._hu_offset)
         if header.wrapped and not self._hu_offset:  # an offset says that the numbers are off in another way
             hu = unwrapped(hu)
-        hu[air] = LOWEST_HU
-        return np.clip(hu, LOWEST_HU, HIGHEST_HU, out=hu)
+        return hu
 
     def _load(self, file: DicomFile) -> None:
         try:
@@ -145,18 +170,19 @@ def codestream_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _padding(stored: Stored, dataset: Dataset) -> NDArray[np.bool_]:
-    """Where a slice holds no measurement: PixelPaddingValue, to PixelPaddingRangeLimit where there is one.
+def _padding_ends(dtype: np.dtype[Any], dataset: Dataset) -> tuple[int, int] | None:
+    """The lowest and highest stored number that mean padding: PixelPaddingValue, to PixelPaddingRangeLimit where there
+    is one. None where the header states none.
 
-    The value is compared bit by bit, since its own tag often has the other sign.
+    They are taken bit by bit, since the tags often have the other sign.
     """
-    air = np.zeros(stored.shape, dtype=bool)
     value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
     if not isinstance(value, int):
-        return air
-    bits = stored.dtype.itemsize * 8
-    ends = sorted(_wrapped(end, bits, stored.dtype.kind == "i") for end in (value, limit) if isinstance(end, int))
-    return np.asarray((stored >= ends[0]) & (stored <= ends[-1]))
+        return None
+    ends = sorted(
+        _wrapped(end, dtype.itemsize * 8, dtype.kind == "i") for end in (value, limit) if isinstance(end, int)
+    )
+    return ends[0], ends[-1]
 
 
 def _wrapped(value: int, bits: int, signed: bool) -> int:

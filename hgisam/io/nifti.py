@@ -54,6 +54,7 @@ class NiftiGrid:
         header: the file's header, NIfTI-1 or NIfTI-2; written back unchanged where it speaks of geometry.
         orientation: from the file's axes to house axes.
         warnings: what the reader had to put up with; empty where all is well.
+        directions_known: whether the file says which way its axes run; else that was guessed, and a warning says so.
     """
 
     file_shape: tuple[int, ...]
@@ -61,6 +62,7 @@ class NiftiGrid:
     header: nib.Nifti1Header
     orientation: Orientation
     warnings: tuple[str, ...] = ()
+    directions_known: bool = True
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -296,7 +298,7 @@ def _read_file(path: Path, max_voxels: int) -> tuple[NDArray[Any], Layout, nib.N
         if promised > n_bytes_on_disk * (_MOST_DEFLATE_CAN_SHRINK if compressed else 1):
             raise _truncated(source, f"{promised:,} bytes", f"a file of {n_bytes_on_disk:,} on disk")
         stored = _read_voxels(stream, block, layout, source)
-    return stored, layout, header, Geometry(geometry.affine, geometry.warnings + _name_warnings(path, compressed))
+    return stored, layout, header, replace(geometry, warnings=geometry.warnings + _name_warnings(path, compressed))
 
 
 @contextmanager
@@ -385,7 +387,7 @@ def _ct_from_stored(
     affine = _house_affine(grid)
     if non_finite is not None:
         warning = _check_non_finite(hu, non_finite, source)
-        grid = NiftiGrid(grid.file_shape, grid.affine, grid.header, grid.orientation, (*grid.warnings, warning))
+        grid = replace(grid, warnings=(*grid.warnings, warning))
     return CTVolume(torch.from_numpy(hu), affine, source), grid
 
 
@@ -431,7 +433,9 @@ def _grid(layout: Layout, header: nib.Nifti1Header, geometry: Geometry, source: 
         orientation = Orientation.from_affine(geometry.affine)
     except ValueError as error:
         raise ScanRefused(f"{source}: {error}") from error
-    return NiftiGrid(layout.file_shape, geometry.affine, header, orientation, geometry.warnings)
+    return NiftiGrid(
+        layout.file_shape, geometry.affine, header, orientation, geometry.warnings, geometry.directions_known
+    )
 
 
 def _house_affine(grid: NiftiGrid) -> Float[Tensor, "4 4"]:

@@ -62,10 +62,12 @@ class Geometry:
     Attributes:
         affine: voxel index -> RAS+ mm.
         warnings: what a reader should know about it; empty where all is well.
+        directions_known: whether the header says which way the axes run; else the affine guesses.
     """
 
     affine: NDArray[np.float64]
     warnings: tuple[str, ...]
+    directions_known: bool = True
 
 
 def parse_header(block: bytes, source: str) -> nib.Nifti1Header:
@@ -149,8 +151,11 @@ def check_geometry(header: nib.Nifti1Header, shape: tuple[int, int, int], source
         return Geometry(sform, warnings)
     if qform is not None:
         return Geometry(qform, ())
-    warning = "neither qform nor sform is set: which side is left and which right is unknown"
-    return Geometry(header.get_base_affine().astype(np.float64), (warning,))
+    warning = (
+        "neither qform nor sform is set: which way left, front and top are is unknown; the axes were taken to run to"
+        " Left, Anterior and Superior"
+    )
+    return Geometry(header.get_base_affine().astype(np.float64), (warning,), directions_known=False)
 
 
 def _checked_shape(header: nib.Nifti1Header, source: str) -> tuple[int, ...]:

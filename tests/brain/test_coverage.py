@@ -7,7 +7,7 @@ import pytest
 import torch
 from analytic_head import draw_head
 
-from hgisam.brain import BrainOptions, coverage_doubts, intracranial_region
+from hgisam.brain import BrainOptions, VolumeDoubt, coverage_doubts, intracranial_region
 from hgisam.volume import CTVolume
 
 
@@ -32,7 +32,7 @@ def test_no_brain_raises_no_doubt() -> None:
 
 @pytest.mark.parametrize(("spacing_mm", "said"), [(0.5, "mm high"), (9.0, "mm high"), (20.0, "20 mm apart")])
 def test_a_slice_spacing_that_makes_no_brain_is_doubted(spacing_mm: float, said: str) -> None:
-    assert said in " ".join(coverage_doubts(*ball(spacing_mm)))
+    assert said in " ".join(doubt.text for doubt in coverage_doubts(*ball(spacing_mm)))
 
 
 @pytest.mark.parametrize("scale", [0.5, 0.6, 1.15, 1.2])
@@ -44,8 +44,9 @@ def test_a_pixel_size_that_makes_no_brain_is_doubted(scale: float) -> None:
     if scale in {0.6, 1.15}:  # 64 and 234 cm2
         assert said == ()
     else:
-        (text,) = said
-        area_cm2 = int(re.search(r"largest slice has (\d+) cm2, .* is the pixel size wrong", text)[1])
+        (doubt,) = said
+        area_cm2 = int(re.search(r"largest slice has (\d+) cm2, .* is the pixel size wrong", doubt.text)[1])
+        assert doubt.volume is VolumeDoubt.UNSURE
         assert area_cm2 == pytest.approx(np.pi * (7.5 * scale) ** 2, rel=0.01)
 
 
@@ -53,7 +54,8 @@ def test_a_scan_that_ends_within_the_brain_measures_a_lower_bound() -> None:
     ct, region = ball()
     top_missing = CTVolume(ct.hu[:20], ct.affine, ct.source)
     (said,) = coverage_doubts(top_missing, region[:20])
-    assert "at its top: a volume is a lower bound" in said
+    assert "at its top: a volume is a lower bound" in said.text
+    assert said.volume is VolumeDoubt.LOWER_BOUND
 
 
 @pytest.mark.parametrize("filling", [-1000.0, 0.0])
@@ -62,7 +64,8 @@ def test_empty_slices_within_the_brain_are_counted(filling: float) -> None:
     hu, region = ct.hu.clone(), region.clone()
     hu[18:21], region[18:21] = filling, False
     (said,) = coverage_doubts(CTVolume(hu, ct.affine, ct.source), region)
-    assert said.startswith("3 slices within the head are empty")
+    assert said.text.startswith("3 slices within the head are empty")
+    assert said.volume is VolumeDoubt.LOWER_BOUND
 
 
 @pytest.mark.parametrize("filling", [-1000.0, 0.0])
@@ -71,7 +74,7 @@ def test_a_scan_that_ends_within_the_brain_is_known_though_its_end_is_filled_up(
     hu, region = ct.hu.clone(), region.clone()
     hu[20:], region[20:] = filling, False
     (said,) = coverage_doubts(CTVolume(hu, ct.affine, ct.source), region)
-    assert "at its top: a volume is a lower bound" in said
+    assert "at its top: a volume is a lower bound" in said.text
 
 
 def test_slices_of_nothing_part_no_head() -> None:
@@ -107,12 +110,13 @@ def test_a_brain_that_the_picture_cuts_is_doubted_and_a_whole_one_in_a_tight_pic
 def test_what_is_bone_and_what_is_air_is_for_the_options_to_say() -> None:
     """To options by which the skull of 900 HU is as good as air, nothing closes the brain in."""
     said = coverage_doubts(*ball(), BrainOptions(bone_hu=1000.0, head_hu=950.0))
-    assert any("picture ends within the brain" in text for text in said)
+    assert any("picture ends within the brain" in doubt.text for doubt in said)
 
 
 def _cut(hu: torch.Tensor, like: CTVolume) -> list[str]:
     scan = CTVolume(hu.contiguous(), like.affine, "a part")
-    return [said for said in coverage_doubts(scan, intracranial_region(scan)) if "picture ends" in said]
+    doubts = coverage_doubts(scan, intracranial_region(scan))
+    return [doubt.text for doubt in doubts if "picture ends" in doubt.text]
 
 
 def test_slices_that_were_not_taken_axially_are_doubted() -> None:
@@ -120,7 +124,7 @@ def test_slices_that_were_not_taken_axially_are_doubted() -> None:
     ct, region = ball()
     affine = torch.diag(torch.tensor([5.0, 0.7, 5.0, 1.0], dtype=torch.float64))
     said = coverage_doubts(CTVolume(ct.hu, affine, "sagittal"), region)
-    assert any("0.7 x 5 mm in axial planes: the scan was sliced in another direction" in text for text in said)
+    assert any("0.7 x 5 mm in axial planes: the scan was sliced in another direction" in doubt.text for doubt in said)
 
 
 def test_metal_is_told_from_bone() -> None:
@@ -129,4 +133,4 @@ def test_metal_is_told_from_bone() -> None:
         hu = ct.hu.clone()
         hu[19:22, 30:33, 30:33] = hu_of_it
         said = coverage_doubts(CTVolume(hu, ct.affine, ct.source), region)
-        assert sum("metal in 3 slices" in text for text in said) == expected
+        assert sum("metal in 3 slices" in doubt.text for doubt in said) == expected

@@ -234,6 +234,24 @@ def test_padding_is_air(tmp_path: Path, tags: dict[str, int], stored: int) -> No
 
 
 @pytest.mark.parametrize(
+    ("tags", "said"),
+    [
+        ({"PixelPaddingValue": 0}, "calls 0 HU padding"),
+        ({"PixelPaddingValue": 40, "RescaleIntercept": 5}, "calls 45 HU padding"),
+        ({"PixelPaddingValue": -2000, "PixelPaddingRangeLimit": 10}, "calls -300 HU padding"),
+    ],
+)
+def test_what_may_be_tissue_is_no_padding_whatever_the_header_says(
+    tmp_path: Path, tags: dict[str, int], said: str
+) -> None:
+    """In CSF 0 HU are measured; were they taken for padding, there would be holes of air in the head."""
+    path = save(ct_slice(pattern(), **tags), tmp_path / "slice.dcm")
+    ct, grid = read_dicom(path)
+    np.testing.assert_array_equal(planes(ct)[0], pattern() + tags.get("RescaleIntercept", 0))
+    assert any(said in warning and "taken as measured" in warning for warning in grid.warnings)
+
+
+@pytest.mark.parametrize(
     ("pixels", "tags", "reason"),
     [
         (np.full(SHAPE, 5000, np.uint16), {"BitsStored": 12, "HighBit": 11}, "12 bits; got 5000"),

@@ -151,7 +151,7 @@ NIFTI_ROWS: list[tuple[str, Make, str]] = [
     ("2D", of_shape(8, 8), "refused: .*three axes"),
     ("sheared affine", sheared, "read: .*off square"),
     ("qform and sform disagree", two_affines, "refused: .*qform and sform"),
-    ("neither", no_affine, "read: .*which side is left"),
+    ("neither", no_affine, "read: .*which way left, front and top are is unknown"),
     ("RGB", coloured, "refused: .*colour"),
     ("complex", complex_numbers, "refused: .*complex"),
 ]

@@ -283,7 +283,11 @@ def test_a_header_extension_is_stepped_over_and_not_written_on(tmp_path: Path) -
 def test_without_qform_and_sform_left_and_right_are_said_to_be_unknown(tmp_path: Path) -> None:
     path = patched(tmp_path, edit=setting(sform_code=0, qform_code=0))
     ct, grid = read_ct(path)
-    assert grid.warnings == ("neither qform nor sform is set: which side is left and which right is unknown",)
+    assert grid.warnings == (
+        "neither qform nor sform is set: which way left, front and top are is unknown; the axes were taken to run to"
+        " Left, Anterior and Superior",
+    )
+    assert not grid.directions_known
     np.testing.assert_array_equal(grid.affine, nib.load(path).affine)
     write_mask(tmp_path / "mask.nii", ct.hu > 0, grid)
     found = nib.load(tmp_path / "mask.nii").header
