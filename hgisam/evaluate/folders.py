@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hgisam.cases import own_record
+from hgisam.cases import own_record, safe_name
 from hgisam.evaluate.pairs import Pair, pair_masks
 from hgisam.evaluate.scores import ScanScore, score_masks
 from hgisam.evaluate.summary import Summary, summarise
@@ -20,7 +20,7 @@ from hgisam.io.errors import InputError, ScanRefused
 from hgisam.io.nifti import read_mask, read_mask_and_labels
 from hgisam.processes import in_order, one_thread
 from hgisam.progress import case_progress
-from hgisam.volume import MaskVolume, same_grid
+from hgisam.volume import MaskVolume, corners_apart_mm, same_grid
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def evaluate_folders(
         predictions: a folder of `CASE_mask.nii.gz`, or one file. A record `CASE.json` beside it gives probabilities,
             and of DICOM the spacing of each slice, by which volumes are measured, as in the record.
         references: a folder of `CASE_mask.nii.gz`, `CASE_labels.nii.gz` or `CASE.nii.gz`, or one file.
-        patients: whose scan each case is; None: each is another patient's.
+        patients: whose scan each case is, names compared as by `pair_masks`; None: each is another patient's.
         workers: at most so many processes; fewer for few pairs. The result is the same for any number.
         show_progress: whether to draw a progress bar on the terminal.
 
@@ -107,11 +107,12 @@ def evaluate_folders(
 
     Raises:
         ScanRefused: where nothing could be compared: no pairs, or the only pair is unreadable or on two grids.
-        InputError: where `patients` lacks a case.
+        InputError: where `patients` lacks a case, or gives one, spelt in two ways, to two patients.
     """
     pairing = pair_masks(predictions, references)
     cases = [pair.case for pair in pairing.pairs]
-    lacking = [case for case in cases if patients is not None and case not in patients]
+    owners = None if patients is None else _by_safe_name(patients)
+    lacking = [case for case in cases if owners is not None and safe_name(case) not in owners]
     if lacking:
         raise InputError(f"expected a patient for each case; got none for {len(lacking)}, such as {lacking[0]!r}")
     one_thread = partial(_score_with_one_thread, alone=len(cases) == 1)
@@ -127,7 +128,7 @@ def evaluate_folders(
     scans = [
         replace(
             one.scan,
-            patient=one.scan.case if patients is None else patients[one.scan.case],
+            patient=one.scan.case if owners is None else owners[safe_name(one.scan.case)],
             subtypes=one.scan.subtypes if telling[one.named_labels] else (),
         )
         for one in found
@@ -137,6 +138,16 @@ def evaluate_folders(
     return EvaluationReport(
         tuple(scans), tuple(refused), pairing.without_reference, pairing.without_prediction, patients is not None
     )
+
+
+def _by_safe_name(patients: Mapping[str, str]) -> dict[str, str]:
+    """Whose scan each case is, by the case's name as `hgisam segment` makes it."""
+    spelt: dict[str, str] = {}
+    for case in patients:
+        first = spelt.setdefault(safe_name(case), case)
+        if patients[first] != patients[case]:
+            raise InputError(f"expected one patient for each case; got two for {first!r} and {case!r}; rename one")
+    return {name: patients[case] for name, case in spelt.items()}
 
 
 def score_pair(pair: Pair) -> ScoredPair:
@@ -152,9 +163,11 @@ def score_pair(pair: Pair) -> ScoredPair:
     prediction, prediction_grid = read_mask(pair.prediction)
     reference, labels, reference_grid = read_mask_and_labels(pair.reference)
     if not same_grid(prediction, reference):
-        grids = f"{_grid_text(prediction)} and {_grid_text(reference)}"
-        elsewhere = ", in another place or direction" if prediction.voxels.shape == reference.voxels.shape else ""
-        raise ScanRefused(f"{pair.case}: expected both masks on one grid; got {grids}{elsewhere}; resample one of them")
+        grids, advice = f"{_grid_text(prediction)} and {_grid_text(reference)}", "resample one of them"
+        if prediction.voxels.shape == reference.voxels.shape:
+            grids += f", in another place or direction, {corners_apart_mm(prediction, reference):.2f} mm apart at most"
+            advice = "if both were drawn on one scan, copy its header to both, else resample one of them"
+        raise ScanRefused(f"{pair.case}: expected both masks on one grid; got {grids}; {advice}")
     upside_down = prediction_grid.orientation.flips[0]
     spacing_mm = _recorded_spacing_mm(record, len(reference.voxels), upside_down=upside_down)
     slice_ml = None if spacing_mm is None else _pixel_mm2(reference) * spacing_mm / 1000.0

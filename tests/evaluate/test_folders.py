@@ -337,6 +337,17 @@ def test_patients_are_the_unit_of_intervals_where_they_are_known(tmp_path: Path)
         evaluate_folders(tmp_path / "p", tmp_path / "r", patients)
 
 
+def test_a_table_of_patients_has_the_scans_own_names(tmp_path: Path) -> None:
+    """`a 1` and `b 1`, as the scans are called; segment has made `a_1` and `b_1` of them."""
+    for case in ("a", "b"):
+        put(tmp_path / "p" / f"{case}_1_mask.nii.gz", (0, 0, 0))
+        put(tmp_path / "r" / f"{case} 1_mask.nii.gz", (0, 0, 0))
+    report = evaluate_folders(tmp_path / "p", tmp_path / "r", {"a 1": "anna", "b 1": "bert"})
+    assert [(scan.case, scan.patient) for scan in report.scans] == [("a_1", "anna"), ("b_1", "bert")]
+    with pytest.raises(InputError, match="got two for 'a 1' and 'a_1'"):
+        evaluate_folders(tmp_path / "p", tmp_path / "r", {"a 1": "anna", "a_1": "bert", "b 1": "bert"})
+
+
 def test_several_processes_give_the_same_report(tmp_path: Path) -> None:
     for index in range(9):
         put(tmp_path / "p" / f"c{index}_mask.nii.gz", *[(i % 6, i % 5, index % 4) for i in range(index)])
@@ -360,7 +371,7 @@ def test_the_same_shape_in_another_place_is_refused(tmp_path: Path) -> None:
     moved[0, 3] = 2.0
     put(tmp_path / "p.nii.gz", (1, 2, 3))
     put(tmp_path / "r.nii.gz", (1, 2, 3), affine=moved)
-    with pytest.raises(ScanRefused, match=r"p: expected both masks on one grid; .* in another place or direction"):
+    with pytest.raises(ScanRefused, match=r"p: expected both masks on one grid; .* 2\.00 mm apart at most; if both"):
         evaluate_folders(tmp_path / "p.nii.gz", tmp_path / "r.nii.gz")
 
 
