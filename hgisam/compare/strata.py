@@ -56,7 +56,7 @@ def contrasts_hu(cases: Sequence[ComparedCase]) -> dict[str, float]:
 
 
 def _contrast_hu(case: ComparedCase) -> float | None:
-    reference, _, _ = read_mask_and_labels(case.reference)
+    reference, *_ = read_mask_and_labels(case.reference)
     if not reference.voxels.any():
         return None
     try:

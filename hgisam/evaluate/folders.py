@@ -18,6 +18,7 @@ from hgisam.evaluate.scores import ScanScore, score_masks
 from hgisam.evaluate.summary import Summary, summarise
 from hgisam.io.errors import InputError, ScanRefused
 from hgisam.io.nifti import read_mask, read_mask_and_labels
+from hgisam.labels import SUBTYPES
 from hgisam.processes import in_order, one_thread
 from hgisam.progress import case_progress
 from hgisam.volume import MaskVolume, corners_apart_mm, same_grid
@@ -31,6 +32,10 @@ UNEVEN = 0.01
 """Slices are uneven where the record states a spacing that differs from the grid's step by more than this share."""
 
 _LABELS = ("_labels.nii.gz", "_labels.nii")
+_N_VALUES = 10
+"""So many of a file's values are told, lowest first."""
+_N_FILES = 5
+"""So many files are named in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class EvaluationReport:
         without_reference: cases with a prediction only.
         without_prediction: cases with a reference only.
         by_patient: whether it was said whose scan each is; else each counts as another patient's.
+        without_subtypes: references that hold a value which stands for no subtype, so that neither they nor those named
+            alike tell any though they seem to: (file's name, its values above 0).
     """
 
     scans: tuple[ScanScore, ...]
@@ -50,6 +57,7 @@ class EvaluationReport:
     without_reference: tuple[str, ...]
     without_prediction: tuple[str, ...]
     by_patient: bool = False
+    without_subtypes: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -69,16 +77,22 @@ class ScoredPair:
     Attributes:
         scan: the scores; None where the pair was refused.
         reason: why; None where it was not.
-        named_labels: whether the reference's name says that its values are subtypes.
-        has_other_values: whether it holds a value that stands for no subtype.
-        has_several_values: whether it holds a subtype other than the first, so that it is no mask of zeros and ones.
+        reference: the reference's file name; empty where the pair was refused.
+        values: where one of the reference's values above 0 stands for no subtype, all of them, at most _N_VALUES.
+        has_several_values: whether it holds several values above 0, or a subtype other than the first, so that it is no
+            mask of zeros and one other value.
     """
 
     scan: ScanScore | None
     reason: str | None = None
-    named_labels: bool = False
-    has_other_values: bool = False
+    reference: str = ""
+    values: tuple[int, ...] = ()
     has_several_values: bool = False
+
+    @property
+    def named_labels(self) -> bool:
+        """Whether the reference's name says that its values are subtypes."""
+        return self.reference.endswith(_LABELS)
 
 
 def evaluate_folders(
@@ -92,7 +106,8 @@ def evaluate_folders(
     """Compare predicted with reference masks, paired by case name; in both, any value above 0 is hemorrhage.
 
     References tell subtypes where they are named `CASE_labels`, or any of those named otherwise holds a value above 1;
-    in both cases where all that are named alike hold values of `hgisam.labels` only.
+    in both cases where all that are named alike hold values of `hgisam.labels` only. Where one holds another, a warning
+    names it and none of them tells a subtype.
 
     Args:
         predictions: a folder of `CASE_mask.nii.gz`, or one file. A record `CASE.json` beside it gives probabilities,
@@ -124,7 +139,8 @@ def evaluate_folders(
             found.append(scored)
             for warning in () if scored.scan is None else scored.scan.warnings:
                 log.warning("%s: %s", case, warning)
-    telling = {named: _tell_subtypes(found, named_labels=named) for named in (True, False)}
+    hindering = {named: _hindering(found, named_labels=named) for named in (True, False)}
+    telling = {named: hindering[named] == () for named in hindering}
     scans = [
         replace(
             one.scan,
@@ -135,8 +151,16 @@ def evaluate_folders(
         if one.scan is not None
     ]
     refused = [(case, one.reason) for case, one in zip(cases, found, strict=True) if one.reason is not None]
+    without_subtypes = tuple(each for files in hindering.values() for each in files or ())
+    if without_subtypes:
+        log.warning("%s", _untold_text(without_subtypes))
     return EvaluationReport(
-        tuple(scans), tuple(refused), pairing.without_reference, pairing.without_prediction, patients is not None
+        tuple(scans),
+        tuple(refused),
+        pairing.without_reference,
+        pairing.without_prediction,
+        by_patient=patients is not None,
+        without_subtypes=without_subtypes,
     )
 
 
@@ -161,7 +185,7 @@ def score_pair(pair: Pair) -> ScoredPair:
     if record.get("volume_ml", 0.0) is None:
         raise ScanRefused(f"{pair.case}: expected a mask that was measured; got none: {record.get('volume_reason')}")
     prediction, prediction_grid = read_mask(pair.prediction)
-    reference, labels, reference_grid = read_mask_and_labels(pair.reference)
+    reference, labels, values, reference_grid = read_mask_and_labels(pair.reference)
     if not same_grid(prediction, reference):
         grids, advice = f"{_grid_text(prediction)} and {_grid_text(reference)}", "resample one of them"
         if prediction.voxels.shape == reference.voxels.shape:
@@ -182,18 +206,27 @@ def score_pair(pair: Pair) -> ScoredPair:
     scan = replace(scan, warnings=tuple(warnings))
     return ScoredPair(
         scan=with_probabilities(scan, record),
-        named_labels=pair.reference.name.endswith(_LABELS),
-        has_other_values=labels is None,
-        has_several_values=labels is not None and bool((labels > 1).any()),
+        reference=pair.reference.name,
+        values=values[:_N_VALUES],
+        has_several_values=len(values) > 1 if labels is None else bool((labels > 1).any()),
     )
 
 
-def _tell_subtypes(pairs: Sequence[ScoredPair], *, named_labels: bool) -> bool:
-    """Whether the values of the references that are named so are subtypes."""
+def _hindering(pairs: Sequence[ScoredPair], *, named_labels: bool) -> tuple[tuple[str, tuple[int, ...]], ...] | None:
+    """Of the references that are named so, those with a value that is no subtype; None where none means subtypes."""
     alike = [pair for pair in pairs if pair.named_labels == named_labels]
-    if any(pair.has_other_values for pair in alike):
-        return False
-    return named_labels or any(pair.has_several_values for pair in alike)
+    if not named_labels and not any(pair.has_several_values for pair in alike):
+        return None
+    return tuple((pair.reference, pair.values) for pair in alike if pair.values)
+
+
+def _untold_text(without_subtypes: Sequence[tuple[str, tuple[int, ...]]]) -> str:
+    told = [f"{', '.join(map(str, values))} in {name}" for name, values in without_subtypes[:_N_FILES]]
+    more = f"; and in {len(without_subtypes) - _N_FILES} more" if len(without_subtypes) > _N_FILES else ""
+    return (
+        f"no subtypes: expected values from 0 to {len(SUBTYPES)} in all references that are named alike; got"
+        f" {'; '.join(told)}{more}; correct them"
+    )
 
 
 def _recorded_spacing_mm(

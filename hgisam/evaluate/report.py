@@ -86,6 +86,7 @@ def write_report(report: EvaluationReport, folder: Path) -> None:
             "refused": [{"case": case, "reason": reason} for case, reason in report.refused],
             "without_reference": report.without_reference,
             "without_prediction": report.without_prediction,
+            "without_subtypes": [{"reference": name, "values": values} for name, values in report.without_subtypes],
         }
         write_json(folder / RECORD, record)
 

@@ -182,6 +182,39 @@ def test_references_tell_subtypes_all_or_none(
     assert sum(len(scan.subtypes) for scan in scans) == subtypes
 
 
+@pytest.mark.parametrize("kind", ["labels", "mask"])
+def test_values_that_keep_subtypes_from_being_told_are_said(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for case in ("a", "b", "c"):
+        put(tmp_path / "p" / f"{case}_mask.nii.gz", (0, 0, 0))
+        put(tmp_path / "r" / f"{case}_{kind}.nii.gz", (0, 0, 0), value=2)
+    array = np.zeros(SHAPE, dtype=np.uint8)
+    array[0, 0, 0], array[1, 0, 0] = 2, 6
+    nib.Nifti1Image(array, AFFINE).to_filename(tmp_path / "r" / f"b_{kind}.nii.gz")
+    report = evaluate_folders(tmp_path / "p", tmp_path / "r")
+    assert not any(scan.subtypes for scan in report.scans)
+    (said,) = caplog.messages
+    assert f"expected values from 0 to 5 in all references that are named alike; got 2, 6 in b_{kind}.nii.gz" in said
+    write_report(report, tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert record["without_subtypes"] == [{"reference": f"b_{kind}.nii.gz", "values": [2, 6]}]
+
+
+def test_one_reference_of_too_many_classes_is_said_and_masks_of_255_are_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(tmp_path / "p.nii.gz", (0, 0, 0))
+    put(tmp_path / "r.nii.gz", (0, 0, 0), value=255)
+    assert evaluate_folders(tmp_path / "p.nii.gz", tmp_path / "r.nii.gz").without_subtypes == ()
+    array = np.zeros(SHAPE, dtype=np.uint8)
+    array[:, 0, 0] = [1, 2, 3, 4, 5, 6]
+    nib.Nifti1Image(array, AFFINE).to_filename(tmp_path / "r.nii.gz")
+    report = evaluate_folders(tmp_path / "p.nii.gz", tmp_path / "r.nii.gz")
+    assert report.without_subtypes == (("r.nii.gz", (1, 2, 3, 4, 5, 6)),)
+    assert len(caplog.messages) == 1
+
+
 def test_a_mask_beside_labels_tells_no_subtype(tmp_path: Path) -> None:
     """A 1 in `a_mask` is blood of any kind; it must not become epidural because another case has labels."""
     for case, kind, value in (("a", "mask", 1), ("b", "labels", 3)):
