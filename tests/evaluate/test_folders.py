@@ -459,6 +459,24 @@ def test_the_table_of_means_has_every_n(report: EvaluationReport, tmp_path: Path
     assert rows["slice_mm", "4 mm and over", "dice"]["mean"] == rows["all", "all", "dice"]["mean"]
 
 
+def test_each_mean_of_a_stratum_is_shown_with_its_own_n(tmp_path: Path) -> None:
+    """Three scans of 5 mm, of which one bled, and one of 2 mm without blood: Dice is of one scan, volumes of all."""
+    for case, mm in (("a", 5.0), ("b", 5.0), ("c", 5.0), ("d", 2.0)):
+        voxels = [(0, 0, 0)] if case == "a" else []
+        for side in ("p", "r"):
+            put(tmp_path / side / f"{case}_mask.nii.gz", *voxels, affine=np.diag([1.0, 1.0, mm, 1.0]))
+    console = Console(width=160)
+    with console.capture() as captured:
+        console.print(as_tables(evaluate_folders(tmp_path / "p", tmp_path / "r")))
+    rows = {
+        cells[1].strip(): [cell.strip() for cell in cells[2:-1]]
+        for line in captured.get().splitlines()
+        if len(cells := line.split("│")) == 9
+    }
+    assert rows["4 mm and over"] == ["1.000 (1)", "-", "0.0 (1)", "1.000 (1)", "1.000 (1)", "+0.00 (3)"]
+    assert rows["2 to 4 mm"] == ["-", "-", "-", "-", "-", "+0.00 (1)"]
+
+
 def test_what_a_person_sees_names_every_case_that_was_not_compared(report: EvaluationReport) -> None:
     console = Console(width=160, record=True, file=None, quiet=False)
     with console.capture() as captured:
