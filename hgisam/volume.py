@@ -13,6 +13,10 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+LOWEST_HU = -1024.0
+HIGHEST_HU = 3071.0
+"""The 12 bits that scanners store; every HU is held to them. Padding (-2000, -3024) so becomes air."""
+
 GRID_TOLERANCE = 0.25
 """Two grids are the same where no corner of the volume moves by more than this share of the shortest voxel edge.
 

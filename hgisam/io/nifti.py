@@ -24,12 +24,8 @@ from hgisam.io.errors import ScanRefused
 from hgisam.io.nifti_header import MAX_VOXELS, Geometry, Layout, check_geometry, check_layout, parse_header
 from hgisam.labels import SUBTYPES
 from hgisam.limits import open_regular
-from hgisam.volume import CTVolume, MaskVolume, Orientation
+from hgisam.volume import HIGHEST_HU, LOWEST_HU, CTVolume, MaskVolume, Orientation
 from hgisam.wording import counted
-
-LOWEST_HU = -1024.0
-HIGHEST_HU = 3071.0
-"""HU are clipped to the 12 bits that scanners store. Padding (-2000, -3024) so becomes air."""
 
 MAX_NON_FINITE = 0.25
 """More than this fraction of NaN or infinite voxels is refused. The corners around a round field of view are 0.215."""
