@@ -30,10 +30,11 @@ audit: $(VENV)/.audit
 fuzz: $(VENV)/.fuzz
 	env -u MALLOC_TRIM_THRESHOLD_ -u MALLOC_TOP_PAD_ -u MALLOC_MMAP_THRESHOLD_ $(BIN)/python tools/fuzz_inputs.py --minutes 30 -o out/fuzz
 
-# torch first and pinned: an unpinned one may bring gigabytes of CUDA packages that a CPU machine cannot use.
+# constraints.txt pins versions, not builds: on Linux PyPI's torch brings gigabytes of CUDA packages, and README says how to
+# get the CPU build. A .venv without pip is one that was left half made: Debian's Python makes no other without python3-venv.
 $(VENV)/.run: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || \
+	    { echo "expected '$(PYTHON) -m venv' to work; on Debian and Ubuntu: apt install python3-venv; then make again" >&2; exit 1; }
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	touch $@
 

@@ -54,9 +54,11 @@ def claimed(folder: Path, *, shared: bool = False) -> Iterator[Path]:
     finally:
         if _is_last(lock):
             remove_unfinished(folder)
-            for left in (*folder.glob(".hgisam-claim-*.lock"), folder / TABLES_LOCK_NAME, path):
+            for left in (*folder.glob(".hgisam-claim-*.lock"), folder / TABLES_LOCK_NAME):
                 left.unlink(missing_ok=True)
-        os.close(lock)
+            _release(path, lock)
+        else:
+            os.close(lock)
 
 
 @contextmanager
@@ -137,6 +139,11 @@ def _refuse_if_lost(target: Path, inputs: Container[str], *, ours: bool) -> None
 
 
 def _release(path: Path, lock: int) -> None:
+    """Remove a lock's file while it is held: once it is not, the file may be another's lock."""
+    if sys.platform == "win32":  # nothing is locked there, and no open file can be removed
+        os.close(lock)
+        path.unlink(missing_ok=True)
+        return
     path.unlink(missing_ok=True)
     os.close(lock)
 

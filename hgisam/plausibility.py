@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hgisam.volume import CTVolume, voxel_volume_ml
+from hgisam.volume import HIGHEST_HU, LOWEST_HU, CTVolume, voxel_volume_ml
 
 AIR_BELOW_HU = -700
 TISSUE_ABOVE_HU = -300
@@ -61,8 +61,7 @@ found as they are, 27 with 10 HU of noise added, 21 with 15, and 12 with 25."""
 SMALLEST_JUDGED_ML = 100.0
 """With less tissue than this (one slice, the vertex) odd shares say little: they are a warning, not a refusal."""
 
-_LOWEST_HU, _HIGHEST_HU = -1024, 3071
-_HU = np.arange(_LOWEST_HU, _HIGHEST_HU + 1)
+_HU = np.arange(int(LOWEST_HU), int(HIGHEST_HU) + 1)
 _MAX_SAMPLES = 2**20
 _SMOOTHING_HU = 3.0
 _AIR_WIDTH_HU = 25
@@ -87,7 +86,7 @@ def check_hu(volume: CTVolume) -> Plausibility:
     """Judge a scan by its histogram and the size of what it shows, from about a million of its voxels.
 
     Args:
-        volume: any scan, its HU already within -1024..3071.
+        volume: any scan, its HU already within LOWEST_HU..HIGHEST_HU.
 
     Returns:
         The verdict. A volume of one value throughout is refused.
@@ -163,8 +162,8 @@ class _Profile:
 
 
 def _histogram(sample: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Voxels at each whole HU from -1024 to 3071."""
-    index = np.rint(np.clip(sample, _LOWEST_HU, _HIGHEST_HU)).astype(np.int64).ravel() - _LOWEST_HU
+    """Voxels at each whole HU from LOWEST_HU to HIGHEST_HU."""
+    index = np.rint(np.clip(sample, LOWEST_HU, HIGHEST_HU)).astype(np.int64).ravel() - _HU[0]
     return np.bincount(index, minlength=len(_HU)).astype(np.float64)
 
 
@@ -224,7 +223,7 @@ def _no_ct(sample: NDArray[np.float32]) -> list[str]:
 
 def _scaled(counts: NDArray[np.float64]) -> list[str]:
     """The refusal of numbers whose air is no air."""
-    dark = np.flatnonzero((_HU > _LOWEST_HU) & (_HU < CLIPPED_FROM_HU))  # what is outside of the field is the lowest HU
+    dark = np.flatnonzero((_HU > LOWEST_HU) & (_HU < CLIPPED_FROM_HU))  # what is outside of the field is the lowest HU
     peak = int(dark[counts[dark].argmax()])
     about = counts[max(0, peak - _AIR_WIDTH_HU) : peak + _AIR_WIDTH_HU + 1].sum() / counts.sum()
     if _HU[peak] <= AIR_NEAR_HU or about < DARK_SHARE:

@@ -17,11 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from hgisam.brain import AIR_HU, Midline
-from hgisam.volume import CTVolume
+from hgisam.volume import HIGHEST_HU, CTVolume
 from hgisam.windowing import BONE, BRAIN, SUBDURAL, HUWindow
-
-CEILING_HU = 3071.0
-"""The top of the 12-bit Hounsfield scale; metal above it counts as this."""
 
 _GROWTH_PX = 8
 """A canvas larger than `fov_px` is a multiple of this."""
@@ -278,7 +275,7 @@ def _resample(
     oversampling: int,
 ) -> tuple[Float32[Tensor, "n rows columns"], Bool[Tensor, "n rows columns"]]:
     """HU and region averaged over the canvas's pixels; air where the scan does not reach."""
-    above_air = torch.nan_to_num(hu, nan=AIR_HU).clamp(AIR_HU, CEILING_HU).float() - AIR_HU
+    above_air = torch.nan_to_num(hu, nan=AIR_HU).clamp(AIR_HU, HIGHEST_HU).float() - AIR_HU
     planes = torch.stack([above_air, region.float()], dim=1)
     fine = sampling.clone()
     fine[:, :, :2] /= oversampling

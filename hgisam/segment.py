@@ -187,7 +187,7 @@ def stitch_stage_maps(
         shown = _cut(region[:, None], batch, fov_px).to(device)
         logits, fine = _mapped(stage_maps, _cut(images, batch, fov_px).to(device), shown, poses or PoseOptions())
         if comparable:
-            fine = torch.where(shown, _over_own_mean(fine, shown), 0.0) * logits.sigmoid()[:, None, None, None]
+            fine = torch.where(shown, over_own_mean(fine, shown), 0.0) * logits.sigmoid()[:, None, None, None]
         fine = fine.cpu() * weights
         if canvas is None:
             canvas = torch.zeros(len(slices), fine.shape[1], height, width)
@@ -298,7 +298,7 @@ def _mapped(
     if len(found) == 1:
         return found[0]
     logits, maps = zip(*found, strict=True)
-    return torch.stack(logits).mean(dim=0), torch.stack([_over_own_mean(fine, shown) for fine in maps]).mean(dim=0)
+    return torch.stack(logits).mean(dim=0), torch.stack([over_own_mean(fine, shown) for fine in maps]).mean(dim=0)
 
 
 def _moved(x: Tensor, px: int) -> Tensor:
@@ -311,7 +311,7 @@ def _fine(stages: Sequence[Tensor], side_px: int) -> Float[Tensor, "batch stages
     return torch.stack([interpolate(s[:, None].float(), size=size, mode="bilinear")[:, 0] for s in stages], dim=1)
 
 
-def _over_own_mean(
+def over_own_mean(
     fine: Float[Tensor, "batch stages side side"], shown: Bool[Tensor, "batch 1 side side"]
 ) -> Float[Tensor, "batch stages side side"]:
     """In multiples of the mean over what of the window shows brain; as it is where that is 0, as without any brain."""

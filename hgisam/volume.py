@@ -13,8 +13,18 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-AFFINE_TOLERANCE_MM = 1e-3
-"""Two grids are the same where no corner of the volume moves by more than this."""
+LOWEST_HU = -1024.0
+HIGHEST_HU = 3071.0
+"""The 12 bits that scanners store; every HU is held to them. Padding (-2000, -3024) so becomes air."""
+
+GRID_TOLERANCE = 0.25
+"""Two grids are the same where no corner of the volume moves by more than this share of the shortest voxel edge.
+
+Programs that save a mask again round its affine: a spacing to four digits, or a slight turn to what a qform's float32
+quaternion holds, moves the far corner of a head by hundredths of a millimetre to two tenths. Up to half an edge, the
+voxel of the same index is still the nearest, so that resampling would change nothing; half of that keeps clear of grids
+that are off by half a voxel, the slip of those who take a voxel's corner for its middle.
+"""
 
 _HOUSE_DIRECTIONS = np.array([[0.0, 0.0, 1.0], [0.0, -1.0, 0.0], [-1.0, 0.0, 0.0]])
 """Rows: Superior, Posterior, Left as directions in RAS+."""
@@ -280,14 +290,18 @@ def voxel_volume_ml(affine: Float[Tensor, "4 4"]) -> float:
 
 
 def same_grid(first: CTVolume | MaskVolume, second: CTVolume | MaskVolume) -> bool:
-    """Whether two volumes lie on one grid: the same shape, and no corner further than AFFINE_TOLERANCE_MM apart."""
-    first_shape = _shape(first)
-    if first_shape != _shape(second):
+    """Whether two volumes lie on one grid: the same shape, and no corner further apart than GRID_TOLERANCE allows."""
+    if _shape(first) != _shape(second):
         return False
-    corners = torch.cartesian_prod(*(torch.tensor([0.0, n - 1.0], dtype=torch.float64) for n in first_shape))
+    return corners_apart_mm(first, second) <= GRID_TOLERANCE * min(*first.spacing_mm, *second.spacing_mm)
+
+
+def corners_apart_mm(first: CTVolume | MaskVolume, second: CTVolume | MaskVolume) -> float:
+    """How far the corners of two volumes of one shape lie apart, at most; a corner is the middle of a voxel."""
+    corners = torch.cartesian_prod(*(torch.tensor([0.0, n - 1.0], dtype=torch.float64) for n in _shape(first)))
     homogeneous = torch.cat([corners, torch.ones(8, 1, dtype=torch.float64)], dim=1)
     moved_mm = torch.linalg.vector_norm((homogeneous @ (first.affine - second.affine).T)[:, :3], dim=1)
-    return bool(moved_mm.max() <= AFFINE_TOLERANCE_MM)
+    return float(moved_mm.max())
 
 
 def _shape(volume: CTVolume | MaskVolume) -> tuple[int, ...]:

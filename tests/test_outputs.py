@@ -3,12 +3,13 @@
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from hgisam.cases import Case
 from hgisam.io.errors import InputError, OutputError
-from hgisam.outputs import RUN_RECORD, claimed, refuse_overwriting
+from hgisam.outputs import RUN_RECORD, case_claimed, claimed, refuse_overwriting, tables_held
 
 
 def test_the_folder_is_made_and_left_without_a_lock(tmp_path: Path) -> None:
@@ -30,6 +31,22 @@ def test_the_lock_of_a_run_that_was_killed_holds_nobody(tmp_path: Path) -> None:
     (tmp_path / ".hgisam.lock").write_text("left by kill -9")
     with claimed(tmp_path):
         pass
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are told by /proc")
+def test_on_windows_no_file_is_removed_while_it_is_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remove = Path.unlink
+
+    def remove_closed(path: Path, missing_ok: bool = False) -> None:
+        if any(os.path.realpath(link) == os.path.realpath(path) for link in Path("/proc/self/fd").iterdir()):
+            raise PermissionError(13, "The process cannot access the file because it is being used", str(path))
+        remove(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", remove_closed)
+    monkeypatch.setattr("hgisam.outputs.sys", SimpleNamespace(platform="win32"))
+    with claimed(tmp_path) as folder, case_claimed(folder, "a", wait=False), tables_held(folder):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_in_the_folder_s_place_is_said(tmp_path: Path) -> None:

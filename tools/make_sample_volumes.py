@@ -64,6 +64,9 @@ hgisam segment sample_volumes -o out/demo
 |---|---|---|
 {table}
 
+The volume is that of the blood before the scan; the labels, whose volume `hgisam evaluate` gives as the reference, hold
+whole voxels, and so a little less or more.
+
 - `NAME.nii.gz`: the scan in Hounsfield units, 28 slices of 5 mm, 256 x 256 pixels of 1 mm.
 - `truth/NAME_labels.nii.gz`: the truth on the same grid: 0 none, 1 epidural, 2 intraparenchymal, 3 intraventricular,
   4 subarachnoid, 5 subdural. A voxel is labelled where at least half of it is blood.

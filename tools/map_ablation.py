@@ -42,7 +42,7 @@ from hgisam.evaluate.overlap import overlap
 from hgisam.evaluate.statistics import mean_interval
 from hgisam.pipeline import SegmentOptions
 from hgisam.refine import remove_small_components
-from hgisam.segment import AggregationOptions, aggregate, agreed_over_slices
+from hgisam.segment import AggregationOptions, aggregate, agreed_over_slices, over_own_mean
 
 PUBLISHED = "norm of scores"
 """HGI-SAM's gradient in the package's aggregation, against which others are held."""
@@ -247,9 +247,7 @@ def fine(maps: torch.Tensor, side: int) -> torch.Tensor:
 
 def over_brain(maps: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
     """In multiples of their own mean over brain; 0 elsewhere."""
-    visible = maps * region
-    mean = visible.sum(dim=(1, 2), keepdim=True) / region.sum(dim=(1, 2), keepdim=True).clamp_min(1)
-    return visible / mean.clamp_min(TINY)
+    return torch.where(region, over_own_mean(maps[:, None], region[:, None])[:, 0], 0.0)
 
 
 ATTENDED = "positive part x attention"

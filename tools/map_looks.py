@@ -306,7 +306,7 @@ def windows_of(seen: Seen, images: torch.Tensor, slices: list[int]) -> torch.Ten
     """What the network sees of slices, window by window."""
     side = seen.swin.img_size
     cut = [images[i, :, top : top + side, left : left + side] for i in slices for top, left in seen.windows]
-    return torch.stack(cut) if cut else torch.zeros(0, images.shape[1], side, side)
+    return torch.stack(cut) if cut else images.new_zeros(0, images.shape[1], side, side)
 
 
 def as_it_is(

@@ -47,7 +47,7 @@ from hgisam.evaluate.statistics import mean_interval
 from hgisam.pipeline import SegmentOptions
 from hgisam.preview import Outline, render_outlines
 from hgisam.refine import Components, MappedScan, RandomWalk, Refiner, Threshold, refine, remove_small_components
-from hgisam.refine.pieces import chosen_components, split_at_necks
+from hgisam.refine.pieces import chosen_components, ranks, split_at_necks
 from hgisam.volume import CTVolume
 
 DEFAULT = "components"
@@ -152,7 +152,7 @@ def hysteresis(look: Look) -> Mask:
     """
     grown = apply_hysteresis_threshold(look.excess_hu, 8.0, 16.0)
     pieces = split_at_necks(torch.from_numpy(grown), look.scan.spacing_mm, 0.0)
-    return chosen_components(pieces, look.saliency.numpy(), OURS.min_share, min_mean=0.0) > 0
+    return chosen_components(pieces, ranks(pieces, look.saliency.numpy(), min_mean=0.0), OURS.min_share) > 0
 
 
 def by_sums(look: Look) -> Mask:
@@ -176,7 +176,7 @@ def flooded(look: Look) -> Mask:
     pieces = watershed(-depth_mm, markers, connectivity=touching, mask=is_dense).astype(np.int64)
     thin, _ = ndimage.label(is_dense & (pieces == 0), touching)
     pieces = np.where(thin > 0, thin + pieces.max(), pieces)
-    return chosen_components(pieces, look.saliency.numpy(), OURS.min_share, min_mean=0.0) > 0
+    return chosen_components(pieces, ranks(pieces, look.saliency.numpy(), min_mean=0.0), OURS.min_share) > 0
 
 
 def grab_cut(look: Look) -> Mask:

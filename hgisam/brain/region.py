@@ -18,9 +18,9 @@ from scipy.spatial import ConvexHull, QhullError
 from torch import Tensor
 from torch.nn import functional
 
-from hgisam.volume import CTVolume
+from hgisam.volume import HIGHEST_HU, LOWEST_HU, CTVolume
 
-AIR_HU = -1024.0
+AIR_HU = LOWEST_HU
 """What padding, NaN and anything below count as."""
 
 _CHUNK_VOXELS = 2_000_000
@@ -177,7 +177,7 @@ def _coarse_grid(volume: CTVolume, options: BrainOptions) -> tuple[FloatArray, t
     columns = max(1, min(width, round(width * spacing[2] / options.grid_mm)))
     cells = torch.empty(-(-depth // group), rows, columns)
     for index, slab in enumerate(torch.split(volume.hu, group)):
-        hu = torch.nan_to_num(slab, nan=AIR_HU).clamp(AIR_HU, 3071.0)
+        hu = torch.nan_to_num(slab, nan=AIR_HU).clamp(AIR_HU, HIGHEST_HU)
         cells[index] = functional.interpolate(hu.mean(0)[None, None], size=(rows, columns), mode="area")[0, 0]
     return cells.numpy(), (spacing[0] * group, spacing[1] * height / rows, spacing[2] * width / columns)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from hgisam import __version__
 from hgisam.cases import find_cases, safe_name
 from hgisam.compare.settings import CompareOptions, PhantomData, ScanData, SliceData, TrainedMethod
-from hgisam.evaluate.folders import LABELS, ScoredPair, tell_subtypes
+from hgisam.evaluate.folders import ReferenceValues, hindering
 from hgisam.io.atomic import make_output_folder
 from hgisam.io.digest import file_sha256
 from hgisam.io.errors import InputError, ScanRefused
@@ -164,7 +164,7 @@ def _scans(source: ScanData, base: Path) -> ComparedData:
             left_out.append(found.name)
             continue
         try:
-            _, labels, _ = read_mask_and_labels(files[0])
+            _, labels, others, _ = read_mask_and_labels(files[0])
         except ScanRefused as error:
             log.error("left out: %s", error)
             left_out.append(found.name)
@@ -173,16 +173,10 @@ def _scans(source: ScanData, base: Path) -> ComparedData:
             raise InputError(f"{source.patients}: expected a patient for each case; got none for {found.name!r}")
         patient = found.name if owners is None else owners[found.name]
         cases.append(ComparedCase(found.name, patient, found.path, files[0]))
-        told.append(_values_of(files[0], labels))
-    telling = {named: tell_subtypes(told, named_labels=named) for named in (True, False)}
+        told.append(ReferenceValues.of(files[0], labels, others))
+    telling = {named: hindering(told, named_labels=named) == () for named in (True, False)}
     cases = [replace(case, tells_subtypes=telling[of.named_labels]) for case, of in zip(cases, told, strict=True)]
     return ComparedData(folder, tuple(cases), f"{counted(len(cases), 'scan')} with reference masks", tuple(left_out))
-
-
-def _values_of(reference: Path, labels: UInt8[Tensor, "depth height width"] | None) -> ScoredPair:
-    """What `hgisam evaluate` would find out of a reference's values."""
-    several = labels is not None and bool((labels > 1).any())
-    return ScoredPair(None, None, reference.name.endswith(LABELS), labels is None, several)
 
 
 def _slices(source: SliceData, base: Path, output: Path) -> ComparedData:

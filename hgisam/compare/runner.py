@@ -412,7 +412,7 @@ def compare_case(
     if known is not None:
         return known
     mask.unlink(missing_ok=True)
-    reference, labels, _ = read_mask_and_labels(case.reference)
+    reference, labels, *_ = read_mask_and_labels(case.reference)
     result: SegmentationResult | None = None
     try:
         result = segmenter.segment(case.scan)

@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from hgisam.cases import own_record
+from hgisam.cases import own_record, safe_name
 from hgisam.evaluate.pairs import Pair, pair_masks
 from hgisam.evaluate.scores import ScanScore, score_masks
 from hgisam.evaluate.summary import Summary, summarise
 from hgisam.io.errors import InputError, ScanRefused
 from hgisam.io.nifti import read_mask, read_mask_and_labels
+from hgisam.labels import SUBTYPES
 from hgisam.processes import in_order, one_thread
 from hgisam.progress import case_progress
-from hgisam.volume import MaskVolume, same_grid
+from hgisam.volume import MaskVolume, corners_apart_mm, same_grid
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +31,11 @@ PAIRS_PER_WORKER = 8
 UNEVEN = 0.01
 """Slices are uneven where the record states a spacing that differs from the grid's step by more than this share."""
 
-LABELS = ("_labels.nii.gz", "_labels.nii")
-"""How the names of references end that say that their values are subtypes."""
+_LABELS = ("_labels.nii.gz", "_labels.nii")
+_N_VALUES = 10
+"""So many of a file's values are told, lowest first."""
+_N_FILES = 5
+"""So many files are named in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class EvaluationReport:
         without_reference: cases with a prediction only.
         without_prediction: cases with a reference only.
         by_patient: whether it was said whose scan each is; else each counts as another patient's.
+        without_subtypes: references that hold a value which stands for no subtype, so that neither they nor those named
+            alike tell any though they seem to: (file's name, its values above 0).
     """
 
     scans: tuple[ScanScore, ...]
@@ -51,6 +57,7 @@ class EvaluationReport:
     without_reference: tuple[str, ...]
     without_prediction: tuple[str, ...]
     by_patient: bool = False
+    without_subtypes: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -64,22 +71,47 @@ class EvaluationReport:
 
 
 @dataclass(frozen=True)
+class ReferenceValues:
+    """What a reference's name and values tell of subtypes.
+
+    Attributes:
+        name: of the file.
+        others: where one of its values above 0 stands for no subtype, all of them, at most _N_VALUES.
+        has_several: whether it holds several values above 0, or a subtype other than the first, so that it is no mask
+            of zeros and one other value.
+    """
+
+    name: str
+    others: tuple[int, ...]
+    has_several: bool
+
+    @classmethod
+    def of(
+        cls, reference: Path, labels: UInt8[Tensor, "depth height width"] | None, others: tuple[int, ...]
+    ) -> "ReferenceValues":
+        """Of a file that `read_mask_and_labels` has read."""
+        has_several = len(others) > 1 if labels is None else bool((labels > 1).any())
+        return cls(reference.name, others[:_N_VALUES], has_several)
+
+    @property
+    def named_labels(self) -> bool:
+        """Whether the name says that the values are subtypes."""
+        return self.name.endswith(_LABELS)
+
+
+@dataclass(frozen=True)
 class ScoredPair:
     """What one process makes of one pair.
 
     Attributes:
         scan: the scores; None where the pair was refused.
         reason: why; None where it was not.
-        named_labels: whether the reference's name says that its values are subtypes.
-        has_other_values: whether it holds a value that stands for no subtype.
-        has_several_values: whether it holds a subtype other than the first, so that it is no mask of zeros and ones.
+        reference: what it tells of subtypes; None where the pair was refused.
     """
 
     scan: ScanScore | None
     reason: str | None = None
-    named_labels: bool = False
-    has_other_values: bool = False
-    has_several_values: bool = False
+    reference: ReferenceValues | None = None
 
 
 def evaluate_folders(
@@ -93,13 +125,14 @@ def evaluate_folders(
     """Compare predicted with reference masks, paired by case name; in both, any value above 0 is hemorrhage.
 
     References tell subtypes where they are named `CASE_labels`, or any of those named otherwise holds a value above 1;
-    in both cases where all that are named alike hold values of `hgisam.labels` only.
+    in both cases where all that are named alike hold values of `hgisam.labels` only. Where one holds another, a warning
+    names it and none of them tells a subtype.
 
     Args:
         predictions: a folder of `CASE_mask.nii.gz`, or one file. A record `CASE.json` beside it gives probabilities,
             and of DICOM the spacing of each slice, by which volumes are measured, as in the record.
         references: a folder of `CASE_mask.nii.gz`, `CASE_labels.nii.gz` or `CASE.nii.gz`, or one file.
-        patients: whose scan each case is; None: each is another patient's.
+        patients: whose scan each case is, names compared as by `pair_masks`; None: each is another patient's.
         workers: at most so many processes; fewer for few pairs. The result is the same for any number.
         show_progress: whether to draw a progress bar on the terminal.
 
@@ -108,11 +141,12 @@ def evaluate_folders(
 
     Raises:
         ScanRefused: where nothing could be compared: no pairs, or the only pair is unreadable or on two grids.
-        InputError: where `patients` lacks a case.
+        InputError: where `patients` lacks a case, or gives one, spelt in two ways, to two patients.
     """
     pairing = pair_masks(predictions, references)
     cases = [pair.case for pair in pairing.pairs]
-    lacking = [case for case in cases if patients is not None and case not in patients]
+    owners = None if patients is None else _by_safe_name(patients)
+    lacking = [case for case in cases if owners is not None and safe_name(case) not in owners]
     if lacking:
         raise InputError(f"expected a patient for each case; got none for {len(lacking)}, such as {lacking[0]!r}")
     one_thread = partial(_score_with_one_thread, alone=len(cases) == 1)
@@ -124,20 +158,39 @@ def evaluate_folders(
             found.append(scored)
             for warning in () if scored.scan is None else scored.scan.warnings:
                 log.warning("%s: %s", case, warning)
-    telling = {named: tell_subtypes(found, named_labels=named) for named in (True, False)}
+    told = [one.reference for one in found if one.reference is not None]
+    hindered = {named: hindering(told, named_labels=named) for named in (True, False)}
     scans = [
         replace(
             one.scan,
-            patient=one.scan.case if patients is None else patients[one.scan.case],
-            subtypes=one.scan.subtypes if telling[one.named_labels] else (),
+            patient=one.scan.case if owners is None else owners[safe_name(one.scan.case)],
+            subtypes=one.scan.subtypes if hindered[one.reference.named_labels] == () else (),
         )
         for one in found
-        if one.scan is not None
+        if one.scan is not None and one.reference is not None
     ]
     refused = [(case, one.reason) for case, one in zip(cases, found, strict=True) if one.reason is not None]
+    without_subtypes = tuple(each for files in hindered.values() for each in files or ())
+    if without_subtypes:
+        log.warning("%s", _untold_text(without_subtypes))
     return EvaluationReport(
-        tuple(scans), tuple(refused), pairing.without_reference, pairing.without_prediction, patients is not None
+        tuple(scans),
+        tuple(refused),
+        pairing.without_reference,
+        pairing.without_prediction,
+        by_patient=patients is not None,
+        without_subtypes=without_subtypes,
     )
+
+
+def _by_safe_name(patients: Mapping[str, str]) -> dict[str, str]:
+    """Whose scan each case is, by the case's name as `hgisam segment` makes it."""
+    spelt: dict[str, str] = {}
+    for case in patients:
+        first = spelt.setdefault(safe_name(case), case)
+        if patients[first] != patients[case]:
+            raise InputError(f"expected one patient for each case; got two for {first!r} and {case!r}; rename one")
+    return {name: patients[case] for name, case in spelt.items()}
 
 
 def score_pair(pair: Pair) -> ScoredPair:
@@ -151,11 +204,13 @@ def score_pair(pair: Pair) -> ScoredPair:
     if record.get("volume_ml", 0.0) is None:
         raise ScanRefused(f"{pair.case}: expected a mask that was measured; got none: {record.get('volume_reason')}")
     prediction, prediction_grid = read_mask(pair.prediction)
-    reference, labels, reference_grid = read_mask_and_labels(pair.reference)
+    reference, labels, values, reference_grid = read_mask_and_labels(pair.reference)
     if not same_grid(prediction, reference):
-        grids = f"{_grid_text(prediction)} and {_grid_text(reference)}"
-        elsewhere = ", in another place or direction" if prediction.voxels.shape == reference.voxels.shape else ""
-        raise ScanRefused(f"{pair.case}: expected both masks on one grid; got {grids}{elsewhere}; resample one of them")
+        grids, advice = f"{_grid_text(prediction)} and {_grid_text(reference)}", "resample one of them"
+        if prediction.voxels.shape == reference.voxels.shape:
+            grids += f", in another place or direction, {corners_apart_mm(prediction, reference):.2f} mm apart at most"
+            advice = "if both were drawn on one scan, copy its header to both, else resample one of them"
+        raise ScanRefused(f"{pair.case}: expected both masks on one grid; got {grids}; {advice}")
     upside_down = prediction_grid.orientation.flips[0]
     spacing_mm = _recorded_spacing_mm(record, len(reference.voxels), upside_down=upside_down)
     slice_ml = None if spacing_mm is None else _pixel_mm2(reference) * spacing_mm / 1000.0
@@ -170,18 +225,31 @@ def score_pair(pair: Pair) -> ScoredPair:
     scan = replace(scan, warnings=tuple(warnings))
     return ScoredPair(
         scan=with_probabilities(scan, record),
-        named_labels=pair.reference.name.endswith(LABELS),
-        has_other_values=labels is None,
-        has_several_values=labels is not None and bool((labels > 1).any()),
+        reference=ReferenceValues.of(pair.reference, labels, values),
     )
 
 
-def tell_subtypes(pairs: Sequence[ScoredPair], *, named_labels: bool) -> bool:
-    """Whether the values of the references that are named so are subtypes."""
-    alike = [pair for pair in pairs if pair.named_labels == named_labels]
-    if any(pair.has_other_values for pair in alike):
-        return False
-    return named_labels or any(pair.has_several_values for pair in alike)
+def hindering(
+    references: Sequence[ReferenceValues], *, named_labels: bool
+) -> tuple[tuple[str, tuple[int, ...]], ...] | None:
+    """Of the references that are named so, those with a value that is no subtype: (name, its values above 0).
+
+    Returns:
+        Empty where all of them tell subtypes; None where none means to.
+    """
+    alike = [reference for reference in references if reference.named_labels == named_labels]
+    if not named_labels and not any(reference.has_several for reference in alike):
+        return None
+    return tuple((reference.name, reference.others) for reference in alike if reference.others)
+
+
+def _untold_text(without_subtypes: Sequence[tuple[str, tuple[int, ...]]]) -> str:
+    told = [f"{', '.join(map(str, values))} in {name}" for name, values in without_subtypes[:_N_FILES]]
+    more = f"; and in {len(without_subtypes) - _N_FILES} more" if len(without_subtypes) > _N_FILES else ""
+    return (
+        f"no subtypes: expected values from 0 to {len(SUBTYPES)} in all references that are named alike; got"
+        f" {'; '.join(told)}{more}; correct them"
+    )
 
 
 def _recorded_spacing_mm(

@@ -1,14 +1,19 @@
-"""Which prediction belongs to which reference, by case name. Nothing is dropped in silence."""
+"""Which prediction belongs to which reference, by the case names that `hgisam segment` makes. Nothing is dropped in
+silence.
+"""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from hgisam.cases import safe_name
 from hgisam.io.errors import ScanRefused
 
 _PREDICTION_KINDS = ("_mask",)
 _REFERENCE_KINDS = ("_mask", "_labels")
 _OTHER_OUTPUTS = re.compile(r".+_map\.nii(\.gz)?")
+_CT_CHANNEL = "_0000"
+"""What nnU-Net adds to the name of a CT scan, and not to that of its labels."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +21,7 @@ class Pair:
     """One case's two masks.
 
     Attributes:
-        case: the name that both share.
+        case: the prediction's own.
         prediction: the file to judge.
         reference: the file to judge it by.
     """
@@ -48,9 +53,14 @@ def pair_masks(predictions: Path, references: Path) -> Pairing:
     folder with none of these is one of bare `CASE.nii.gz`; in others a bare name is the scan, and is left out. So are
     hidden files and `CASE_map.nii.gz`. `.nii` is as good as `.nii.gz`.
 
+    Names are compared as `hgisam segment` would have made them (`safe_name`), whatever a system does to letters with
+    accents: its `Patient_01_mask` belongs to the reference `Patient 01_mask`. What still lacks a partner is tried
+    without the `_0000` of nnU-Net's scans: `case_0000_mask` belongs to the labels `case`.
+
     Raises:
-        ScanRefused: where one is a file and the other a folder, one does not exist, a folder has no masks, a case has
-            both a .nii and a .nii.gz, or no case has both masks.
+        ScanRefused: where one is a file and the other a folder, one does not exist, a folder has no masks, two files of
+            a folder come to one case (a .nii and a .nii.gz, or two names that `segment` makes one), or no case has both
+            masks.
     """
     for place in (predictions, references):
         if not place.exists():
@@ -62,31 +72,55 @@ def pair_masks(predictions: Path, references: Path) -> Pairing:
         raise ScanRefused(f"{predictions} and {references}: expected two folders or two files; got one of each")
     predicted = _masks_in(predictions, _PREDICTION_KINDS)
     referenced = _masks_in(references, _REFERENCE_KINDS)
-    both = sorted(predicted.keys() & referenced.keys())
-    if not both:
+    partners = {name: name for name in predicted.keys() & referenced.keys()}
+    for name in predicted.keys() - referenced.keys():
+        if (bare := name.removesuffix(_CT_CHANNEL)) in referenced.keys() - predicted.keys():
+            partners[name] = bare
+    if not partners:
         raise ScanRefused(
-            f"{predictions} and {references}: expected masks of the same cases; got {min(predicted)!r} ... in the one"
-            f" and {min(referenced)!r} ... in the other; name them alike"
+            f"{predictions} and {references}: expected masks of the same cases; got {_first(predicted)!r} ... in the"
+            f" one and {_first(referenced)!r} ... in the other; name them alike"
         )
     return Pairing(
-        pairs=tuple(Pair(case, predicted[case], referenced[case]) for case in both),
-        without_reference=tuple(sorted(predicted.keys() - referenced.keys())),
-        without_prediction=tuple(sorted(referenced.keys() - predicted.keys())),
+        pairs=tuple(
+            Pair(predicted[name].case, predicted[name].path, referenced[partner].path)
+            for name, partner in sorted(partners.items())
+        ),
+        without_reference=tuple(sorted(predicted[name].case for name in predicted.keys() - partners.keys())),
+        without_prediction=tuple(sorted(referenced[name].case for name in referenced.keys() - {*partners.values()})),
     )
 
 
-def _masks_in(folder: Path, kinds: tuple[str, ...]) -> dict[str, Path]:
-    """Each case's mask: of the first kind that it has, or bare names in a folder where nothing is of any kind."""
-    found: dict[str, dict[str, Path]] = {kind: {} for kind in (*kinds, "")}
+@dataclass(frozen=True)
+class _Mask:
+    """One file, and the name of its case as the file has it."""
+
+    case: str
+    path: Path
+
+
+def _first(masks: dict[str, _Mask]) -> str:
+    return min(mask.case for mask in masks.values())
+
+
+def _masks_in(folder: Path, kinds: tuple[str, ...]) -> dict[str, _Mask]:
+    """Each case's mask by its safe name: of the first kind that it has, or bare names where nothing is of any kind."""
+    found: dict[str, list[_Mask]] = {kind: [] for kind in (*kinds, "")}
     for path in sorted(folder.iterdir()):
         named = _case_and_kind(path.name, kinds)
-        if named is None or not path.is_file():
-            continue
-        case, kind = named
-        if case in found[kind]:
-            raise ScanRefused(f"{folder}: expected one file; got {found[kind][case].name} and {path.name}; leave one")
-        found[kind][case] = path
-    masks = {case: path for kind in reversed(kinds) for case, path in found[kind].items()} or found[""]
+        if named is not None and path.is_file():
+            case, kind = named
+            found[kind].append(_Mask(case, path))
+    masks: dict[str, _Mask] = {}
+    for kind in kinds if any(found[kind] for kind in kinds) else ("",):
+        for mask in found[kind]:
+            name = safe_name(mask.case)
+            first = masks.setdefault(name, mask)
+            if first is not mask and (first.case != mask.case or first in found[kind]):
+                raise ScanRefused(
+                    f"{folder}: expected one mask of the case {name!r}; got {first.path.name} and {mask.path.name};"
+                    " leave one, or rename it"
+                )
     if not masks:
         raise ScanRefused(f"{folder}: expected masks (.nii.gz or .nii); got none; check the folder")
     return masks

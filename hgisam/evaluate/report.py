@@ -87,6 +87,7 @@ def write_report(report: EvaluationReport, folder: Path) -> None:
             "refused": [{"case": case, "reason": reason} for case, reason in report.refused],
             "without_reference": report.without_reference,
             "without_prediction": report.without_prediction,
+            "without_subtypes": [{"reference": name, "values": values} for name, values in report.without_subtypes],
         }
         write_json(folder / RECORD, record)
 
@@ -317,26 +318,34 @@ def _lesion_table(summary: Summary) -> Table | None:
 
 
 def _strata_table(summary: Summary) -> Table | None:
-    """Strata that split the scans: one that all are in says nothing new."""
+    """Strata that split the scans: one that all are in says nothing new. Each mean has its own n in brackets."""
     shown = [s for s in summary.strata if s.by == "subtype" or s.n < _n_sorted(summary, s.by)]
     if not shown:
         return None
-    table = _table("stratum", "n", "Dice", "interval", "HD95 mm", "NSD 2 mm", "lesion F1", "difference mL")
+    table = _table("stratum", "Dice", "interval", "HD95 mm", "NSD 2 mm", "lesion F1", "difference mL")
     for stratum in shown:
-        cells = []
-        for name, form in (("hd95_mm", "{:.1f}"), ("nsd_2mm", "{:.3f}"), ("lesion_f1", "{:.3f}")):
-            found = stratum.means.get(name)
-            cells.append(_shown(form, found.mean if found else None))
-        dice, difference = stratum.means.get("dice"), stratum.means["difference_ml"]
-        table.add_row(
-            stratum.name,
-            str(stratum.n),
-            _shown("{:.3f}", dice.mean if dice else None),
-            _interval("{:.3f}", dice) if dice else "-",
-            *cells,
-            _shown("{:+.2f}", difference.mean),
+        dice, *others = (
+            _with_n(form, stratum.means.get(name))
+            for name, form in (
+                ("dice", "{:.3f}"),
+                ("hd95_mm", "{:.1f}"),
+                ("nsd_2mm", "{:.3f}"),
+                ("lesion_f1", "{:.3f}"),
+                ("difference_ml", "{:+.2f}"),
+            )
         )
+        between = _interval("{:.3f}", stratum.means["dice"]) if "dice" in stratum.means else "-"
+        table.add_row(stratum.name, dice, between, *others)
+    table.caption = "in brackets: how many scans the mean is of, and how many more it is undefined for"
     return table
+
+
+def _with_n(form: str, found: MeanInterval | None) -> str:
+    """A mean with its own n; a dash where no scan of the stratum is one of those that it is over."""
+    if found is None:
+        return "-"
+    undefined = f", {found.n_undefined} undefined" if found.n_undefined else ""
+    return f"{_shown(form, found.mean)} ({found.n}{undefined})"
 
 
 def _n_sorted(summary: Summary, by: str) -> int:

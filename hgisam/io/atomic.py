@@ -1,4 +1,4 @@
-"""Writing files so that a reader finds either all of a file or none of it, and always inside the output folder."""
+"""Writing files so that a reader finds either all of a file or none of it."""
 
 import os
 import secrets
@@ -26,17 +26,6 @@ def make_output_folder(folder: Path) -> Path:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"{folder}: expected a folder that can be written to; got permission denied; name another")
     return folder
-
-
-def output_path(folder: Path, name: str) -> Path:
-    """Where the file `name` lies in `folder`.
-
-    Raises:
-        OutputError: where `name` is no plain file name: empty, `..`, absolute, with a separator or control characters.
-    """
-    if not name or name in {".", ".."} or any(c in "/\\" or not c.isprintable() for c in name):
-        raise OutputError(f"{folder}: expected a plain file name; got {name!r}; rename the input")
-    return folder / name
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pydicom.pixels.utils import pixel_array
 from hgisam.io.dicom_files import DicomFile, FileReader
 from hgisam.io.dicom_header import SliceHeader, quiet_pydicom, transfer_syntax
 from hgisam.io.errors import ScanRefused
-from hgisam.io.nifti import HIGHEST_HU, LOWEST_HU
+from hgisam.volume import HIGHEST_HU, LOWEST_HU
 
 CODECS_EXTRA = "pip install 'hgisam[codecs]'"
 """What makes compressed files readable where it is not there yet."""

@@ -24,12 +24,8 @@ from hgisam.io.errors import ScanRefused
 from hgisam.io.nifti_header import MAX_VOXELS, Geometry, Layout, check_geometry, check_layout, parse_header
 from hgisam.labels import SUBTYPES
 from hgisam.limits import open_regular
-from hgisam.volume import CTVolume, MaskVolume, Orientation
+from hgisam.volume import HIGHEST_HU, LOWEST_HU, CTVolume, MaskVolume, Orientation
 from hgisam.wording import counted
-
-LOWEST_HU = -1024.0
-HIGHEST_HU = 3071.0
-"""HU are clipped to the 12 bits that scanners store. Padding (-2000, -3024) so becomes air."""
 
 MAX_NON_FINITE = 0.25
 """More than this fraction of NaN or infinite voxels is refused. The corners around a round field of view are 0.215."""
@@ -117,10 +113,11 @@ def read_mask(path: str | Path, max_voxels: int = MAX_VOXELS) -> tuple[MaskVolum
 
 def read_mask_and_labels(
     path: str | Path, max_voxels: int = MAX_VOXELS
-) -> tuple[MaskVolume, UInt8[Tensor, "depth height width"] | None, NiftiGrid]:
+) -> tuple[MaskVolume, UInt8[Tensor, "depth height width"] | None, tuple[int, ...], NiftiGrid]:
     """Read a file as `read_mask` does, and as `read_labels` does where all its values stand for subtypes, else None.
 
-    A mask of 0 and 1 is such a file too; whether its 1 means a subtype, only who made it can tell.
+    A mask of 0 and 1 is such a file too; whether its 1 means a subtype, only who made it can tell. Where a value stands
+    for no subtype, the third item is every value above 0 that the file holds, lowest first; else it is empty.
 
     Raises:
         ScanRefused: as `read_mask`.
@@ -128,7 +125,9 @@ def read_mask_and_labels(
     values, grid, source = _read_whole_numbers(Path(path), max_voxels, "a mask")
     house = np.ascontiguousarray(grid.orientation.to_house(values > 0.5))
     mask = MaskVolume(torch.from_numpy(house), _house_affine(grid), source)
-    return mask, None if float(values.max()) > _HIGHEST_LABEL else _labels(values, grid), grid
+    if float(values.max()) <= _HIGHEST_LABEL:
+        return mask, _labels(values, grid), (), grid
+    return mask, None, tuple(int(value) for value in np.unique(np.rint(values[values > 0.5]))), grid
 
 
 def read_labels(

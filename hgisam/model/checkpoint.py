@@ -6,9 +6,7 @@ projects are renamed by `published_state`; `tools/convert_hgi_checkpoint.py` rea
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -22,6 +20,7 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as format_tensors
 from torch import Tensor, nn
 
+from hgisam.io.atomic import atomic_write
 from hgisam.limits import one_line, read_whole
 from hgisam.model.architecture import Architecture, build_classifier
 from hgisam.model.classifier import ClassifierOptions
@@ -341,7 +340,7 @@ def save_weights(
     Raises:
         ValueError: where the metadata describe another network.
         WeightsError: where a value is not finite, in float16 if that is what is stored.
-        OSError: where the file cannot be written.
+        OutputError: where the file cannot be written.
     """
     if metadata.architecture != model.options:
         raise ValueError(f"expected metadata of this network {model.options}; got {metadata.architecture}")
@@ -354,8 +353,9 @@ def save_weights(
     content = format_tensors(tensors, metadata={METADATA_KEY: metadata.model_dump_json()})
     sha256 = hashlib.sha256(content).hexdigest()
     _hash_path(path).unlink(missing_ok=True)  # the old hash must not meet the new file
-    _replace(path, content)
-    _replace(_hash_path(path), f"{sha256}  {path.name}\n".encode())
+    for written, what in ((path, content), (_hash_path(path), f"{sha256}  {path.name}\n".encode())):
+        with atomic_write(written) as file:
+            file.write(what)
     return sha256
 
 
@@ -469,18 +469,3 @@ def _recorded_hash(path: Path) -> str | None:
     if not words or not re.fullmatch(r"[0-9a-fA-F]{64}", words[0]):
         raise WeightsError(f"{beside}: expected a sha256 and a file name; got something else; fetch both files again")
     return words[0]
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file beside its place, force it to disk, then rename: never half there."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hgisam.phantom.anatomy import AIR_HU, FineGrid
+from hgisam.volume import HIGHEST_HU, LOWEST_HU
 
 BONE_STREAK_MM = 5.0
 """Distance between light and dark within the band that bones throw between them."""
@@ -235,7 +236,7 @@ def scan(
     hu = hu + noise_texture(rng, (depth, height, width), pixel_mm, protocol.noise_grain_mm) * level
     hu = hu * protocol.gain + protocol.offset_hu
     hu = torch.where(in_view(protocol, (height, width), pixel_mm), hu, torch.full_like(hu, AIR_HU))
-    return hu.round_().clamp_(-1024.0, 3071.0)
+    return hu.round_().clamp_(LOWEST_HU, HIGHEST_HU)
 
 
 def in_view(protocol: Protocol, shape: tuple[int, int], pixel_mm: float) -> Bool[Tensor, "height width"]:

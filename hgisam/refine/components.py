@@ -71,13 +71,15 @@ class Components(Refiner):
         """The number of the kept component that each voxel is of, from 1; 0 elsewhere."""
         saliency = scan.saliency.numpy()
         pieces = split_at_necks(excess >= self.contrast_hu, scan.spacing_mm, self.split_mm)
-        kept = chosen_components(pieces, saliency, self.min_share, self.min_mean)
+        rank = ranks(pieces, saliency, self.min_mean)
+        kept = chosen_components(pieces, rank, self.min_share)
         if self.faint_split_mm > 0:
-            rank, n = ranks(pieces, saliency, self.min_mean), int(pieces.max())
+            n = int(pieces.max())
             faint = (pieces > 0) & (rank[pieces] == 0)
             neck_mm = max(self.split_mm, self.faint_split_mm)
             parts = split_at_necks(torch.from_numpy(faint), scan.spacing_mm, neck_mm)
-            added = chosen_components(parts, saliency, self.min_share, self.min_mean, float(rank.max()) or None)
+            part_rank = ranks(parts, saliency, self.min_mean)
+            added = chosen_components(parts, part_rank, self.min_share, float(rank.max()) or None)
             pieces, kept = np.where(faint, parts + n, pieces), np.where(added > 0, added + n, kept)
         if self.edge_mm == 0 or not kept.any():
             return kept

@@ -47,25 +47,19 @@ def split_at_necks(
 
 
 def chosen_components(
-    pieces: NDArray[np.int64],
-    saliency: NDArray[np.float32],
-    min_share: float,
-    min_mean: float,
-    best: float | None = None,
+    pieces: NDArray[np.int64], rank: NDArray[np.float64], min_share: float, best: float | None = None
 ) -> NDArray[np.int64]:
     """The pieces of a mask that the map points at most, whole.
 
     Args:
         pieces: each voxel's piece, from 1; 0 where there is none.
-        saliency: in [0, 1] on the same grid.
+        rank: of each piece, as `ranks` gives it.
         min_share: a piece is kept where it ranks at least at this share of the best one.
-        min_mean: as of `ranks`.
         best: what counts as the rank of the best one, where others than these have been chosen before; None for theirs.
 
     Returns:
-        Each kept voxel's piece; all 0 where none gathers any saliency.
+        Each kept voxel's piece; all 0 where none has a rank above 0.
     """
-    rank = ranks(pieces, saliency, min_mean)
     kept = (rank > 0) & (rank >= min_share * (rank.max() if best is None else best))
     return np.where(kept[pieces], pieces, 0)
 

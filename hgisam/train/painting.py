@@ -3,8 +3,9 @@
 Everything works on prepared slices (HU relative to the scan's brain median, on the network's canvas), one slice at a
 time, so that no two batches show the same blood.
 
-Deviation: these are not the phantoms' bleeds, which are drawn into a head whose tissues are known, over all of its slices at
-once and on a finer grid, in seconds: of a patient only HU are known, and a batch has to be painted in milliseconds.
+Deviation: these are not the phantoms' bleeds, which are drawn into a head whose tissues are known, over all of its
+slices at once and on a finer grid, in seconds: of a patient only HU are known, and a batch has to be painted in
+milliseconds.
 """
 
 import math

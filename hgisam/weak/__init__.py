@@ -1,7 +1,7 @@
 """Weak-label methods: what learned from slice labels, or from nothing, tells where the blood is. One file per method.
 
 A method with a network is its frozen options plus `check` and `stage_maps`, behind the interface `WeakLabeler`. To add
-one: a file, a member of `WeakMethod`, a YAML in configs/, and an entry in the contract test.
+one: a file, a member of `WeakMethod`, and a YAML in configs/, with which the contract test takes it up.
 """
 
 from typing import Annotated, Any

@@ -182,6 +182,39 @@ def test_references_tell_subtypes_all_or_none(
     assert sum(len(scan.subtypes) for scan in scans) == subtypes
 
 
+@pytest.mark.parametrize("kind", ["labels", "mask"])
+def test_values_that_keep_subtypes_from_being_told_are_said(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for case in ("a", "b", "c"):
+        put(tmp_path / "p" / f"{case}_mask.nii.gz", (0, 0, 0))
+        put(tmp_path / "r" / f"{case}_{kind}.nii.gz", (0, 0, 0), value=2)
+    array = np.zeros(SHAPE, dtype=np.uint8)
+    array[0, 0, 0], array[1, 0, 0] = 2, 6
+    nib.Nifti1Image(array, AFFINE).to_filename(tmp_path / "r" / f"b_{kind}.nii.gz")
+    report = evaluate_folders(tmp_path / "p", tmp_path / "r")
+    assert not any(scan.subtypes for scan in report.scans)
+    (said,) = caplog.messages
+    assert f"expected values from 0 to 5 in all references that are named alike; got 2, 6 in b_{kind}.nii.gz" in said
+    write_report(report, tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert record["without_subtypes"] == [{"reference": f"b_{kind}.nii.gz", "values": [2, 6]}]
+
+
+def test_one_reference_of_too_many_classes_is_said_and_masks_of_255_are_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(tmp_path / "p.nii.gz", (0, 0, 0))
+    put(tmp_path / "r.nii.gz", (0, 0, 0), value=255)
+    assert evaluate_folders(tmp_path / "p.nii.gz", tmp_path / "r.nii.gz").without_subtypes == ()
+    array = np.zeros(SHAPE, dtype=np.uint8)
+    array[:, 0, 0] = [1, 2, 3, 4, 5, 6]
+    nib.Nifti1Image(array, AFFINE).to_filename(tmp_path / "r.nii.gz")
+    report = evaluate_folders(tmp_path / "p.nii.gz", tmp_path / "r.nii.gz")
+    assert report.without_subtypes == (("r.nii.gz", (1, 2, 3, 4, 5, 6)),)
+    assert len(caplog.messages) == 1
+
+
 def test_a_mask_beside_labels_tells_no_subtype(tmp_path: Path) -> None:
     """A 1 in `a_mask` is blood of any kind; it must not become epidural because another case has labels."""
     for case, kind, value in (("a", "mask", 1), ("b", "labels", 3)):
@@ -337,6 +370,17 @@ def test_patients_are_the_unit_of_intervals_where_they_are_known(tmp_path: Path)
         evaluate_folders(tmp_path / "p", tmp_path / "r", patients)
 
 
+def test_a_table_of_patients_has_the_scans_own_names(tmp_path: Path) -> None:
+    """`a 1` and `b 1`, as the scans are called; segment has made `a_1` and `b_1` of them."""
+    for case in ("a", "b"):
+        put(tmp_path / "p" / f"{case}_1_mask.nii.gz", (0, 0, 0))
+        put(tmp_path / "r" / f"{case} 1_mask.nii.gz", (0, 0, 0))
+    report = evaluate_folders(tmp_path / "p", tmp_path / "r", {"a 1": "anna", "b 1": "bert"})
+    assert [(scan.case, scan.patient) for scan in report.scans] == [("a_1", "anna"), ("b_1", "bert")]
+    with pytest.raises(InputError, match="got two for 'a 1' and 'a_1'"):
+        evaluate_folders(tmp_path / "p", tmp_path / "r", {"a 1": "anna", "a_1": "bert", "b 1": "bert"})
+
+
 def test_several_processes_give_the_same_report(tmp_path: Path) -> None:
     for index in range(9):
         put(tmp_path / "p" / f"c{index}_mask.nii.gz", *[(i % 6, i % 5, index % 4) for i in range(index)])
@@ -360,7 +404,7 @@ def test_the_same_shape_in_another_place_is_refused(tmp_path: Path) -> None:
     moved[0, 3] = 2.0
     put(tmp_path / "p.nii.gz", (1, 2, 3))
     put(tmp_path / "r.nii.gz", (1, 2, 3), affine=moved)
-    with pytest.raises(ScanRefused, match=r"p: expected both masks on one grid; .* in another place or direction"):
+    with pytest.raises(ScanRefused, match=r"p: expected both masks on one grid; .* 2\.00 mm apart at most; if both"):
         evaluate_folders(tmp_path / "p.nii.gz", tmp_path / "r.nii.gz")
 
 
@@ -413,6 +457,24 @@ def test_the_table_of_means_has_every_n(report: EvaluationReport, tmp_path: Path
     assert rows["all", "all", "positive_slices_only_dice"]["n"] == "3"
     assert rows["lesion_ml", "under 0.1 mL", "found"]["n"] == "3"
     assert rows["slice_mm", "4 mm and over", "dice"]["mean"] == rows["all", "all", "dice"]["mean"]
+
+
+def test_each_mean_of_a_stratum_is_shown_with_its_own_n(tmp_path: Path) -> None:
+    """Three scans of 5 mm, of which one bled, and one of 2 mm without blood: Dice is of one scan, volumes of all."""
+    for case, mm in (("a", 5.0), ("b", 5.0), ("c", 5.0), ("d", 2.0)):
+        voxels = [(0, 0, 0)] if case == "a" else []
+        for side in ("p", "r"):
+            put(tmp_path / side / f"{case}_mask.nii.gz", *voxels, affine=np.diag([1.0, 1.0, mm, 1.0]))
+    console = Console(width=160)
+    with console.capture() as captured:
+        console.print(as_tables(evaluate_folders(tmp_path / "p", tmp_path / "r")))
+    rows = {
+        cells[1].strip(): [cell.strip() for cell in cells[2:-1]]
+        for line in captured.get().splitlines()
+        if len(cells := line.split("│")) == 9
+    }
+    assert rows["4 mm and over"] == ["1.000 (1)", "-", "0.0 (1)", "1.000 (1)", "1.000 (1)", "+0.00 (3)"]
+    assert rows["2 to 4 mm"] == ["-", "-", "-", "-", "-", "+0.00 (1)"]
 
 
 def test_what_a_person_sees_names_every_case_that_was_not_compared(report: EvaluationReport) -> None:

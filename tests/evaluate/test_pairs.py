@@ -59,6 +59,49 @@ def test_a_case_whose_name_ends_in_mask_keeps_its_name(tmp_path: Path) -> None:
     assert [pair.case for pair in pairing.pairs] == ["a_mask"]
 
 
+@pytest.mark.parametrize("kind", ["_mask", "_labels", ""])
+@pytest.mark.parametrize(
+    ("predicted", "reference"),
+    [
+        ("Patient_01", "Patient 01"),
+        ("J\u00f6rg", "Jo\u0308rg"),
+        ("scan_run", "run"),
+        ("case_0000", "case"),
+        ("case_0000", "case_0000"),
+    ],
+    ids=["blank", "letters of two parts", "reserved", "nnU-Net", "nnU-Net with its channel"],
+)
+def test_a_reference_bears_the_scans_own_name_and_its_mask_the_one_that_segment_made(
+    tmp_path: Path, predicted: str, reference: str, kind: str
+) -> None:
+    masks = folder(tmp_path, "p", f"{predicted}_mask.nii.gz", "b_mask.nii.gz")
+    pairing = pair_masks(masks, folder(tmp_path, "r", f"{reference}{kind}.nii.gz", f"c{kind}.nii.gz"))
+    assert [(pair.case, pair.reference.name) for pair in pairing.pairs] == [(predicted, f"{reference}{kind}.nii.gz")]
+    assert (pairing.without_reference, pairing.without_prediction) == (("b",), ("c",))
+
+
+def test_a_channel_in_a_name_is_no_partner_where_the_name_has_one(tmp_path: Path) -> None:
+    masks = folder(tmp_path, "p", "case_mask.nii.gz", "case_0000_mask.nii.gz")
+    pairing = pair_masks(masks, folder(tmp_path, "r", "case.nii.gz"))
+    assert [pair.prediction.name for pair in pairing.pairs] == ["case_mask.nii.gz"]
+    assert pairing.without_reference == ("case_0000",)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("Patient 01_mask.nii.gz", "Patient_01_mask.nii.gz"),
+        ("Patient 01_labels.nii.gz", "Patient_01_mask.nii.gz"),
+        ("Patient 01.nii.gz", "Patient_01.nii"),
+    ],
+)
+def test_two_references_that_come_to_one_name_are_refused_by_both_names(tmp_path: Path, files: tuple[str, str]) -> None:
+    masks = folder(tmp_path, "p", "Patient_01_mask.nii.gz")
+    with pytest.raises(ScanRefused, match=r"'Patient_01'; got .*; leave one, or rename it") as refused:
+        pair_masks(masks, folder(tmp_path, "r", *files))
+    assert all(file in str(refused.value) for file in files)
+
+
 def test_two_files_are_a_pair_whatever_their_names(tmp_path: Path) -> None:
     here = folder(tmp_path, "p", "a_mask.nii.gz", "truth.nii")
     pairing = pair_masks(here / "a_mask.nii.gz", here / "truth.nii")

@@ -14,7 +14,7 @@ from hgisam.io.dicom_geometry import slice_order
 from hgisam.io.dicom_header import read_slice_header
 from hgisam.io.dicom_pixels import unwrapped
 from hgisam.io.errors import ScanRefused
-from hgisam.io.nifti import HIGHEST_HU, LOWEST_HU
+from hgisam.volume import HIGHEST_HU, LOWEST_HU
 
 RAMP = np.array([[-1000.0, -500.0, -80.0, 0.0]] * 2 + [[30.0, 60.0, 1000.0, 3000.0]] * 2)
 

@@ -668,16 +668,19 @@ def test_a_label_beyond_the_subtypes_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["u1", "f4"])
-@pytest.mark.parametrize(("values", "labels"), [([0, 5, 2], [0, 5, 2]), ([0, 1, 0], [0, 1, 0]), ([0, 255, 6], None)])
+@pytest.mark.parametrize(
+    ("values", "labels"), [([0, 5, 2], [0, 5, 2]), ([0, 1, 0], [0, 1, 0]), ([255, 2, 0, 255], None)]
+)
 def test_a_mask_comes_with_its_labels_where_it_has_them(
     tmp_path: Path, values: list[int], labels: list[int] | None, dtype: str
 ) -> None:
     write_nifti(tmp_path / "a.nii", values, "LPI", dtype=dtype)
-    mask, found, grid = read_mask_and_labels(tmp_path / "a.nii")
+    mask, found, others, grid = read_mask_and_labels(tmp_path / "a.nii")
     alone, alone_grid = read_mask(tmp_path / "a.nii")
     assert torch.equal(mask.voxels, alone.voxels) and torch.equal(mask.affine, alone.affine)
     assert grid.orientation == alone_grid.orientation
     assert (None if found is None else found[:, 0, 0].tolist()) == (labels and labels[::-1])
+    assert others == (() if labels else (2, 255))
 
 
 def test_an_offset_is_added_before_values_are_held_to_the_range(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from networks import small_cnn, small_network, timm_network
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
+from hgisam.io.errors import OutputError
 from hgisam.model import checkpoint
 from hgisam.model.checkpoint import (
     METADATA_KEY,
@@ -123,8 +124,8 @@ def test_a_failed_write_leaves_the_old_file(
     def disk_full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", disk_full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(os, "fsync", disk_full)
+    with pytest.raises(OutputError, match=r"\.safetensors: expected to write the file; got no space left"):
         save_weights(saved, model, metadata_of(model, seed=4))
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir() if path.name.startswith(".")] == []

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from hgisam.refine import remove_small_components
-from hgisam.refine.pieces import chosen_components, split_at_necks
+from hgisam.refine.pieces import chosen_components, ranks, split_at_necks
 
 VOXEL_MM3 = torch.full((3,), 5.0, dtype=torch.float64)
 
@@ -17,13 +17,16 @@ def test_components_are_ranked_by_what_they_gather_in_sum_and_on_average() -> No
     pieces[0, 14:38, 30:54] = 3
     saliency = np.choose(pieces, [0.0, 0.2, 1.0, 0.02]).astype(np.float32)
     for min_share, expected in ((0.19, {0, 1, 2, 3}), (0.21, {0, 1, 2}), (0.41, {0, 1, 2}), (0.43, {0, 1})):
-        assert set(np.unique(chosen_components(pieces, saliency, min_share, 0.0)).tolist()) == expected, min_share
-    assert set(np.unique(chosen_components(pieces, saliency, 0.19, 0.021)).tolist()) == {0, 1, 2}
+        assert (
+            set(np.unique(chosen_components(pieces, ranks(pieces, saliency, 0.0), min_share)).tolist()) == expected
+        ), min_share
+    assert set(np.unique(chosen_components(pieces, ranks(pieces, saliency, 0.021), 0.19)).tolist()) == {0, 1, 2}
 
 
 def test_no_saliency_on_any_candidate_chooses_none() -> None:
     nothing = np.zeros((1, 4, 4), dtype=np.float32)
-    assert not chosen_components(np.ones((1, 4, 4), dtype=np.int64), nothing, 0.3, 0.1).any()
+    whole = np.ones((1, 4, 4), dtype=np.int64)
+    assert not chosen_components(whole, ranks(whole, nothing, 0.1), 0.3).any()
 
 
 def test_cutting_loses_no_voxel_and_what_has_no_thick_part_stays_whole() -> None:

@@ -1,7 +1,8 @@
-"""What holds for every weak-label method. A new method joins by one entry in METHODS."""
+"""What holds for every weak-label method, with the options of each recipe in configs/. A method joins by its recipe."""
 
 import gc
 from collections.abc import Callable
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -9,39 +10,48 @@ import torch
 from networks import small_cnn, small_network
 from torch import Tensor
 
+from hgisam.config import load_settings
 from hgisam.labels import Subtype
 from hgisam.model.slice_classifier import SliceClassifier
-from hgisam.weak import (
-    HGI_SAM,
-    SWIN_SAM,
-    SWIN_SAM_AS_PUBLISHED,
-    GradCam,
-    GradCamPlusPlus,
-    GradientRollout,
-    HuThreshold,
-    LayerCam,
-    SelfAttention,
-    WeakLabeler,
-    WeakMethod,
-)
+from hgisam.weak import GradCam, HuThreshold, SelfAttention, WeakLabeler, WeakMethod
 
 Make = Callable[..., SliceClassifier]
 
-METHODS: dict[str, tuple[WeakLabeler, Make]] = {
-    "hgi_sam": (HGI_SAM, small_network),
-    "hgi_sam_weights": (SelfAttention(gradient_of="weights"), small_network),
-    "positive_weights": (SelfAttention(gradient_of="positive_weights"), small_network),
-    "swin_sam": (SWIN_SAM, small_network),
-    "swin_sam_as_published": (SWIN_SAM_AS_PUBLISHED, small_network),
-    "gradient_rollout": (GradientRollout(), small_network),
-    "grad_cam_swin": (GradCam(stage=3), small_network),
-    "grad_cam_cnn": (GradCam(stage=3), small_cnn),
-    "grad_cam_plus_plus_swin": (GradCamPlusPlus(stage=2), small_network),
-    "grad_cam_plus_plus_cnn": (GradCamPlusPlus(stage=3), small_cnn),
-    "layer_cam_swin": (LayerCam(), small_network),
-    "layer_cam_cnn": (LayerCam(), small_cnn),
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+RECIPES = [p for p in sorted(CONFIGS.glob("*.yaml")) if not p.name.startswith("compare_")]
+SHIPPED: dict[WeakLabeler | HuThreshold, str] = {}
+for recipe in RECIPES:
+    SHIPPED.setdefault(load_settings(recipe).segment.weak, recipe.stem)
+"""Every method as some recipe has it, with the first recipe that does."""
+
+OTHERS = {
+    SelfAttention(gradient_of="weights"): "gradient of weights",
+    GradCam(stage=3): "grad_cam of an inner stage",
 }
-"""A method and what makes a network for it. Their stages are those that are coarse, but not so coarse as 2 x 2."""
+"""Options that no recipe has."""
+
+SEED = 15
+"""Of a network with which no method's map is dark, even of a last stage of 2 x 2."""
+
+NETWORKS: dict[str, Make] = {"swin": small_network, "cnn": small_cnn}
+
+
+def works_on(method: WeakLabeler, make: Make) -> bool:
+    """Whether the method says that it can read such a network."""
+    try:
+        method.check(make())
+    except ValueError:
+        return False
+    return True
+
+
+METHODS: dict[str, tuple[WeakLabeler, Make]] = {
+    f"{name}-{kind}": (method, make)
+    for method, name in (SHIPPED | OTHERS).items()
+    for kind, make in NETWORKS.items()
+    if isinstance(method, WeakLabeler) and works_on(method, make)
+}
+"""A method and what makes a network for it."""
 
 
 @pytest.fixture(params=METHODS, ids=str)
@@ -61,13 +71,14 @@ def make(named: str) -> Make:
 
 @pytest.fixture
 def model(make: Make) -> SliceClassifier:
-    return small_network(outputs=2, stem="deep") if make is small_network else make(outputs=2)
+    return small_network(SEED, outputs=2, stem="deep") if make is small_network else make(outputs=2)
 
 
-def test_no_method_escapes_the_contract() -> None:
+def test_every_method_has_a_recipe_and_a_network_that_it_is_held_to_the_contract_with() -> None:
     (union, _) = get_args(WeakMethod)
-    kinds = {get_args(member)[0] for member in get_args(union)}
-    assert kinds == {type(method) for method, _ in METHODS.values()} | {HuThreshold}
+    assert {type(method) for method in SHIPPED} == {get_args(member)[0] for member in get_args(union)}
+    held = {method for method, _ in METHODS.values()}
+    assert held == {method for method in SHIPPED | OTHERS if isinstance(method, WeakLabeler)}
 
 
 def inputs(batch: int = 3) -> tuple[Tensor, Tensor]:
@@ -168,19 +179,20 @@ def test_thirty_calls_leave_no_tensor_behind(method: WeakLabeler, make: Make) ->
     assert live() == before
 
 
-def test_the_contract_without_a_network() -> None:
+@pytest.mark.parametrize("method", [method for method in SHIPPED if isinstance(method, HuThreshold)], ids=SHIPPED.get)
+def test_the_contract_without_a_network(method: HuThreshold) -> None:
     """Finite, in [0, 1], zero outside the region, each slice by itself: what is left where there is no network."""
     generator = torch.Generator().manual_seed(5)
     _, region = inputs()
     hu = 30.0 + 40.0 * torch.randn(3, 64, 64, generator=generator)
     hu[:, :4] = 1000.0
     before = hu.clone()
-    together = HuThreshold()(hu, region, 31.0, (0.5, 0.7))
+    together = method(hu, region, 31.0, (0.5, 0.7))
     assert together.shape == region.shape and torch.isfinite(together).all()
     assert together.min() == 0.0 < together.max() <= 1.0
     assert together[~region].abs().max() == 0.0
     for i in range(3):
-        assert torch.equal(HuThreshold()(hu[i : i + 1], region[i : i + 1], 31.0, (0.5, 0.7))[0], together[i])
+        assert torch.equal(method(hu[i : i + 1], region[i : i + 1], 31.0, (0.5, 0.7))[0], together[i])
     assert torch.equal(hu, before)
 
 
