@@ -49,11 +49,17 @@ class Trainer:
         (run / "run.json").write_text(json.dumps(record))
 
 
-def test_a_finished_training_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def fold_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[FoldTraining, Trainer]:
+    """The first of two folds of a drawn cohort, not yet begun, and who carries it out."""
     data = write_drawn_cohort(tmp_path / "heads", 4)
     tested = make_splits(read_cohort(data), 2, seed=1).folds[0].patients(Role.TEST)
     monkeypatch.setattr("hgisam.compare.training.train_classifier", trainer := Trainer())
     training = FoldTraining(OPTIONS, data, tmp_path / "run", tested, tmp_path / "cache", "cpu", "lessons")
+    return training, trainer
+
+
+def test_a_finished_training_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training, trainer = fold_training(tmp_path, monkeypatch)
     assert not training.finished
     for _ in range(2):
         weights = training.weights(workers=1)
@@ -70,10 +76,7 @@ def test_what_has_changed_since_a_training_is_trained_anew(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where it was broken off: what it had learned by then was of another version, recipe or content."""
-    data = write_drawn_cohort(tmp_path / "heads", 4)
-    tested = make_splits(read_cohort(data), 2, seed=1).folds[0].patients(Role.TEST)
-    monkeypatch.setattr("hgisam.compare.training.train_classifier", trainer := Trainer())
-    training = FoldTraining(OPTIONS, data, tmp_path / "run", tested, tmp_path / "cache", "cpu", "lessons")
+    training, trainer = fold_training(tmp_path, monkeypatch)
     training.weights(workers=1)
     (tmp_path / "run" / "checkpoints").mkdir()
     if what == "version":
@@ -90,10 +93,7 @@ def test_what_has_changed_since_a_training_is_trained_anew(
 
 
 def test_a_training_whose_splits_are_gone_deals_them_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = write_drawn_cohort(tmp_path / "heads", 4)
-    tested = make_splits(read_cohort(data), 2, seed=1).folds[0].patients(Role.TEST)
-    monkeypatch.setattr("hgisam.compare.training.train_classifier", trainer := Trainer())
-    training = FoldTraining(OPTIONS, data, tmp_path / "run", tested, tmp_path / "cache", "cpu", "lessons")
+    training, trainer = fold_training(tmp_path, monkeypatch)
     training.weights(workers=1)
     (tmp_path / "run" / "splits.csv").unlink()
     assert training.weights(workers=1).is_file()
