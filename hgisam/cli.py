@@ -17,7 +17,7 @@ import typer
 from hgisam import NOTICE, __version__
 from hgisam.cases import SeriesChoiceNeeded, Shard, find_cases
 from hgisam.exits import ExitCode, Interrupts
-from hgisam.io.atomic import make_output_folder
+from hgisam.io.atomic import output_folder
 from hgisam.io.errors import InputError, OutputError, ScanRefused
 from hgisam.limits import one_line
 from hgisam.wording import counted
@@ -234,7 +234,6 @@ def segment(
         if dicom_sr and not dicom_seg:
             raise InputError("expected --dicom-seg with --dicom-sr; got none; the report refers to it")
         cases = find_cases(inputs, series_uid or ())
-        make_output_folder(output)
         flags = {
             "gate": False if no_gate else None,
             "threshold": threshold,
@@ -244,7 +243,8 @@ def segment(
             "allow_gaps": allow_gaps or None,
             "max_voxels": max_voxels,
         }
-        model = _load_for_masks(method, weights, config, flags, device, batch_size)
+        with output_folder(output):
+            model = _load_for_masks(method, weights, config, flags, device, batch_size)
         from hgisam.run import RunOptions, segment_cases
 
         report = segment_cases(
@@ -285,15 +285,15 @@ def classify(
     with _session(quiet=quiet, verbose=verbose):
         share = None if shard is None else Shard.parse(shard)
         cases = find_cases(inputs, series_uid or ())
-        make_output_folder(output)
         flags = {
             "operating_point": operating_point,
             "hu_offset": hu_offset,
             "allow_gaps": allow_gaps or None,
             "max_voxels": max_voxels,
         }
-        model = _load(weights, config, flags, device, batch_size)
-        model.ensure_able("classify")
+        with output_folder(output):
+            model = _load(weights, config, flags, device, batch_size)
+            model.ensure_able("classify")
         from hgisam.run import RunOptions, classify_cases
 
         options = RunOptions(resume, share, timeout, oom.value)
@@ -312,7 +312,6 @@ def phantom(
 ) -> None:
     """Make synthetic head CT with known truth: scans, masks by subtype, labels per slice. A seed is a head, always."""
     with _session(quiet=quiet, verbose=verbose):
-        make_output_folder(output)
         from hgisam.phantom import PhantomOptions, generate_phantoms
         from hgisam.phantom_folder import write_phantoms
 
@@ -353,11 +352,11 @@ def evaluate(
         from hgisam.evaluate.report import as_tables, refuse_foreign, write_report
         from hgisam.io.tables import read_patients
 
-        make_output_folder(output)
-        refuse_foreign(output)
-        owners = None if patients is None else read_patients(patients)
-        show = _on_terminal() and not quiet
-        report = evaluate_folders(predictions, references, owners, workers=workers or _n_cpus(), show_progress=show)
+        with output_folder(output):
+            refuse_foreign(output)
+            owners = None if patients is None else read_patients(patients)
+            show = _on_terminal() and not quiet
+            report = evaluate_folders(predictions, references, owners, workers=workers or _n_cpus(), show_progress=show)
         write_report(report, output)
         if not report.complete:
             n_left_out = len(report.refused) + len(report.without_reference) + len(report.without_prediction)
@@ -758,7 +757,12 @@ def _to_whoever_listens() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - or Python complains once more while it ends
+        _say_no_more()
+
+
+def _say_no_more() -> None:
+    """Nobody reads stdout any more: without this Python would complain of it once more while it ends."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - it stays open until the end
 
 
 def _show(rows: Sequence[Mapping[str, object]], columns: tuple[str, ...], below: Sequence[Sequence[str]] = ()) -> None:
@@ -806,7 +810,7 @@ def _session(*, quiet: bool, verbose: bool) -> Iterator[None]:
     except typer.Exit:
         raise
     except BrokenPipeError:  # whoever read stdout has read enough
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - as above
+        _say_no_more()
         raise typer.Exit(ExitCode.OK) from None
     except KeyboardInterrupt:
         log.error("cancelled")

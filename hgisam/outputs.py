@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hgisam.cases import Case, own_record
-from hgisam.io.atomic import make_output_folder, remove_unfinished
+from hgisam.io.atomic import output_folder, remove_unfinished
 from hgisam.io.errors import InputError, OutputError
 
 LOCK_NAME = ".hgisam.lock"
@@ -27,7 +27,7 @@ _PATIENCE_S = 5.0
 
 @contextmanager
 def claimed(folder: Path, *, shared: bool = False) -> Iterator[Path]:
-    """Make the folder if absent and hold it for the length of the `with`.
+    """Make the folder if absent and hold it for the length of the `with`; a new one goes again if that fails at once.
 
     Whoever holds it alone, and the last of several to leave, removes unfinished files of processes that were killed.
     On Windows nothing is locked, so that nothing can be shared.
@@ -41,24 +41,26 @@ def claimed(folder: Path, *, shared: bool = False) -> Iterator[Path]:
     """
     if shared and sys.platform == "win32":
         raise OutputError(f"{folder}: expected a system with file locks for several processes; got Windows; use one")
-    make_output_folder(folder)
-    path = folder / LOCK_NAME
-    try:
-        lock = _shared_lock(path) if shared else _lock(path)
-    except BlockingIOError as error:
-        raise OutputError(f"{folder}: expected a folder that no run holds; another hgisam is writing there") from error
-    try:
-        if not shared:
-            remove_unfinished(folder)
-        yield folder
-    finally:
-        if _is_last(lock):
-            remove_unfinished(folder)
-            for left in (*folder.glob(".hgisam-claim-*.lock"), folder / TABLES_LOCK_NAME):
-                left.unlink(missing_ok=True)
-            _release(path, lock)
-        else:
-            os.close(lock)
+    with output_folder(folder):
+        path = folder / LOCK_NAME
+        try:
+            lock = _shared_lock(path) if shared else _lock(path)
+        except BlockingIOError as error:
+            raise OutputError(
+                f"{folder}: expected a folder that no run holds; another hgisam is writing there"
+            ) from error
+        try:
+            if not shared:
+                remove_unfinished(folder)
+            yield folder
+        finally:
+            if _is_last(lock):
+                remove_unfinished(folder)
+                for left in (*folder.glob(".hgisam-claim-*.lock"), folder / TABLES_LOCK_NAME):
+                    left.unlink(missing_ok=True)
+                _release(path, lock)
+            else:
+                os.close(lock)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from torch import Tensor
 from hgisam import NOTICE
 from hgisam.io.atomic import atomic_write
 from hgisam.io.nifti import NiftiGrid
+from hgisam.plausibility import SOLID_ABOVE_HU
 from hgisam.volume import CTVolume, MaskVolume
 from hgisam.windowing import BRAIN
 
@@ -33,7 +34,6 @@ _MARGIN_PX, _GAP_PX, _INSET_PX = 28, 10, 9
 _TILE_WIDTH_PX = (WIDTH_PX - 2 * _MARGIN_PX - (_COLUMNS - 1) * _GAP_PX) // _COLUMNS
 _TILE_ASPECTS = (0.8, 1.3)
 _HEAD_MARGIN_MM = 8.0
-_SOLID_ABOVE_HU = -20.0
 _BRAIN_HU = (0.0, 80.0)
 _SCALE_BAR_MM = 50
 
@@ -91,6 +91,10 @@ class Previewable(Protocol):
         """Volume of the mask; None where it was not measured."""
 
     @property
+    def volume_is_lower_bound(self) -> bool:
+        """Whether the scan leaves out part of the brain."""
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What a reader should know."""
 
@@ -111,6 +115,7 @@ def write_preview(path: Path, result: Previewable) -> None:
         probabilities,
         title=result.ct.source,
         volume_ml=result.volume_ml,
+        volume_is_lower_bound=result.volume_is_lower_bound,
         probability=result.probability,
         warnings=result.warnings,
         slice_indices=order,
@@ -129,6 +134,7 @@ def render_preview(
     *,
     title: str,
     volume_ml: float | None,
+    volume_is_lower_bound: bool = False,
     probability: float | None,
     warnings: Sequence[str] = (),
     slice_indices: Sequence[int] | None = None,
@@ -146,6 +152,7 @@ def render_preview(
         slice_probabilities: probability of hemorrhage per slice, the lowest slice first; NaN where it is not known.
         title: the case.
         volume_ml: None where it was not measured.
+        volume_is_lower_bound: whether the scan leaves out part of the brain; the header then says so.
         probability: of hemorrhage in the scan; None where it is not known.
         warnings: shown beneath the title, the first two of them.
         slice_indices: each slice's index in its file; None where they are the same.
@@ -173,7 +180,10 @@ def render_preview(
         if saliency is not None and index in mapped:
             map_places.add(len(tiles))
             tiles.append(_heated(grey, view, saliency[index]))
-    page = _page(tiles, map_places, _header(title, volume_ml, probability, warnings), _footer(view, bool(mapped)))
+    volume = "volume not measured" if volume_ml is None else _volume_text(volume_ml)
+    if volume_ml is not None and volume_is_lower_bound:
+        volume = f"at least {volume_ml:.1f} mL"
+    page = _page(tiles, map_places, _header(title, volume, probability, warnings), _footer(view, bool(mapped)))
     file = io.BytesIO()
     page.save(file, format="PNG", compress_level=4)
     return file.getvalue()
@@ -289,7 +299,7 @@ def _view_of_head(ct: CTVolume) -> _View:
 
     _, height_mm, width_mm = ct.spacing_mm
     step = 4
-    components, n_components = ndimage.label((ct.hu[:, ::step, ::step] > _SOLID_ABOVE_HU).numpy())
+    components, n_components = ndimage.label((ct.hu[:, ::step, ::step] > SOLID_ABOVE_HU).numpy())
     sizes = np.bincount(components.ravel(), minlength=2)[1:]
     head = components == 1 + sizes.argmax() if n_components else np.ones_like(components, dtype=bool)
     rows, columns = np.flatnonzero(head.any(axis=(0, 2))) * step, np.flatnonzero(head.any(axis=(0, 1))) * step
@@ -371,14 +381,13 @@ def _volume_text(volume_ml: float) -> str:
     return "< 0.1 mL" if 0 < volume_ml < 0.1 else f"{volume_ml:.1f} mL"
 
 
-def _header(title: str, volume_ml: float | None, probability: float | None, warnings: Sequence[str]) -> Image.Image:
+def _header(title: str, volume: str, probability: float | None, warnings: Sequence[str]) -> Image.Image:
     """The title, the two numbers that matter, and the warnings."""
     lines = list(warnings)[:2]
     if len(warnings) > 2:
         lines[1] = f"{warnings[1]} (and {len(warnings) - 2} more, see the record)"
     header = Image.new("RGB", (WIDTH_PX, 96 + 26 * len(lines)), _BACKGROUND)
     draw = ImageDraw.Draw(header)
-    volume = "volume not measured" if volume_ml is None else _volume_text(volume_ml)
     chance = "not known" if probability is None else f"{probability:.2f}"
     right = WIDTH_PX - _MARGIN_PX
     draw.text((right, 26), volume, font=_font(34), fill=_OUTLINE, anchor="ra")

@@ -187,7 +187,7 @@ def test_what_goes_wrong_before_the_first_scan_has_its_own_status(
     assert done.exit_code == code
     assert str(error) in done.stderr
     assert len(done.stderr.splitlines()) == 1
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_output_that_is_a_file_exits_5_before_the_weights_are_loaded(
@@ -279,6 +279,7 @@ def test_a_wrong_recipe_exits_2_and_names_the_key(tmp_path: Path, scan: Callable
     done = hgisam("segment", scan("a"), "-o", tmp_path / "out", "--config", recipe)
     assert done.exit_code == 2
     assert "segment.treshold" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_files_that_are_no_head_ct_are_refused_each_with_its_reason(
@@ -385,7 +386,8 @@ def test_evaluate_scores_masks_and_exits_8_where_one_has_no_partner(tmp_path: Pa
     written = "".join(path.read_text() for path in (tmp_path / "out").iterdir())
     assert "anybody" not in written + done.stdout
     table.write_text("case,patient\n")
-    assert hgisam("evaluate", predictions, references, "-o", tmp_path / "out", "--patients", table).exit_code == 2
+    assert hgisam("evaluate", predictions, references, "-o", tmp_path / "new", "--patients", table).exit_code == 2
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_file_in_the_way_exits_2_whichever_command_would_replace_it(tmp_path: Path, scan: Callable[..., str]) -> None:

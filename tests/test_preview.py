@@ -189,6 +189,20 @@ def test_sides_that_the_file_does_not_state_bear_no_letters(tmp_path: Path) -> N
     assert (tmp_path / "guessed.png").read_bytes() != (tmp_path / "stated.png").read_bytes()
 
 
+def test_a_volume_that_leaves_out_part_of_the_brain_is_called_a_least_one(tmp_path: Path) -> None:
+    """In the header alone: what is written of a slice is all of it. A result's own word on it reaches the picture."""
+    ct, mask = head(4), torch.zeros(4, 200, 200, dtype=torch.bool)
+    mask[2, 90:110, 90:110] = True
+    whole, least = drawn(ct, mask), drawn(ct, mask, volume_is_lower_bound=True)
+    rows = np.flatnonzero((whole != least).any(axis=(1, 2)))
+    assert rows.size
+    assert rows.max() < 96  # the header, without warnings
+    result = Result(ct, new_grid_for(ct), np.zeros(4, dtype=np.float32))
+    write_preview(tmp_path / "whole.png", result)
+    write_preview(tmp_path / "least.png", replace(result, volume_is_lower_bound=True))
+    assert (tmp_path / "whole.png").read_bytes() != (tmp_path / "least.png").read_bytes()
+
+
 def test_slices_without_findings_are_spread_over_those_with_brain() -> None:
     ct = head(40)
     ct.hu[:8], ct.hu[36:] = -1000.0, 900.0
@@ -228,6 +242,7 @@ class Result:
     grid: NiftiGrid
     slice_probabilities: np.ndarray
     volume_ml: float | None = 1.5
+    volume_is_lower_bound: bool = False
     probability: float | None = 0.8
     operating_point: float | None = 0.15
     warnings: tuple[str, ...] = ("a warning",)

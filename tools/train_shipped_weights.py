@@ -9,8 +9,8 @@
    of that tool, which may have more seeds); the saliency threshold on phantoms.
 4. OUTPUT/hgisam-head-ct.safetensors, with all of it in the header, and its .sha256 beside it.
 
-Every part goes on where it was stopped. One process per core, one thread each, learns nearly twice as fast as one
-process with two threads.
+Every part goes on where it was stopped. One process per core, one thread each, learns faster than one process with as
+many threads.
 """
 
 import argparse

@@ -6,10 +6,10 @@ Classifiers and segmenters, each by the function that `hgisam train` calls.
 import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -112,14 +112,14 @@ class FoldTraining:
         """The weights that lie in the run's folder if its training is done, else newly learned.
 
         A training that was stopped goes on from its latest checkpoint; one of another version of hgisam, by other
-        settings or on other data is removed, and begun anew.
+        settings or on other data is set aside, and begun anew.
 
         Args:
             workers: processes that prepare.
 
         Raises:
             InputError: where the data are not what the recipe needs.
-            OutputError: where something cannot be written or removed.
+            OutputError: where something cannot be written or set aside.
             ValueError: where the training's own division would have taught it a patient that it is to be judged on.
         """
         if not self.finished:
@@ -152,11 +152,16 @@ class FoldTraining:
             OutputError: where it cannot be.
         """
         if self.changed:
-            log.warning("%s: begun anew: other %s than before", self.run, ", other ".join(self.changed))
+            names = (self.run.with_name(f"{self.run.name}_old_{n}") for n in count(1))
+            aside = next(path for path in names if not path.exists())
+            log.warning(
+                "%s: begun anew: other %s than before; that training is now %s",
+                self.run, ", other ".join(self.changed), aside.name,
+            )  # fmt: skip
             try:
-                shutil.rmtree(self.run)
+                self.run.rename(aside)
             except OSError as error:
-                raise OutputError(f"{self.run}: expected to replace it; got '{error.strerror}'; remove it") from error
+                raise OutputError(f"{self.run}: expected to set it aside; got '{error.strerror}'; move it") from error
         make_output_folder(self.run)
         write_json(self.run / TAUGHT_ON, {"hgisam_version": __version__, "sha256": self.taught_on})
 

@@ -29,6 +29,23 @@ def make_output_folder(folder: Path) -> Path:
 
 
 @contextmanager
+def output_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder as `make_output_folder` does; where what follows fails, nothing is left that is new and empty.
+
+    Raises:
+        OutputError: where it cannot be made, is a file, or cannot be written to.
+    """
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield make_output_folder(folder)
+    except BaseException:
+        for path in new:
+            with suppress(OSError):  # it holds something, or was never made
+                path.rmdir()
+        raise
+
+
+@contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a new binary file that takes the name `path`, replacing what bears it, only once it is whole and on disk.
 

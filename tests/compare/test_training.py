@@ -90,6 +90,7 @@ def test_what_has_changed_since_a_training_is_trained_anew(
     training.weights(workers=1)
     assert trainer.resumed == [False, False]
     assert not (tmp_path / "run" / "checkpoints").exists()
+    assert (tmp_path / "run_old_1" / "checkpoints").is_dir()
 
 
 def test_a_training_whose_splits_are_gone_deals_them_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

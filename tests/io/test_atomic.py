@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hgisam.io.atomic import atomic_write, make_output_folder
+from hgisam.io.atomic import atomic_write, make_output_folder, output_folder
 from hgisam.io.errors import OutputError
 
 
@@ -90,3 +90,24 @@ def test_a_file_in_the_folder_s_place_is_an_output_error(tmp_path: Path) -> None
         make_output_folder(tmp_path / "a")
     with pytest.raises(OutputError, match="expected a folder"):
         make_output_folder(tmp_path / "a" / "b")
+
+
+@pytest.mark.parametrize("holds", [False, True])
+@pytest.mark.parametrize("was_there", [False, True])
+def test_where_the_work_fails_only_a_folder_that_is_new_and_empty_goes(
+    tmp_path: Path, was_there: bool, holds: bool
+) -> None:
+    folder = tmp_path / "a" / "b"
+    if was_there:
+        folder.mkdir(parents=True)
+
+    def work() -> None:
+        with output_folder(folder):
+            if holds:
+                (folder / "result").write_bytes(b"")
+            raise ValueError("the work failed")
+
+    with pytest.raises(ValueError, match="the work failed"):
+        work()
+    assert folder.exists() == (was_there or holds)
+    assert tmp_path.joinpath("a").exists() == (was_there or holds)
