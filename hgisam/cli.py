@@ -43,6 +43,13 @@ class RefineName(StrEnum):
     THRESHOLD = "threshold"
 
 
+class Form(StrEnum):
+    """What `--prefer` takes."""
+
+    SFORM = "sform"
+    QFORM = "qform"
+
+
 class OomPolicy(StrEnum):
     """What `--oom` takes."""
 
@@ -116,6 +123,14 @@ MaxVoxels = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Refuse a scan whose header states more voxels.", show_default="268,435,456"),
 ]
+VolumeOf4D = Annotated[
+    int | None,
+    typer.Option("--volume", min=0, metavar="N", help="Which to take of a NIfTI file with several volumes, from 0."),
+]
+Prefer = Annotated[
+    Form | None,
+    typer.Option(metavar="FORM", help="sform or qform: which to believe where those of a NIfTI header are at odds."),
+]
 OperatingPoint = Annotated[
     float | None,
     typer.Option(metavar="P", help="Slice probability that counts as blood, 0 to 1.", show_default="the weights' own"),
@@ -164,6 +179,8 @@ def check(
     series_uid: SeriesUid = None,
     allow_gaps: AllowGaps = False,
     max_voxels: MaxVoxels = None,
+    volume: VolumeOf4D = None,
+    prefer: Prefer = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -171,7 +188,7 @@ def check(
     """Say whether scans can be worked on, and what is odd about them, as segment and classify would; write nothing."""
     with _session(quiet=quiet, verbose=verbose):
         cases = find_cases(inputs, series_uid or ())
-        flags = {"hu_offset": hu_offset, "allow_gaps": allow_gaps or None, "max_voxels": max_voxels}
+        flags = _intake_flags(hu_offset, allow_gaps, max_voxels, volume, prefer)
         model = _load_to_check(weights, config, flags)
         from hgisam.check import CHECK_COLUMNS, check_cases, document, exit_code
 
@@ -209,6 +226,8 @@ def segment(
     series_uid: SeriesUid = None,
     allow_gaps: AllowGaps = False,
     max_voxels: MaxVoxels = None,
+    volume: VolumeOf4D = None,
+    prefer: Prefer = None,
     save_map: Annotated[bool, typer.Option("--save-map", help="Write saliency maps, CASE_map.nii.gz.")] = False,
     dicom_seg: Annotated[
         bool, typer.Option("--dicom-seg", help="Write DICOM SEG of DICOM scans, CASE_seg.dcm.")
@@ -234,14 +253,13 @@ def segment(
         if dicom_sr and not dicom_seg:
             raise InputError("expected --dicom-seg with --dicom-sr; got none; the report refers to it")
         cases = find_cases(inputs, series_uid or ())
+        intake = _intake_flags(hu_offset, allow_gaps, max_voxels, volume, prefer)
         flags = {
             "gate": False if no_gate else None,
             "threshold": threshold,
             "refine": {"method": refine},
             "operating_point": operating_point,
-            "hu_offset": hu_offset,
-            "allow_gaps": allow_gaps or None,
-            "max_voxels": max_voxels,
+            **intake,
         }
         with output_folder(output):
             model = _load_for_masks(method, weights, config, flags, device, batch_size)
@@ -274,6 +292,8 @@ def classify(
     series_uid: SeriesUid = None,
     allow_gaps: AllowGaps = False,
     max_voxels: MaxVoxels = None,
+    volume: VolumeOf4D = None,
+    prefer: Prefer = None,
     resume: Resume = False,
     shard: ShardOf = None,
     timeout: Timeout = None,
@@ -285,12 +305,8 @@ def classify(
     with _session(quiet=quiet, verbose=verbose):
         share = None if shard is None else Shard.parse(shard)
         cases = find_cases(inputs, series_uid or ())
-        flags = {
-            "operating_point": operating_point,
-            "hu_offset": hu_offset,
-            "allow_gaps": allow_gaps or None,
-            "max_voxels": max_voxels,
-        }
+        intake = _intake_flags(hu_offset, allow_gaps, max_voxels, volume, prefer)
+        flags = {"operating_point": operating_point, **intake}
         with output_folder(output):
             model = _load(weights, config, flags, device, batch_size)
             model.ensure_able("classify")
@@ -342,6 +358,7 @@ def evaluate(
             metavar="CSV", help="Whose scan each case is: columns case, patient.", show_default="another's each"
         ),
     ] = None,
+    prefer: Prefer = None,
     workers: Workers = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -356,7 +373,14 @@ def evaluate(
             refuse_foreign(output)
             owners = None if patients is None else read_patients(patients)
             show = _on_terminal() and not quiet
-            report = evaluate_folders(predictions, references, owners, workers=workers or _n_cpus(), show_progress=show)
+            report = evaluate_folders(
+                predictions,
+                references,
+                owners,
+                form=None if prefer is None else prefer.value,
+                workers=workers or _n_cpus(),
+                show_progress=show,
+            )
         write_report(report, output)
         if not report.complete:
             n_left_out = len(report.refused) + len(report.without_reference) + len(report.without_prediction)
@@ -666,6 +690,19 @@ def _train_command(
     return " ".join(words)
 
 
+def _intake_flags(
+    hu_offset: float | None, allow_gaps: bool, max_voxels: int | None, volume: int | None, prefer: Form | None
+) -> dict[str, Any]:
+    """Flags that say how scans are taken in, under the names of the settings; None where one was not given."""
+    return {
+        "hu_offset": hu_offset,
+        "allow_gaps": allow_gaps or None,
+        "max_voxels": max_voxels,
+        "volume": volume,
+        "prefer": None if prefer is None else prefer.value,
+    }
+
+
 def _load(
     weights: Path | None, config: Path | None, flags: dict[str, Any], device: str, batch_size: int | None
 ) -> "Segmenter":
@@ -729,7 +766,7 @@ def _load_for_masks(
         raise InputError(f"expected no --refine with {supervised}, which has no map to refine; leave it out")
     if flags["operating_point"] is not None:
         raise InputError(f"expected no --operating-point with {supervised}, which has no gate; use --threshold")
-    shared = {key: flags[key] for key in ("threshold", "hu_offset", "allow_gaps", "max_voxels")}
+    shared = {key: value for key, value in flags.items() if key not in {"gate", "refine", "operating_point"}}
     options = load_settings(config, {"supervised": {"method": supervised} | shared}).supervised
     return MaskSegmenter(weights, options=options, device=device, batch_size=batch_size)
 

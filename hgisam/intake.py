@@ -34,7 +34,7 @@ from hgisam.io.dicom_files import kind_of_file
 from hgisam.io.dicom_series import DicomSeries, kernel_kind
 from hgisam.io.errors import ScanRefused
 from hgisam.io.nifti import NiftiGrid, ct_from_array, ct_from_image, new_grid_for, read_ct
-from hgisam.io.nifti_header import MAX_VOXELS
+from hgisam.io.nifti_header import MAX_VOXELS, Choice
 from hgisam.plausibility import Plausibility, check_hu, with_noise
 from hgisam.volume import CTVolume
 
@@ -67,6 +67,10 @@ class IntakeOptions(BaseModel):
     """Whether a DICOM series with missing slices is taken; its volume is then a lower bound."""
     max_voxels: int = Field(default=MAX_VOXELS, ge=1)
     """A scan whose header states more is refused before memory is taken for it."""
+    volume: int | None = Field(default=None, ge=0)
+    """Which volume to take of a NIfTI file that holds several, from 0."""
+    prefer: Literal["sform", "qform"] | None = None
+    """Which to believe where the geometries that a NIfTI header states are at odds."""
 
 
 class Aspect(StrEnum):
@@ -246,17 +250,17 @@ def _series_of(scan: Scan) -> DicomSeries | None:
 
 
 def _open(scan: Scan, options: IntakeOptions) -> tuple[CTVolume, NiftiGrid]:
-    offset, limit = options.hu_offset, options.max_voxels
+    offset, limit, choice = options.hu_offset, options.max_voxels, Choice(options.volume, options.prefer)
     if isinstance(scan, DicomSeries):
         return read_dicom(scan, allow_gaps=options.allow_gaps, max_voxels=limit, hu_offset=offset)
     if isinstance(scan, str | Path):
-        return read_ct(Path(scan), limit, offset)
+        return read_ct(Path(scan), limit, offset, choice)
     if isinstance(scan, CTVolume):
         return replace(scan, hu=scan.hu + offset), new_grid_for(scan, "SPL")
     if isinstance(scan, tuple) and len(scan) == 2 and not isinstance(scan[0], np.ma.MaskedArray):
         return ct_from_array(np.asarray(scan[0]), np.asarray(scan[1], dtype=np.float64), "array", offset)
     if isinstance(scan, nib.spatialimages.SpatialImage):
-        return ct_from_image(scan, "image", limit, offset)
+        return ct_from_image(scan, "image", limit, offset, choice)
     got = "a masked array" if isinstance(scan, tuple) and len(scan) == 2 else type(scan).__name__
     raise TypeError(f"expected a path, a DICOM series, a volume, a nibabel image, or (array of HU, affine); got {got}")
 

@@ -481,6 +481,10 @@ def test_what_needs_a_dicom_seg_is_a_usage_error_alone(flag: str, tmp_path: Path
     assert f"expected --dicom-seg with {flag}" in done.stderr
 
 
-def test_a_limit_of_voxels_reaches_the_settings(tmp_path: Path, loader: Loader, scan: Callable[..., str]) -> None:
-    hgisam("classify", scan("a"), "-o", tmp_path / "out", "--max-voxels", "1000")
-    assert loader.options.max_voxels == 1000
+@pytest.mark.parametrize("command", ["segment", "classify"])
+def test_how_scans_are_taken_in_reaches_the_settings(
+    command: str, tmp_path: Path, loader: Loader, scan: Callable[..., str]
+) -> None:
+    hgisam(command, scan("a"), "-o", tmp_path / "out", "--max-voxels", "1000", "--volume", "0", "--prefer", "qform")
+    assert (loader.options.max_voxels, loader.options.volume, loader.options.prefer) == (1000, 0, "qform")
+    assert hgisam(command, scan("a"), "-o", tmp_path / "out", "--prefer", "both").exit_code == 2

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, UInt8
@@ -18,6 +18,7 @@ from hgisam.evaluate.scores import ScanScore, score_masks
 from hgisam.evaluate.summary import Summary, summarise
 from hgisam.io.errors import InputError, ScanRefused
 from hgisam.io.nifti import read_mask, read_mask_and_labels
+from hgisam.io.nifti_header import Choice
 from hgisam.labels import SUBTYPES
 from hgisam.processes import in_order, one_thread
 from hgisam.progress import case_progress
@@ -119,6 +120,7 @@ def evaluate_folders(
     references: Path,
     patients: Mapping[str, str] | None = None,
     *,
+    form: Literal["sform", "qform"] | None = None,
     workers: int = 1,
     show_progress: bool = False,
 ) -> EvaluationReport:
@@ -133,6 +135,7 @@ def evaluate_folders(
             and of DICOM the spacing of each slice, by which volumes are measured, as in the record.
         references: a folder of `CASE_mask.nii.gz`, `CASE_labels.nii.gz` or `CASE.nii.gz`, or one file.
         patients: whose scan each case is, names compared as by `pair_masks`; None: each is another patient's.
+        form: which geometry to believe where those of a NIfTI header are at odds; None: such a pair is refused.
         workers: at most so many processes; fewer for few pairs. The result is the same for any number.
         show_progress: whether to draw a progress bar on the terminal.
 
@@ -149,7 +152,7 @@ def evaluate_folders(
     lacking = [case for case in cases if owners is not None and safe_name(case) not in owners]
     if lacking:
         raise InputError(f"expected a patient for each case; got none for {len(lacking)}, such as {lacking[0]!r}")
-    one_thread = partial(_score_with_one_thread, alone=len(cases) == 1)
+    one_thread = partial(_score_with_one_thread, alone=len(cases) == 1, form=form)
     workers = min(workers, math.ceil(len(cases) / PAIRS_PER_WORKER))
     with case_progress(len(cases), show=show_progress) as begin:
         found = []
@@ -193,8 +196,8 @@ def _by_safe_name(patients: Mapping[str, str]) -> dict[str, str]:
     return {name: patients[case] for name, case in spelt.items()}
 
 
-def score_pair(pair: Pair) -> ScoredPair:
-    """Compare one case's two masks.
+def score_pair(pair: Pair, form: Literal["sform", "qform"] | None = None) -> ScoredPair:
+    """Compare one case's two masks; for `form` see `evaluate_folders`.
 
     Raises:
         ScanRefused: where one cannot be read, they lie on different grids, or the prediction's own record says that
@@ -203,8 +206,9 @@ def score_pair(pair: Pair) -> ScoredPair:
     record = own_record(pair.prediction.with_name(f"{pair.case}.json"))
     if record.get("volume_ml", 0.0) is None:
         raise ScanRefused(f"{pair.case}: expected a mask that was measured; got none: {record.get('volume_reason')}")
-    prediction, prediction_grid = read_mask(pair.prediction)
-    reference, labels, values, reference_grid = read_mask_and_labels(pair.reference)
+    choice = Choice(form=form)
+    prediction, prediction_grid = read_mask(pair.prediction, choice=choice)
+    reference, labels, values, reference_grid = read_mask_and_labels(pair.reference, choice=choice)
     if not same_grid(prediction, reference):
         grids, advice = f"{_grid_text(prediction)} and {_grid_text(reference)}", "resample one of them"
         if prediction.voxels.shape == reference.voxels.shape:
@@ -280,11 +284,11 @@ def _pixel_mm2(mask: MaskVolume) -> float:
     return float(torch.linalg.vector_norm(torch.linalg.cross(down, right)))
 
 
-def _score_with_one_thread(pair: Pair, *, alone: bool) -> ScoredPair:
+def _score_with_one_thread(pair: Pair, *, alone: bool, form: Literal["sform", "qform"] | None) -> ScoredPair:
     """`score_pair`, with a refusal as a result unless it is of the only pair."""
     try:
         with one_thread():
-            return score_pair(pair)
+            return score_pair(pair, form)
     except ScanRefused as error:
         if alone:
             raise

@@ -21,7 +21,15 @@ from torch import Tensor
 
 from hgisam.io.atomic import atomic_write
 from hgisam.io.errors import ScanRefused
-from hgisam.io.nifti_header import MAX_VOXELS, Geometry, Layout, check_geometry, check_layout, parse_header
+from hgisam.io.nifti_header import (
+    MAX_VOXELS,
+    Choice,
+    Geometry,
+    Layout,
+    check_geometry,
+    check_layout,
+    parse_header,
+)
 from hgisam.labels import SUBTYPES
 from hgisam.limits import open_regular
 from hgisam.volume import HIGHEST_HU, LOWEST_HU, CTVolume, MaskVolume, Orientation
@@ -38,6 +46,7 @@ _GZIP_LEVEL = 4
 _MOST_DEFLATE_CAN_SHRINK = 1040
 _MAX_TRAILING_BYTES = 2**20
 _CHUNK_BYTES = 2**20
+_NO_CHOICE = Choice()
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +56,8 @@ class NiftiGrid:
     Attributes:
         file_shape: the file's sizes, trailing axes of length 1 included.
         affine: the file's voxel index -> RAS+ mm.
-        header: the file's header, NIfTI-1 or NIfTI-2; written back unchanged where it speaks of geometry.
+        header: the file's header, NIfTI-1 or NIfTI-2; written back unchanged where it speaks of geometry. Where
+            something was chosen, it states that and nothing else.
         orientation: from the file's axes to house axes.
         warnings: what the reader had to put up with; empty where all is well.
         directions_known: whether the file says which way its axes run; else that was guessed, and a warning says so.
@@ -82,37 +92,43 @@ class NiftiGrid:
         return turned.reshape(self.file_shape)
 
 
-def read_ct(path: str | Path, max_voxels: int = MAX_VOXELS, hu_offset: float = 0.0) -> tuple[CTVolume, NiftiGrid]:
+def read_ct(
+    path: str | Path, max_voxels: int = MAX_VOXELS, hu_offset: float = 0.0, choice: Choice = _NO_CHOICE
+) -> tuple[CTVolume, NiftiGrid]:
     """Read a scan from a .nii or .nii.gz file, to the end of it, so that no damage passes unseen.
 
     Args:
         path: the file; told from gzip by its first bytes, not by its name.
         max_voxels: refuse more, before memory is taken.
         hu_offset: added to the file's values, before they are held to LOWEST_HU..HIGHEST_HU.
+        choice: what to take where the file leaves one.
 
     Returns:
         The scan, float32 HU within LOWEST_HU..HIGHEST_HU, and the file's grid with the reader's warnings.
 
     Raises:
-        ScanRefused: where the file is unreadable, damaged, no single volume, or its geometry is in doubt.
+        ScanRefused: where the file is unreadable or damaged, holds several volumes or its geometry is in doubt and
+            nothing is chosen.
     """
-    stored, layout, header, geometry = _read_file(Path(path), max_voxels)
+    stored, layout, header, geometry = _read_file(Path(path), max_voxels, choice)
     return _ct_from_stored(stored, _offset(layout, hu_offset), header, geometry, Path(path).name)
 
 
-def read_mask(path: str | Path, max_voxels: int = MAX_VOXELS) -> tuple[MaskVolume, NiftiGrid]:
+def read_mask(
+    path: str | Path, max_voxels: int = MAX_VOXELS, choice: Choice = _NO_CHOICE
+) -> tuple[MaskVolume, NiftiGrid]:
     """Read a mask or a label volume; any value above 0 is hemorrhage. An empty mask is as good as any other.
 
     Raises:
         ScanRefused: as `read_ct`; and where values are no whole numbers of 0 and above (a scan, a probability map).
     """
-    values, grid, source = _read_whole_numbers(Path(path), max_voxels, "a mask")
+    values, grid, source = _read_whole_numbers(Path(path), max_voxels, "a mask", choice)
     house = np.ascontiguousarray(grid.orientation.to_house(values > 0.5))
     return MaskVolume(torch.from_numpy(house), _house_affine(grid), source), grid
 
 
 def read_mask_and_labels(
-    path: str | Path, max_voxels: int = MAX_VOXELS
+    path: str | Path, max_voxels: int = MAX_VOXELS, choice: Choice = _NO_CHOICE
 ) -> tuple[MaskVolume, UInt8[Tensor, "depth height width"] | None, tuple[int, ...], NiftiGrid]:
     """Read a file as `read_mask` does, and as `read_labels` does where all its values stand for subtypes, else None.
 
@@ -122,7 +138,7 @@ def read_mask_and_labels(
     Raises:
         ScanRefused: as `read_mask`.
     """
-    values, grid, source = _read_whole_numbers(Path(path), max_voxels, "a mask")
+    values, grid, source = _read_whole_numbers(Path(path), max_voxels, "a mask", choice)
     house = np.ascontiguousarray(grid.orientation.to_house(values > 0.5))
     mask = MaskVolume(torch.from_numpy(house), _house_affine(grid), source)
     if float(values.max()) <= _HIGHEST_LABEL:
@@ -138,7 +154,7 @@ def read_labels(
     Raises:
         ScanRefused: as `read_mask`; and where a value stands for no subtype.
     """
-    values, grid, source = _read_whole_numbers(Path(path), max_voxels, "a label volume")
+    values, grid, source = _read_whole_numbers(Path(path), max_voxels, "a label volume", _NO_CHOICE)
     highest = float(values.max())
     if highest > _HIGHEST_LABEL:
         raise ScanRefused(
@@ -157,12 +173,16 @@ def read_grid(path: str | Path, max_voxels: int = MAX_VOXELS) -> NiftiGrid:
     path = Path(path)
     with _refusing_damage(path), os.fdopen(open_regular(path), "rb") as raw:
         stream, _ = _uncompressed(raw)
-        _, layout, header, geometry = _read_header(stream, path.name, max_voxels)
+        _, layout, header, geometry = _read_header(stream, path.name, max_voxels, _NO_CHOICE)
     return _grid(layout, header, geometry, path.name)
 
 
 def ct_from_image(
-    image: nib.spatialimages.SpatialImage, source: str, max_voxels: int = MAX_VOXELS, hu_offset: float = 0.0
+    image: nib.spatialimages.SpatialImage,
+    source: str,
+    max_voxels: int = MAX_VOXELS,
+    hu_offset: float = 0.0,
+    choice: Choice = _NO_CHOICE,
 ) -> tuple[CTVolume, NiftiGrid]:
     """A scan from a nibabel image. One loaded lazily is read by nibabel, which checks less: `read_ct` takes the path.
 
@@ -171,6 +191,7 @@ def ct_from_image(
         source: a name for errors.
         max_voxels: refuse more.
         hu_offset: as for `read_ct`.
+        choice: as for `read_ct`.
 
     Raises:
         ScanRefused: as `read_ct`.
@@ -188,12 +209,13 @@ def ct_from_image(
     if not affine_stated:
         _state_affine(header, np.asarray(image.affine, dtype=np.float64), source)
     header.set_slope_inter(*((data.slope, data.inter) if lazy else (1.0, 0.0)))
-    layout = check_layout(header, source, max_voxels)
-    geometry = check_geometry(header, layout.shape, source)
+    layout = check_layout(header, source, max_voxels, choice.volume)
+    geometry = check_geometry(header, layout.shape, source, choice.form)
     try:
         stored = data.get_unscaled() if lazy else np.asarray(data)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise _damaged(source, error) from error
+    stored = stored.reshape((*layout.shape, layout.n_volumes), order="F")[..., layout.volume]
     return _ct_from_stored(stored, _offset(layout, hu_offset), header, geometry, source)
 
 
@@ -285,15 +307,15 @@ def write_labels(path: Path, labels: UInt8[Tensor, "depth height width"], grid: 
     _write(path, labels, grid, np.dtype("u1"), "hgisam labels; research use only")
 
 
-def _read_file(path: Path, max_voxels: int) -> tuple[NDArray[Any], Layout, nib.Nifti1Header, Geometry]:
+def _read_file(path: Path, max_voxels: int, choice: Choice) -> tuple[NDArray[Any], Layout, nib.Nifti1Header, Geometry]:
     """The stored numbers, three axes in the file's order and not rescaled, and what the header says of them."""
     source = path.name
     with _refusing_damage(path), os.fdopen(open_regular(path), "rb") as raw:
         n_bytes_on_disk = raw.seek(0, io.SEEK_END)
         raw.seek(0)
         stream, compressed = _uncompressed(raw)
-        block, layout, header, geometry = _read_header(stream, source, max_voxels)
-        promised = layout.offset + layout.n_bytes
+        block, layout, header, geometry = _read_header(stream, source, max_voxels, choice)
+        promised = layout.offset + layout.n_bytes + layout.n_bytes_behind
         if promised > n_bytes_on_disk * (_MOST_DEFLATE_CAN_SHRINK if compressed else 1):
             raise _truncated(source, f"{promised:,} bytes", f"a file of {n_bytes_on_disk:,} on disk")
         stored = _read_voxels(stream, block, layout, source)
@@ -318,17 +340,19 @@ def _uncompressed(raw: BinaryIO) -> tuple[BinaryIO, bool]:
     return (gzip.GzipFile(fileobj=raw) if compressed else raw), compressed  # type: ignore[return-value]
 
 
-def _read_header(stream: BinaryIO, source: str, max_voxels: int) -> tuple[bytes, Layout, nib.Nifti1Header, Geometry]:
+def _read_header(
+    stream: BinaryIO, source: str, max_voxels: int, choice: Choice
+) -> tuple[bytes, Layout, nib.Nifti1Header, Geometry]:
     """The file's first bytes, and what they say."""
     block = stream.read(540)
     header = parse_header(block, source)
-    layout = check_layout(header, source, max_voxels)
-    return block, layout, header, check_geometry(header, layout.shape, source)
+    layout = check_layout(header, source, max_voxels, choice.volume)
+    return block, layout, header, check_geometry(header, layout.shape, source, choice.form)
 
 
-def _read_whole_numbers(path: Path, max_voxels: int, kind: str) -> tuple[NDArray[Any], NiftiGrid, str]:
+def _read_whole_numbers(path: Path, max_voxels: int, kind: str, choice: Choice) -> tuple[NDArray[Any], NiftiGrid, str]:
     """Values from 0 up, whole but for the rounding of a rescaled file, in the file's axes."""
-    stored, layout, header, geometry = _read_file(path, max_voxels)
+    stored, layout, header, geometry = _read_file(path, max_voxels, choice)
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is no whole number, and is refused as such
         values = stored if (layout.slope, layout.inter) == (1.0, 0.0) else stored * layout.slope + layout.inter
     lowest, highest = float(values.min()), float(values.max())
@@ -365,14 +389,16 @@ def _read_voxels(stream: BinaryIO, block: bytes, layout: Layout, source: str) ->
         if not got:
             raise _truncated(source, f"{buffer.size:,} bytes of voxels", f"{filled:,}")
         filled += got
-    trailing = max(len(block) - layout.offset - layout.n_bytes, 0)
+    behind = max(len(block) - layout.offset - layout.n_bytes, 0)
     while more := len(stream.read(_CHUNK_BYTES)):
-        trailing += more
-        if trailing > _MAX_TRAILING_BYTES:
+        behind += more
+        if behind > layout.n_bytes_behind + _MAX_TRAILING_BYTES:
             raise ScanRefused(
-                f"{source}: expected {buffer.size:,} bytes of voxels; got over a megabyte more than the header states;"
-                " the header is wrong or the file is a trap"
+                f"{source}: expected {buffer.size * layout.n_volumes:,} bytes of voxels; got over a megabyte more than"
+                " the header states; the header is wrong or the file is a trap"
             )
+    if behind < layout.n_bytes_behind:
+        raise _truncated(source, f"{layout.n_bytes_behind:,} bytes of later volumes", f"{behind:,}")
     return buffer.view(layout.dtype).reshape(layout.shape, order="F")
 
 
@@ -432,9 +458,13 @@ def _grid(layout: Layout, header: nib.Nifti1Header, geometry: Geometry, source: 
         orientation = Orientation.from_affine(geometry.affine)
     except ValueError as error:
         raise ScanRefused(f"{source}: {error}") from error
-    return NiftiGrid(
-        layout.file_shape, geometry.affine, header, orientation, geometry.warnings, geometry.directions_known
-    )
+    if layout.n_volumes > 1 or geometry.chosen:
+        header = header.copy()
+        header.set_data_shape(layout.file_shape)
+    if geometry.chosen:
+        _state_affine(header, geometry.affine, source)
+    warnings = layout.warnings + geometry.warnings
+    return NiftiGrid(layout.file_shape, geometry.affine, header, orientation, warnings, geometry.directions_known)
 
 
 def _house_affine(grid: NiftiGrid) -> Float[Tensor, "4 4"]:

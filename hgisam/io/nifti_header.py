@@ -1,7 +1,8 @@
 """What a NIfTI header promises: shape, number format, rescaling and affine, each checked before any voxel is read."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import nibabel as nib
 import numpy as np
@@ -27,6 +28,20 @@ _REAL_FORMATS = frozenset("uif")
 _MAX_DATA_OFFSET = 64 * 2**20
 _METRE, _MICRON = 1, 3
 _FARTHEST_MM = 1e6
+_BY_PREFER = "name the true one to segment, classify, check or evaluate by --prefer sform or qform"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to take where a file leaves a choice; without one such a file is refused.
+
+    Attributes:
+        volume: which of several volumes, from 0, in the order in which they are stored.
+        form: which of the header's two geometries, where they are at odds.
+    """
+
+    volume: int | None = None
+    form: Literal["sform", "qform"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +49,14 @@ class Layout:
     """How a volume's numbers lie in memory and what turns them into HU.
 
     Attributes:
-        file_shape: the array's sizes as the header has them, trailing axes of length 1 included.
+        file_shape: the volume's sizes as the header has them, trailing axes of length 1 included.
         shape: the first three of them.
         dtype: the number format, byte order included.
-        offset: bytes from the file's start to the first voxel.
+        offset: bytes from the file's start to the volume's first voxel.
         slope: stored numbers times slope plus inter are HU; 1 and 0 where the header states none.
         inter: see slope.
+        n_volumes: how many the file holds.
+        volume: which of them this is.
     """
 
     file_shape: tuple[int, ...]
@@ -48,11 +65,25 @@ class Layout:
     offset: int
     slope: float
     inter: float
+    n_volumes: int = 1
+    volume: int = 0
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of voxel data."""
+        """Bytes of the volume's voxels."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def n_bytes_behind(self) -> int:
+        """Bytes of the voxels of later volumes."""
+        return (self.n_volumes - 1 - self.volume) * self.n_bytes
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader should know; empty where the file holds one volume."""
+        if self.n_volumes == 1:
+            return ()
+        return (f"the file holds {self.n_volumes} volumes, of which volume {self.volume} was taken, as was asked for",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +94,13 @@ class Geometry:
         affine: voxel index -> RAS+ mm.
         warnings: what a reader should know about it; empty where all is well.
         directions_known: whether the header says which way the axes run; else the affine guesses.
+        chosen: whether the header states another one too, and this was asked for.
     """
 
     affine: NDArray[np.float64]
     warnings: tuple[str, ...]
     directions_known: bool = True
+    chosen: bool = False
 
 
 def parse_header(block: bytes, source: str) -> nib.Nifti1Header:
@@ -93,19 +126,36 @@ def parse_header(block: bytes, source: str) -> nib.Nifti1Header:
     raise ScanRefused(f"{source}: expected a NIfTI file (.nii or .nii.gz); got {found}")
 
 
-def check_layout(header: nib.Nifti1Header, source: str, max_voxels: int) -> Layout:
+def check_layout(header: nib.Nifti1Header, source: str, max_voxels: int, volume: int | None = None) -> Layout:
     """Shape, number format and rescaling, checked with nothing but the header.
 
+    Args:
+        header: the file's.
+        source: for errors.
+        max_voxels: of all volumes together.
+        volume: which of several to take.
+
     Raises:
-        ScanRefused: where the header states no single volume of real numbers, or more than `max_voxels` voxels.
+        ScanRefused: where the header states no real numbers, several volumes and none is chosen, none such as is
+            chosen, or more than `max_voxels` voxels.
     """
-    file_shape = _checked_shape(header, source)
-    shape = (file_shape[0], file_shape[1], file_shape[2])
-    if math.prod(shape) > max_voxels:
+    stated = _checked_shape(header, source)
+    n_volumes = math.prod(stated[3:])
+    if math.prod(stated) > max_voxels:
         raise ScanRefused(
-            f"{source}: expected at most {max_voxels:,} voxels; got a header that states {_times(shape)} ="
-            f" {math.prod(shape):,}; if that is true, raise --max-voxels"
+            f"{source}: expected at most {max_voxels:,} voxels; got a header that states {_times(stated)} ="
+            f" {math.prod(stated):,}; if that is true, raise --max-voxels"
         )
+    if n_volumes > 1 and volume is None:
+        raise ScanRefused(
+            f"{source}: expected one volume; got {n_volumes} ({_times(stated)}); name the one without contrast to"
+            " segment, classify or check by --volume, from 0"
+        )
+    if volume is not None and volume >= n_volumes:
+        raise ScanRefused(
+            f"{source}: expected --volume from 0 to {n_volumes - 1}; got {volume}; the file holds {n_volumes} of them"
+        )
+    shape = (stated[0], stated[1], stated[2])
     try:
         dtype = header.get_data_dtype()
     except (HeaderDataError, KeyError):
@@ -116,14 +166,31 @@ def check_layout(header: nib.Nifti1Header, source: str, max_voxels: int) -> Layo
             f"{source}: expected integers or floats of up to 64 bit; got {found}; a CT has one number in HU per voxel"
         )
     slope, inter = _checked_rescaling(header, source)
-    return Layout(file_shape, shape, dtype, _checked_offset(header, source), slope, inter)
+    whole = Layout(stated, shape, dtype, _checked_offset(header, source), slope, inter)
+    if n_volumes == 1:
+        return whole
+    chosen = volume or 0
+    offset = whole.offset + chosen * whole.n_bytes
+    return replace(whole, file_shape=shape, offset=offset, n_volumes=n_volumes, volume=chosen)
 
 
-def check_geometry(header: nib.Nifti1Header, shape: tuple[int, int, int], source: str) -> Geometry:
+def check_geometry(
+    header: nib.Nifti1Header,
+    shape: tuple[int, int, int],
+    source: str,
+    form: Literal["sform", "qform"] | None = None,
+) -> Geometry:
     """The affine that the header states: sform, else qform, else spacing only, with what is doubtful about it.
 
+    Args:
+        header: the file's.
+        shape: the volume's sizes.
+        source: for errors.
+        form: which to take where the two are at odds, or the sform and the spacing of pixdim, which is the qform's.
+
     Raises:
-        ScanRefused: where the spacing is unknown, or qform, sform and pixdim disagree beyond GEOMETRY_TOLERANCE.
+        ScanRefused: where the spacing is unknown, or qform, sform and pixdim disagree beyond GEOMETRY_TOLERANCE and
+            none is chosen.
     """
     spacing = header["pixdim"][1:4].astype(np.float64)
     if not (np.isfinite(spacing).all() and (spacing > 0).all()):
@@ -141,14 +208,16 @@ def check_geometry(header: nib.Nifti1Header, shape: tuple[int, int, int], source
     sform = header.get_sform().astype(np.float64) if int(header["sform_code"]) > 0 else None
     qform = _qform(header, source, needed=sform is None) if int(header["qform_code"]) > 0 else None
     if sform is not None:
-        _check_invertible(sform, source)
-        _check_pixdim_agrees(sform, spacing, source)
-        warnings = _shear_warnings(sform)
-        if qform is not None:
-            _check_qform_agrees(sform, qform, shape, source)
-        elif int(header["qform_code"]) > 0:
-            warnings += ("the qform is no rotation: the sform was taken",)
-        return Geometry(sform, warnings)
+        odds = _odds(sform, qform, spacing, shape)
+        if odds is None:
+            spoilt = qform is None and int(header["qform_code"]) > 0
+            no_rotation = ("the qform is no rotation: the sform was taken",) if spoilt else ()
+            return Geometry(sform, _shear_warnings(sform) + no_rotation)
+        taken = {"sform": sform if _is_invertible(sform) else None, "qform": qform}.get(form or "")
+        if taken is None:
+            raise ScanRefused(f"{source}: expected {odds.expected}; got {odds.got}; {odds.remedy}")
+        warning = f"the {form} was taken, as was asked for: got {odds.got}"
+        return Geometry(taken, (*_shear_warnings(taken), warning), chosen=True)
     if qform is not None:
         return Geometry(qform, ())
     warning = (
@@ -167,11 +236,6 @@ def _checked_shape(header: nib.Nifti1Header, source: str) -> tuple[int, ...]:
         raise ScanRefused(
             f"{source}: expected a volume with three axes; got {_times(file_shape)}: a single picture has no place in"
             " the head; give the whole scan"
-        )
-    if max(file_shape[3:], default=1) > 1:
-        raise ScanRefused(
-            f"{source}: expected one volume; got {math.prod(file_shape[3:])} ({_times(file_shape)}); split the file and"
-            " give the one without contrast"
         )
     return file_shape
 
@@ -218,40 +282,52 @@ def _qform(header: nib.Nifti1Header, source: str, needed: bool) -> NDArray[np.fl
     return None
 
 
-def _check_invertible(affine: NDArray[np.float64], source: str) -> None:
-    with np.errstate(all="ignore"):  # of numbers as small as 1e-300 the determinant is none
-        determinant = float(np.abs(np.linalg.det(affine[:3, :3])))
-    if not (np.abs(affine) <= _FARTHEST_MM).all() or not determinant >= 1e-9:
-        raise ScanRefused(
-            f"{source}: expected an invertible sform; got {affine[:3, :3].tolist()}; spacing and axes are unknown:"
-            " convert the scan again"
-        )
+@dataclass(frozen=True)
+class _Odds:
+    """Why a header's geometries cannot all be true."""
+
+    expected: str
+    got: str
+    remedy: str
 
 
-def _check_pixdim_agrees(sform: NDArray[np.float64], spacing: NDArray[np.float64], source: str) -> None:
+def _odds(
+    sform: NDArray[np.float64], qform: NDArray[np.float64] | None, spacing: NDArray[np.float64], shape: tuple[int, ...]
+) -> _Odds | None:
+    """What the sform is at odds with; None where all agree. Without a qform its spacing is pixdim's all the same."""
+    if not _is_invertible(sform):
+        remedy = "spacing and axes are unknown: convert the scan again"
+        if qform is not None:
+            remedy += f", or {_BY_PREFER}"
+        return _Odds("an invertible sform", f"{sform[:3, :3].tolist()}", remedy)
     lengths = np.linalg.norm(sform[:3, :3], axis=0)
     if (np.abs(lengths / spacing - 1) > GEOMETRY_TOLERANCE).any():
-        raise ScanRefused(
-            f"{source}: expected one spacing; got {_numbers(spacing)} mm in pixdim and {_numbers(lengths)} mm in the"
-            " sform; correct the header"
-        )
+        got = f"{_numbers(spacing)} mm in pixdim and {_numbers(lengths)} mm in the sform"
+        return _Odds("one spacing", got, f"correct the header, or {_BY_PREFER}")
+    if qform is None:
+        return None
+    apart = _apart(sform, qform, shape)
+    if apart <= GEOMETRY_TOLERANCE:
+        return None
+    expected = f"qform and sform to agree within {GEOMETRY_TOLERANCE:.0%}"
+    remedy = f"which one is true cannot be told: remove the wrong one, or {_BY_PREFER}"
+    return _Odds(expected, f"qform and sform {apart:.1%} apart", remedy)
 
 
-def _check_qform_agrees(
-    sform: NDArray[np.float64], qform: NDArray[np.float64], shape: tuple[int, int, int], source: str
-) -> None:
-    """A qform cannot hold shear, so it is compared with the sform's closest square axes."""
+def _is_invertible(affine: NDArray[np.float64]) -> bool:
+    with np.errstate(all="ignore"):  # of numbers as small as 1e-300 the determinant is none
+        determinant = float(np.abs(np.linalg.det(affine[:3, :3])))
+    return bool((np.abs(affine) <= _FARTHEST_MM).all()) and determinant >= 1e-9
+
+
+def _apart(sform: NDArray[np.float64], qform: NDArray[np.float64], shape: tuple[int, ...]) -> float:
+    """How far, as GEOMETRY_TOLERANCE counts. A qform holds no shear: the sform's nearest square axes stand for it."""
     lengths = np.linalg.norm(sform[:3, :3], axis=0)
     left, _, right = np.linalg.svd(sform[:3, :3] / lengths)
     moved_per_voxel = np.linalg.norm((left @ right) * lengths - qform[:3, :3], axis=0) / lengths
     diagonal_mm = float(np.linalg.norm(lengths * shape))
     moved_origin = float(np.linalg.norm(sform[:3, 3] - qform[:3, 3])) / diagonal_mm
-    worst = max(float(moved_per_voxel.max()), moved_origin)
-    if worst > GEOMETRY_TOLERANCE:
-        raise ScanRefused(
-            f"{source}: expected qform and sform to agree within {GEOMETRY_TOLERANCE:.0%}; got {worst:.1%} apart; which"
-            " one is true cannot be told: remove the wrong one"
-        )
+    return max(float(moved_per_voxel.max()), moved_origin)
 
 
 def _shear_warnings(affine: NDArray[np.float64]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import nibabel as nib
 import numpy as np
@@ -406,6 +407,26 @@ def test_the_same_shape_in_another_place_is_refused(tmp_path: Path) -> None:
     put(tmp_path / "r.nii.gz", (1, 2, 3), affine=moved)
     with pytest.raises(ScanRefused, match=r"p: expected both masks on one grid; .* 2\.00 mm apart at most; if both"):
         evaluate_folders(tmp_path / "p.nii.gz", tmp_path / "r.nii.gz")
+
+
+@pytest.mark.parametrize("form", ["sform", "qform"])
+def test_of_a_reference_with_two_geometries_the_one_that_is_asked_for_counts(
+    tmp_path: Path, form: Literal["sform", "qform"]
+) -> None:
+    """Against masks that state one of the two each; no choice, no comparison."""
+    moved = AFFINE.copy()
+    moved[0, 3] = 20.0
+    reference = nib.Nifti1Image(np.ones(SHAPE, dtype=np.uint8), AFFINE)
+    reference.set_sform(AFFINE, code=1)
+    reference.set_qform(moved, code=1)
+    (tmp_path / "r").mkdir()
+    for case, affine in (("sform", AFFINE), ("qform", moved)):
+        put(tmp_path / "p" / f"{case}_mask.nii.gz", (1, 2, 3), affine=affine)
+        reference.to_filename(tmp_path / "r" / f"{case}_mask.nii.gz")
+    assert [case for case, _ in evaluate_folders(tmp_path / "p", tmp_path / "r").refused] == ["qform", "sform"]
+    report = evaluate_folders(tmp_path / "p", tmp_path / "r", form=form)
+    assert [scan.case for scan in report.scans] == [form]
+    assert any(f"the {form} was taken" in warning for warning in report.scans[0].warnings)
 
 
 def test_another_shape_is_refused_with_both_grids(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import struct
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -33,6 +33,7 @@ from hgisam.io.nifti import (
     write_map,
     write_mask,
 )
+from hgisam.io.nifti_header import Choice
 from hgisam.volume import CTVolume
 
 SHAPE = (6, 5, 4)
@@ -459,6 +460,91 @@ def test_a_qform_that_is_no_rotation_gives_way_to_the_sform(tmp_path: Path) -> N
     _, grid = read_ct(patched(tmp_path, edit=setting(quatern_b=5.0)))
     np.testing.assert_allclose(grid.affine, SPACING, atol=1e-6)
     assert grid.warnings == ("the qform is no rotation: the sform was taken",)
+
+
+ODDS = {
+    "another origin": {"qoffset_x": 5.0},
+    "left and right swapped": {"srow_x": [0.5, 0, 0, 0]},
+    "another spacing": {"pixdim": [-1, 0.5, 0.7, 5.1, 0, 0, 0, 0]},
+    "an sform of nothing": {"srow_x": [0, 0, 0, 0]},
+}
+"""What makes a header's forms disagree."""
+
+
+@pytest.mark.parametrize("form", ["sform", "qform"])
+@pytest.mark.parametrize("odds", ODDS)
+def test_of_two_forms_at_odds_the_one_that_is_asked_for_is_taken_and_said_to_be(
+    tmp_path: Path, odds: str, form: Literal["sform", "qform"]
+) -> None:
+    path = patched(tmp_path, edit=setting(**ODDS[odds]))
+    refused(path, "by --prefer sform or qform$")
+    if (odds, form) == ("an sform of nothing", "sform"):
+        refused(path, "expected an invertible sform", choice=Choice(form=form))
+        return
+    ct, grid = read_ct(path, choice=Choice(form=form))
+    header = nib.load(path).header
+    np.testing.assert_allclose(grid.affine, header.get_sform() if form == "sform" else header.get_qform(), atol=1e-6)
+    assert len(grid.warnings) == 1
+    assert f"the {form} was taken, as was asked for" in grid.warnings[0]
+    write_mask(tmp_path / "mask.nii.gz", torch.zeros(ct.hu.shape, dtype=torch.bool), grid)
+    written = read_mask(tmp_path / "mask.nii.gz")[1]  # refused, were there two truths in it
+    np.testing.assert_allclose(written.affine, grid.affine, atol=1e-6)
+    assert written.warnings == ()
+
+
+@pytest.mark.parametrize("form", ["sform", "qform"])
+def test_where_both_forms_agree_a_choice_changes_nothing(tmp_path: Path, form: Literal["sform", "qform"]) -> None:
+    ct, grid = read_ct(saved(tmp_path), choice=Choice(form=form))
+    plain, plain_grid = read_ct(saved(tmp_path))
+    assert torch.equal(ct.hu, plain.hu)
+    np.testing.assert_array_equal(grid.affine, plain_grid.affine)
+    assert grid.warnings == ()
+
+
+def test_a_form_that_is_not_there_cannot_be_taken(tmp_path: Path) -> None:
+    path = patched(tmp_path, edit=setting(pixdim=[1, 0.5, 0.7, 5.1, 0, 0, 0, 0], qform_code=0))
+    refused(path, "by --prefer sform or qform$", choice=Choice(form="qform"))
+    np.testing.assert_allclose(read_ct(path, choice=Choice(form="sform"))[1].affine, SPACING, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
+@pytest.mark.parametrize("more", [(3,), (1, 3)])
+def test_a_chosen_volume_is_read_as_the_file_that_holds_it_alone(
+    tmp_path: Path, name: str, more: tuple[int, ...]
+) -> None:
+    several = np.stack([hu() + 7 * number for number in range(3)], axis=-1).reshape(*SHAPE, *more)
+    path = saved(tmp_path, image(several), name)
+    refused(path, "expected one volume; got 3 .*--volume, from 0")
+    refused(path, "expected --volume from 0 to 2; got 3", choice=Choice(volume=3))
+    for number in range(3):
+        ct, grid = read_ct(path, choice=Choice(volume=number))
+        in_memory, _ = ct_from_image(nib.load(path), "image", choice=Choice(volume=number))
+        alone, alone_grid = read_ct(saved(tmp_path, image(hu() + 7 * number), "alone.nii.gz"))
+        assert torch.equal(ct.hu, alone.hu)
+        assert torch.equal(in_memory.hu, alone.hu)
+        assert grid.warnings == (f"the file holds 3 volumes, of which volume {number} was taken, as was asked for",)
+        write_mask(tmp_path / "mask.nii.gz", ct.hu > 0, grid)
+        write_mask(tmp_path / "alone_mask.nii.gz", ct.hu > 0, alone_grid)
+        mask, alone_mask = nib.load(tmp_path / "mask.nii.gz"), nib.load(tmp_path / "alone_mask.nii.gz")
+        assert mask.shape == SHAPE
+        np.testing.assert_array_equal(mask.affine, alone_mask.affine)
+        np.testing.assert_array_equal(mask.get_fdata(), alone_mask.get_fdata())
+
+
+def test_all_volumes_are_read_to_the_end_and_count_as_voxels(tmp_path: Path) -> None:
+    several = np.stack([hu(), hu()], axis=-1)
+    path = saved(tmp_path, image(several))
+    refused(path, "at most 239 voxels; got .*= 240", max_voxels=239, choice=Choice(volume=0))
+    assert read_ct(path, max_voxels=240, choice=Choice(volume=0))[0].hu.numel() == 120
+    cut = gzip.compress(gzip.decompress(path.read_bytes())[:-1])
+    path.write_bytes(cut)
+    for volume in (0, 1):
+        refused(path, "truncated", choice=Choice(volume=volume))
+
+
+def test_the_only_volume_may_be_asked_for(tmp_path: Path) -> None:
+    assert read_ct(saved(tmp_path), choice=Choice(volume=0))[1].warnings == ()
+    refused(saved(tmp_path), "expected --volume from 0 to 0; got 1", choice=Choice(volume=1))
 
 
 def test_unstated_units_are_millimetres(tmp_path: Path) -> None:
