@@ -263,19 +263,19 @@ def segment(
         }
         with output_folder(output):
             model = _load_for_masks(method, weights, config, flags, device, batch_size)
-        from hgisam.run import RunOptions, segment_cases
+            from hgisam.run import RunOptions, segment_cases
 
-        report = segment_cases(
-            model,
-            cases,
-            output,
-            save_map=save_map,
-            dicom_seg=dicom_seg,
-            dicom_sr=dicom_sr,
-            deidentify=deidentify,
-            show_progress=_on_terminal() and not quiet,
-            options=RunOptions(resume, share, timeout, oom.value),
-        )
+            report = segment_cases(
+                model,
+                cases,
+                output,
+                save_map=save_map,
+                dicom_seg=dicom_seg,
+                dicom_sr=dicom_sr,
+                deidentify=deidentify,
+                show_progress=_on_terminal() and not quiet,
+                options=RunOptions(resume, share, timeout, oom.value),
+            )
         _finish(report, ("case", "probability", "volume_ml", "status"), output, quiet=quiet)
 
 
@@ -310,10 +310,10 @@ def classify(
         with output_folder(output):
             model = _load(weights, config, flags, device, batch_size)
             model.ensure_able("classify")
-        from hgisam.run import RunOptions, classify_cases
+            from hgisam.run import RunOptions, classify_cases
 
-        options = RunOptions(resume, share, timeout, oom.value)
-        report = classify_cases(model, cases, output, show_progress=_on_terminal() and not quiet, options=options)
+            options = RunOptions(resume, share, timeout, oom.value)
+            report = classify_cases(model, cases, output, show_progress=_on_terminal() and not quiet, options=options)
         _finish(report, ("case", "probability", "n_slices_positive", "status"), output, quiet=quiet)
 
 
@@ -334,7 +334,8 @@ def phantom(
         options = PhantomOptions()
         made = generate_phantoms(n, seed, options, workers=min(n, workers or _n_cpus()))
         names = [f"phantom_{number:05d}" for number in range(seed, seed + n)]
-        rows = write_phantoms(made, names, output, options=options, show_progress=_on_terminal() and not quiet)
+        with output_folder(output):
+            rows = write_phantoms(made, names, output, options=options, show_progress=_on_terminal() and not quiet)
         if not quiet:
             _show(rows, ("case", "volume_ml"))
             typer.echo(f"Written to {output}. {NOTICE}")

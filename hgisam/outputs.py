@@ -27,7 +27,7 @@ _PATIENCE_S = 5.0
 
 @contextmanager
 def claimed(folder: Path, *, shared: bool = False) -> Iterator[Path]:
-    """Make the folder if absent and hold it for the length of the `with`; a new one goes again if that fails at once.
+    """Make the folder if absent and hold it for the length of the `with`; where that fails, a new one goes if empty.
 
     Whoever holds it alone, and the last of several to leave, removes unfinished files of processes that were killed.
     On Windows nothing is locked, so that nothing can be shared.

@@ -182,7 +182,7 @@ def render_preview(
             tiles.append(_heated(grey, view, saliency[index]))
     volume = "volume not measured" if volume_ml is None else _volume_text(volume_ml)
     if volume_ml is not None and volume_is_lower_bound:
-        volume = f"at least {volume_ml:.1f} mL"
+        volume = f"at least {volume_ml:.1g} mL" if 0 < volume_ml < 0.1 else f"at least {volume}"
     page = _page(tiles, map_places, _header(title, volume, probability, warnings), _footer(view, bool(mapped)))
     file = io.BytesIO()
     page.save(file, format="PNG", compress_level=4)

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from analytic_head import SKULL, draw_head
@@ -187,6 +189,21 @@ def test_json_for_machines_names_no_folder(folder: Path, tiny_weights: tuple[Pat
     assert "Doe" not in done.stdout
     offset = hgisam("check", folder / "shifted.nii.gz", "--hu-offset", "-1024", "--weights", tiny_weights[0])
     assert offset.exit_code == ExitCode.OK
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_of_two_volumes_that_are_asked_for_each_is_checked(
+    folder: Path, tmp_path: Path, tiny_weights: tuple[Path, str], masks: bool
+) -> None:
+    """By a classifier's settings and by those of a network that learned from masks: the sound one, and one shifted."""
+    sound, shifted = (nib.load(folder / f"{name}.nii.gz") for name in ("sound", "shifted"))
+    both = np.stack([sound.get_fdata(), shifted.get_fdata()], axis=-1).astype(np.int16)
+    nib.Nifti1Image(both, sound.affine).to_filename(tmp_path / "both.nii.gz")
+    weights = write_weights(tmp_path / "unet.safetensors", 2) if masks else tiny_weights[0]
+    words = ("check", tmp_path / "both.nii.gz", "--weights", weights)
+    assert [hgisam(*words, *more).exit_code for more in ((), ("--volume", "0"), ("--volume", "1"))] == [
+        ExitCode.REFUSED, ExitCode.OK, ExitCode.REFUSED,
+    ]  # fmt: skip
 
 
 def test_a_network_that_learned_from_masks_takes_scans_in_by_its_own_settings(folder: Path, tmp_path: Path) -> None:

@@ -479,6 +479,24 @@ def test_what_needs_a_dicom_seg_is_a_usage_error_alone(flag: str, tmp_path: Path
     done = hgisam("segment", scan("a"), "-o", tmp_path / "out", flag)
     assert done.exit_code == 2
     assert f"expected --dicom-seg with {flag}" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("loader")
+def test_a_dicom_seg_of_no_dicom_leaves_no_folder(tmp_path: Path, scan: Callable[..., str]) -> None:
+    done = hgisam("segment", scan("a"), "-o", tmp_path / "new" / "out", "--dicom-seg")
+    assert done.exit_code == 2
+    assert not (tmp_path / "new").exists()
+
+
+def test_evaluate_takes_the_geometry_that_is_asked_for(tmp_path: Path) -> None:
+    mask = nib.Nifti1Image(np.ones((4, 4, 4), dtype=np.uint8), np.eye(4))
+    mask.set_sform(np.eye(4), code=1)
+    mask.set_qform(np.diag([1.0, -1.0, 1.0, 1.0]), code=1)
+    mask.to_filename(tmp_path / "a_mask.nii.gz")
+    words = ("evaluate", tmp_path / "a_mask.nii.gz", tmp_path / "a_mask.nii.gz", "-o", tmp_path / "out")
+    assert hgisam(*words).exit_code == 3
+    assert hgisam(*words, "--prefer", "sform").exit_code == 0
 
 
 @pytest.mark.parametrize("command", ["segment", "classify"])

@@ -194,6 +194,8 @@ def test_a_volume_that_leaves_out_part_of_the_brain_is_called_a_least_one(tmp_pa
     ct, mask = head(4), torch.zeros(4, 200, 200, dtype=torch.bool)
     mask[2, 90:110, 90:110] = True
     whole, least = drawn(ct, mask), drawn(ct, mask, volume_is_lower_bound=True)
+    little, nothing = (drawn(ct, mask, volume_is_lower_bound=True, volume_ml=ml) for ml in (0.04, 0.0))
+    assert (little != nothing).any()
     rows = np.flatnonzero((whole != least).any(axis=(1, 2)))
     assert rows.size
     assert rows.max() < 96  # the header, without warnings

@@ -151,17 +151,18 @@ class FoldTraining:
         Raises:
             OutputError: where it cannot be.
         """
-        if self.changed:
+        changed = self.changed
+        if changed:
             names = (self.run.with_name(f"{self.run.name}_old_{n}") for n in count(1))
             aside = next(path for path in names if not path.exists())
-            log.warning(
-                "%s: begun anew: other %s than before; that training is now %s",
-                self.run, ", other ".join(self.changed), aside.name,
-            )  # fmt: skip
             try:
                 self.run.rename(aside)
             except OSError as error:
                 raise OutputError(f"{self.run}: expected to set it aside; got '{error.strerror}'; move it") from error
+            log.warning(
+                "%s: begun anew: other %s than before; that training is now %s",
+                self.run, ", other ".join(changed), aside.name,
+            )  # fmt: skip
         make_output_folder(self.run)
         write_json(self.run / TAUGHT_ON, {"hgisam_version": __version__, "sha256": self.taught_on})
 

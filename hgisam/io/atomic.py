@@ -35,7 +35,7 @@ def output_folder(folder: Path) -> Iterator[Path]:
     Raises:
         OutputError: where it cannot be made, is a file, or cannot be written to.
     """
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    new = [path for path in (folder, *folder.parents) if not _may_exist(path)]
     try:
         yield make_output_folder(folder)
     except BaseException:
@@ -71,6 +71,13 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def _may_exist(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # nobody may look, or no file can have such a name
+        return True
 
 
 def remove_unfinished(folder: Path) -> None:

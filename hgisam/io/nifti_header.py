@@ -28,7 +28,7 @@ _REAL_FORMATS = frozenset("uif")
 _MAX_DATA_OFFSET = 64 * 2**20
 _METRE, _MICRON = 1, 3
 _FARTHEST_MM = 1e6
-_BY_PREFER = "name the true one to segment, classify, check or evaluate by --prefer sform or qform"
+_TAKES_PREFER = "segment, classify, check or evaluate"
 
 
 @dataclass(frozen=True)
@@ -141,19 +141,19 @@ def check_layout(header: nib.Nifti1Header, source: str, max_voxels: int, volume:
     """
     stated = _checked_shape(header, source)
     n_volumes = math.prod(stated[3:])
-    if math.prod(stated) > max_voxels:
-        raise ScanRefused(
-            f"{source}: expected at most {max_voxels:,} voxels; got a header that states {_times(stated)} ="
-            f" {math.prod(stated):,}; if that is true, raise --max-voxels"
-        )
     if n_volumes > 1 and volume is None:
         raise ScanRefused(
-            f"{source}: expected one volume; got {n_volumes} ({_times(stated)}); name the one without contrast to"
-            " segment, classify or check by --volume, from 0"
+            f"{source}: expected one volume; got {n_volumes} ({_times(stated)}); split the file, or name the"
+            " one without contrast to segment, classify or check by --volume, from 0"
         )
     if volume is not None and volume >= n_volumes:
         raise ScanRefused(
             f"{source}: expected --volume from 0 to {n_volumes - 1}; got {volume}; the file holds {n_volumes} of them"
+        )
+    if math.prod(stated) > max_voxels:
+        raise ScanRefused(
+            f"{source}: expected at most {max_voxels:,} voxels; got a header that states {_times(stated)} ="
+            f" {math.prod(stated):,}; if that is true, raise --max-voxels"
         )
     shape = (stated[0], stated[1], stated[2])
     try:
@@ -213,9 +213,12 @@ def check_geometry(
             spoilt = qform is None and int(header["qform_code"]) > 0
             no_rotation = ("the qform is no rotation: the sform was taken",) if spoilt else ()
             return Geometry(sform, _shear_warnings(sform) + no_rotation)
-        taken = {"sform": sform if _is_invertible(sform) else None, "qform": qform}.get(form or "")
+        usable = {name: affine for name, affine in (("sform", sform), ("qform", qform)) if _is_usable(affine)}
+        taken = usable.get(form or "")
         if taken is None:
-            raise ScanRefused(f"{source}: expected {odds.expected}; got {odds.got}; {odds.remedy}")
+            asked = "" if form is None else f", and no {form} that could be taken"
+            advice = f"; or name the true one to {_TAKES_PREFER} by --prefer {' or '.join(usable)}" if usable else ""
+            raise ScanRefused(f"{source}: expected {odds.expected}; got {odds.got}{asked}; {odds.remedy}{advice}")
         warning = f"the {form} was taken, as was asked for: got {odds.got}"
         return Geometry(taken, (*_shear_warnings(taken), warning), chosen=True)
     if qform is not None:
@@ -297,20 +300,18 @@ def _odds(
     """What the sform is at odds with; None where all agree. Without a qform its spacing is pixdim's all the same."""
     if not _is_invertible(sform):
         remedy = "spacing and axes are unknown: convert the scan again"
-        if qform is not None:
-            remedy += f", or {_BY_PREFER}"
         return _Odds("an invertible sform", f"{sform[:3, :3].tolist()}", remedy)
     lengths = np.linalg.norm(sform[:3, :3], axis=0)
     if (np.abs(lengths / spacing - 1) > GEOMETRY_TOLERANCE).any():
         got = f"{_numbers(spacing)} mm in pixdim and {_numbers(lengths)} mm in the sform"
-        return _Odds("one spacing", got, f"correct the header, or {_BY_PREFER}")
+        return _Odds("one spacing", got, "correct the header")
     if qform is None:
         return None
     apart = _apart(sform, qform, shape)
     if apart <= GEOMETRY_TOLERANCE:
         return None
     expected = f"qform and sform to agree within {GEOMETRY_TOLERANCE:.0%}"
-    remedy = f"which one is true cannot be told: remove the wrong one, or {_BY_PREFER}"
+    remedy = "which one is true cannot be told: remove the wrong one"
     return _Odds(expected, f"qform and sform {apart:.1%} apart", remedy)
 
 
@@ -318,6 +319,14 @@ def _is_invertible(affine: NDArray[np.float64]) -> bool:
     with np.errstate(all="ignore"):  # of numbers as small as 1e-300 the determinant is none
         determinant = float(np.abs(np.linalg.det(affine[:3, :3])))
     return bool((np.abs(affine) <= _FARTHEST_MM).all()) and determinant >= 1e-9
+
+
+def _is_usable(affine: NDArray[np.float64] | None) -> bool:
+    """Whether a form is there and places voxels at distances that make sense."""
+    if affine is None or not _is_invertible(affine):
+        return False
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(lengths.min() >= SPACING_MM[0] and lengths.max() <= SPACING_MM[1])
 
 
 def _apart(sform: NDArray[np.float64], qform: NDArray[np.float64], shape: tuple[int, ...]) -> float:

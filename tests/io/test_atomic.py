@@ -111,3 +111,8 @@ def test_where_the_work_fails_only_a_folder_that_is_new_and_empty_goes(
         work()
     assert folder.exists() == (was_there or holds)
     assert tmp_path.joinpath("a").exists() == (was_there or holds)
+
+
+def test_a_name_that_no_file_can_have_is_an_output_error(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="expected a folder for the outputs"), output_folder(tmp_path / ("a" * 300)):
+        pass

@@ -477,10 +477,15 @@ def test_of_two_forms_at_odds_the_one_that_is_asked_for_is_taken_and_said_to_be(
     tmp_path: Path, odds: str, form: Literal["sform", "qform"]
 ) -> None:
     path = patched(tmp_path, edit=setting(**ODDS[odds]))
-    refused(path, "by --prefer sform or qform$")
-    if (odds, form) == ("an sform of nothing", "sform"):
-        refused(path, "expected an invertible sform", choice=Choice(form=form))
-        return
+    if odds == "an sform of nothing":
+        refused(path, "by --prefer qform$")
+        if form == "sform":
+            refused(
+                path, "invertible sform; got .*, and no sform that could be taken; .*qform$", choice=Choice(form=form)
+            )
+            return
+    else:
+        refused(path, "by --prefer sform or qform$")
     ct, grid = read_ct(path, choice=Choice(form=form))
     header = nib.load(path).header
     np.testing.assert_allclose(grid.affine, header.get_sform() if form == "sform" else header.get_qform(), atol=1e-6)
@@ -490,6 +495,11 @@ def test_of_two_forms_at_odds_the_one_that_is_asked_for_is_taken_and_said_to_be(
     written = read_mask(tmp_path / "mask.nii.gz")[1]  # refused, were there two truths in it
     np.testing.assert_allclose(written.affine, grid.affine, atol=1e-6)
     assert written.warnings == ()
+
+
+def test_a_form_whose_spacing_makes_no_sense_cannot_be_taken(tmp_path: Path) -> None:
+    path = patched(tmp_path, edit=setting(srow_x=[5000, 0, 0, 0], srow_y=[0, 5000, 0, 0], srow_z=[0, 0, 5000, 0]))
+    refused(path, "and no sform that could be taken; .* by --prefer qform$", choice=Choice(form="sform"))
 
 
 @pytest.mark.parametrize("form", ["sform", "qform"])
@@ -503,26 +513,27 @@ def test_where_both_forms_agree_a_choice_changes_nothing(tmp_path: Path, form: L
 
 def test_a_form_that_is_not_there_cannot_be_taken(tmp_path: Path) -> None:
     path = patched(tmp_path, edit=setting(pixdim=[1, 0.5, 0.7, 5.1, 0, 0, 0, 0], qform_code=0))
-    refused(path, "by --prefer sform or qform$", choice=Choice(form="qform"))
+    refused(path, "and no qform that could be taken; .* by --prefer sform$", choice=Choice(form="qform"))
     np.testing.assert_allclose(read_ct(path, choice=Choice(form="sform"))[1].affine, SPACING, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
-@pytest.mark.parametrize("more", [(3,), (1, 3)])
+@pytest.mark.parametrize("more", [(3,), (1, 3), (3, 2)])
 def test_a_chosen_volume_is_read_as_the_file_that_holds_it_alone(
     tmp_path: Path, name: str, more: tuple[int, ...]
 ) -> None:
-    several = np.stack([hu() + 7 * number for number in range(3)], axis=-1).reshape(*SHAPE, *more)
+    n = math.prod(more)
+    several = np.stack([hu() + 7 * number for number in range(n)], axis=-1).reshape(*SHAPE, *more, order="F")
     path = saved(tmp_path, image(several), name)
-    refused(path, "expected one volume; got 3 .*--volume, from 0")
-    refused(path, "expected --volume from 0 to 2; got 3", choice=Choice(volume=3))
-    for number in range(3):
+    refused(path, f"expected one volume; got {n} .*--volume, from 0")
+    refused(path, f"expected --volume from 0 to {n - 1}; got {n}", choice=Choice(volume=n))
+    for number in range(n):
         ct, grid = read_ct(path, choice=Choice(volume=number))
         in_memory, _ = ct_from_image(nib.load(path), "image", choice=Choice(volume=number))
         alone, alone_grid = read_ct(saved(tmp_path, image(hu() + 7 * number), "alone.nii.gz"))
         assert torch.equal(ct.hu, alone.hu)
         assert torch.equal(in_memory.hu, alone.hu)
-        assert grid.warnings == (f"the file holds 3 volumes, of which volume {number} was taken, as was asked for",)
+        assert grid.warnings == (f"the file holds {n} volumes, of which volume {number} was taken, as was asked for",)
         write_mask(tmp_path / "mask.nii.gz", ct.hu > 0, grid)
         write_mask(tmp_path / "alone_mask.nii.gz", ct.hu > 0, alone_grid)
         mask, alone_mask = nib.load(tmp_path / "mask.nii.gz"), nib.load(tmp_path / "alone_mask.nii.gz")
@@ -536,10 +547,14 @@ def test_all_volumes_are_read_to_the_end_and_count_as_voxels(tmp_path: Path) -> 
     path = saved(tmp_path, image(several))
     refused(path, "at most 239 voxels; got .*= 240", max_voxels=239, choice=Choice(volume=0))
     assert read_ct(path, max_voxels=240, choice=Choice(volume=0))[0].hu.numel() == 120
-    cut = gzip.compress(gzip.decompress(path.read_bytes())[:-1])
-    path.write_bytes(cut)
+    whole = gzip.decompress(path.read_bytes())
+    plain = tmp_path / "scan.nii"
     for volume in (0, 1):
-        refused(path, "truncated", choice=Choice(volume=volume))
+        for content, message in ((whole[:-1], "truncated"), (whole + bytes(2**20 + 1), "a megabyte more")):
+            path.write_bytes(gzip.compress(content))
+            plain.write_bytes(content)
+            refused(path, message, choice=Choice(volume=volume))
+            refused(plain, message, choice=Choice(volume=volume))
 
 
 def test_the_only_volume_may_be_asked_for(tmp_path: Path) -> None:
