@@ -250,7 +250,8 @@ def _series_of(scan: Scan) -> DicomSeries | None:
 
 
 def _open(scan: Scan, options: IntakeOptions) -> tuple[CTVolume, NiftiGrid]:
-    offset, limit, choice = options.hu_offset, options.max_voxels, Choice(options.volume, options.prefer)
+    offset, limit = options.hu_offset, options.max_voxels
+    choice = Choice(options.volume, options.prefer, picture=True)
     if isinstance(scan, DicomSeries):
         return read_dicom(scan, allow_gaps=options.allow_gaps, max_voxels=limit, hu_offset=offset)
     if isinstance(scan, str | Path):

@@ -141,7 +141,7 @@ def classification_record(result: ClassificationResult) -> Record:
 def segmentation_record(result: SegmentationResult) -> Record:
     """A classification's values, and how much blood lies where. `volume_ml` is null where it was not measured."""
     record = classification_record(result)
-    mask = np.moveaxis(result.mask, result.slice_axis, 0).astype(bool)
+    mask = np.moveaxis(result.mask.reshape(result.grid.shape), result.slice_axis, 0).astype(bool)
     in_mask = mask.reshape(len(mask), -1).sum(axis=1)
     for row, gated, n_voxels in zip(record["slices"], result.slice_gated, in_mask, strict=True):
         row["mapped"] = bool(gated)
@@ -176,7 +176,7 @@ def slice_rows(result: ClassificationResult) -> list[Record]:
 
 def _slice_origin(slices: SlicePlanes | None, index: int) -> Record:
     """What a row says of a DICOM slice beside its position; nothing for a slice of any other input."""
-    if slices is None:
+    if slices is None or not slices.uids[index]:
         return {}
     return {
         "spacing_mm": round(float(slices.spacing_mm[index]), 3),

@@ -17,6 +17,12 @@ LOWEST_HU = -1024.0
 HIGHEST_HU = 3071.0
 """The 12 bits that scanners store; every HU is held to them. Padding (-2000, -3024) so becomes air."""
 
+SINGLE_SLICE_MM = 5.0
+"""The step in the affine of a lone slice whose thickness is unknown. No volume is made of it."""
+
+NO_THICKNESS = "one slice whose thickness is not stated: no volume can be measured"
+"""What a reader says of such a slice."""
+
 GRID_TOLERANCE = 0.25
 """Two grids are the same where no corner of the volume moves by more than this share of the shortest voxel edge.
 

@@ -25,6 +25,7 @@ from hgisam.model.swin import SwinOptions
 from hgisam.phantom import Phantom, PhantomOptions, make_phantom
 from hgisam.pipeline import DeviceUnavailable, SegmentOptions, pick_device
 from hgisam.preprocess import PreprocessOptions
+from hgisam.records import segmentation_record
 from hgisam.refine import Components, Threshold
 from hgisam.weak import GradCam, GradCamPlusPlus, GradientRollout, HuThreshold, LayerCam, WeakLabeler
 
@@ -321,6 +322,21 @@ def test_a_gap_is_refused_until_it_is_allowed_and_one_slice_of_unknown_thickness
     assert one.slice_has_brain.all()
     assert one.volume_ml is None
     assert "thickness is not stated" in str(one.volume_reason)
+
+
+def test_a_picture_is_seen_as_the_slice_it_is_and_has_no_volume(
+    make_weights: Callable[..., Path], phantom: Phantom
+) -> None:
+    affine = np.diag([-2.0, -2.0, 10.0, 1.0])
+    plane = phantom.ct.hu[8].numpy().T
+    picture, whole = nib.Nifti1Image(plane, affine), nib.Nifti1Image(plane[:, :, None], affine)
+    segmenter = Segmenter(make_weights(), options=SegmentOptions(gate=False))
+    seen, expected = segmenter.segment(picture), segmenter.segment(whole)
+    np.testing.assert_allclose(seen.slice_probabilities, expected.slice_probabilities, atol=1e-6)
+    assert seen.mask.shape == plane.shape
+    assert seen.volume_ml is None
+    assert "thickness is not stated" in str(seen.volume_reason)
+    assert segmentation_record(seen)["slices"][0]["n_voxels"] == int(seen.mask.sum())
 
 
 def test_what_one_network_saw_serves_any_method_of_the_same_eye(

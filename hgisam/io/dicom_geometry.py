@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from hgisam.io.errors import ScanRefused
 from hgisam.io.nifti_header import SHEAR_TOLERANCE
+from hgisam.volume import NO_THICKNESS, SINGLE_SLICE_MM
 from hgisam.wording import counted
 
 SAME_PLACE_MM = 0.02
@@ -28,9 +29,6 @@ SPACING_TOLERANCE = 1e-3
 
 MISSING_GAP = 1.5
 """A gap this many times those around it, and not filled by the slices' thickness, is one where slices are missing."""
-
-SINGLE_SLICE_MM = 5.0
-"""The step in the affine of a lone slice whose thickness is unknown. No volume is made of it."""
 
 SHIFTED_MM = 2.0
 """Pictures that lie further than this beside the line on which the others are stacked are told of."""
@@ -225,7 +223,7 @@ class SliceStack:
         gaps, thickness = self.gaps_mm, self.thickness_mm
         if not gaps.size:
             if np.isnan(thickness).any():
-                return ("one slice whose thickness is not stated: no volume can be measured",)
+                return (NO_THICKNESS,)
             return ()
         found = []
         if math.sin(math.radians(self.shear_deg)) > SHEAR_TOLERANCE:

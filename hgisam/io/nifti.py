@@ -23,16 +23,27 @@ from hgisam.io.atomic import atomic_write
 from hgisam.io.errors import ScanRefused
 from hgisam.io.nifti_header import (
     MAX_VOXELS,
+    NO_CHOICE,
     Choice,
     Geometry,
     Layout,
     check_geometry,
     check_layout,
     parse_header,
+    with_depth,
 )
 from hgisam.labels import SUBTYPES
 from hgisam.limits import open_regular
-from hgisam.volume import HIGHEST_HU, LOWEST_HU, CTVolume, MaskVolume, Orientation
+from hgisam.volume import (
+    HIGHEST_HU,
+    LOWEST_HU,
+    NO_THICKNESS,
+    SINGLE_SLICE_MM,
+    CTVolume,
+    MaskVolume,
+    Orientation,
+    SlicePlanes,
+)
 from hgisam.wording import counted
 
 MAX_NON_FINITE = 0.25
@@ -46,7 +57,6 @@ _GZIP_LEVEL = 4
 _MOST_DEFLATE_CAN_SHRINK = 1040
 _MAX_TRAILING_BYTES = 2**20
 _CHUNK_BYTES = 2**20
-_NO_CHOICE = Choice()
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +82,8 @@ class NiftiGrid:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """The file's three spatial sizes."""
-        return self.file_shape[0], self.file_shape[1], self.file_shape[2]
+        """The file's three spatial sizes; a picture's third is 1."""
+        return self.file_shape[0], self.file_shape[1], math.prod(self.file_shape[2:3])
 
     @property
     def slice_axis(self) -> int:
@@ -93,7 +103,7 @@ class NiftiGrid:
 
 
 def read_ct(
-    path: str | Path, max_voxels: int = MAX_VOXELS, hu_offset: float = 0.0, choice: Choice = _NO_CHOICE
+    path: str | Path, max_voxels: int = MAX_VOXELS, hu_offset: float = 0.0, choice: Choice = NO_CHOICE
 ) -> tuple[CTVolume, NiftiGrid]:
     """Read a scan from a .nii or .nii.gz file, to the end of it, so that no damage passes unseen.
 
@@ -115,7 +125,7 @@ def read_ct(
 
 
 def read_mask(
-    path: str | Path, max_voxels: int = MAX_VOXELS, choice: Choice = _NO_CHOICE
+    path: str | Path, max_voxels: int = MAX_VOXELS, choice: Choice = NO_CHOICE
 ) -> tuple[MaskVolume, NiftiGrid]:
     """Read a mask or a label volume; any value above 0 is hemorrhage. An empty mask is as good as any other.
 
@@ -128,7 +138,7 @@ def read_mask(
 
 
 def read_mask_and_labels(
-    path: str | Path, max_voxels: int = MAX_VOXELS, choice: Choice = _NO_CHOICE
+    path: str | Path, max_voxels: int = MAX_VOXELS, choice: Choice = NO_CHOICE
 ) -> tuple[MaskVolume, UInt8[Tensor, "depth height width"] | None, tuple[int, ...], NiftiGrid]:
     """Read a file as `read_mask` does, and as `read_labels` does where all its values stand for subtypes, else None.
 
@@ -154,7 +164,7 @@ def read_labels(
     Raises:
         ScanRefused: as `read_mask`; and where a value stands for no subtype.
     """
-    values, grid, source = _read_whole_numbers(Path(path), max_voxels, "a label volume", _NO_CHOICE)
+    values, grid, source = _read_whole_numbers(Path(path), max_voxels, "a label volume", NO_CHOICE)
     highest = float(values.max())
     if highest > _HIGHEST_LABEL:
         raise ScanRefused(
@@ -173,7 +183,7 @@ def read_grid(path: str | Path, max_voxels: int = MAX_VOXELS) -> NiftiGrid:
     path = Path(path)
     with _refusing_damage(path), os.fdopen(open_regular(path), "rb") as raw:
         stream, _ = _uncompressed(raw)
-        _, layout, header, geometry = _read_header(stream, path.name, max_voxels, _NO_CHOICE)
+        _, layout, header, geometry = _read_header(stream, path.name, max_voxels, NO_CHOICE)
     return _grid(layout, header, geometry, path.name)
 
 
@@ -182,7 +192,7 @@ def ct_from_image(
     source: str,
     max_voxels: int = MAX_VOXELS,
     hu_offset: float = 0.0,
-    choice: Choice = _NO_CHOICE,
+    choice: Choice = NO_CHOICE,
 ) -> tuple[CTVolume, NiftiGrid]:
     """A scan from a nibabel image. One loaded lazily is read by nibabel, which checks less: `read_ct` takes the path.
 
@@ -209,8 +219,8 @@ def ct_from_image(
     if not affine_stated:
         _state_affine(header, np.asarray(image.affine, dtype=np.float64), source)
     header.set_slope_inter(*((data.slope, data.inter) if lazy else (1.0, 0.0)))
-    layout = check_layout(header, source, max_voxels, choice.volume)
-    geometry = check_geometry(header, layout.shape, source, choice.form)
+    layout = check_layout(header, source, max_voxels, choice)
+    geometry = _geometry(header, layout, source, choice)
     try:
         stored = data.get_unscaled() if lazy else np.asarray(data)
     except (OSError, EOFError, ValueError, zlib.error) as error:
@@ -346,8 +356,16 @@ def _read_header(
     """The file's first bytes, and what they say."""
     block = stream.read(540)
     header = parse_header(block, source)
-    layout = check_layout(header, source, max_voxels, choice.volume)
-    return block, layout, header, check_geometry(header, layout.shape, source, choice.form)
+    layout = check_layout(header, source, max_voxels, choice)
+    return block, layout, header, _geometry(header, layout, source, choice)
+
+
+def _geometry(header: nib.Nifti1Header, layout: Layout, source: str, choice: Choice) -> Geometry:
+    """Where the voxels are; of a picture, the third axis is made up."""
+    if len(layout.file_shape) > 2:
+        return check_geometry(header, layout.shape, source, choice)
+    geometry = check_geometry(with_depth(header, SINGLE_SLICE_MM), layout.shape, source, choice)
+    return replace(geometry, warnings=(*geometry.warnings, NO_THICKNESS))
 
 
 def _read_whole_numbers(path: Path, max_voxels: int, kind: str, choice: Choice) -> tuple[NDArray[Any], NiftiGrid, str]:
@@ -413,7 +431,17 @@ def _ct_from_stored(
     if non_finite is not None:
         warning = _check_non_finite(hu, non_finite, source)
         grid = replace(grid, warnings=(*grid.warnings, warning))
-    return CTVolume(torch.from_numpy(hu), affine, source), grid
+    return CTVolume(torch.from_numpy(hu), affine, source, _plane_of_picture(grid, affine, source)), grid
+
+
+def _plane_of_picture(grid: NiftiGrid, affine: Float[Tensor, "4 4"], source: str) -> SlicePlanes | None:
+    """The place of the one slice whose thickness nobody knows; None where the file has three axes."""
+    if len(grid.file_shape) > 2:
+        return None
+    if grid.slice_axis != 2:
+        raise ScanRefused(f"{source}: expected a picture of an axial slice; got one of another plane")
+    unknown = torch.full([1], torch.nan, dtype=torch.float64)
+    return SlicePlanes(affine[None, :3, 1:], unknown, unknown, ("",), (1,), regular=True, complete=True)
 
 
 def _fill_with_hu(hu: NDArray[np.float32], stored: NDArray[Any], layout: Layout) -> NDArray[np.bool_] | None:
@@ -531,7 +559,7 @@ def _write_voxels(
 ) -> None:
     stream.write(header.binaryblock)
     stream.write(bytes(int(header.single_vox_offset) - len(header.binaryblock)))
-    for plane in np.moveaxis(array.reshape(array.shape[:3]), 2, 0):
+    for plane in np.moveaxis(array.reshape((*array.shape, 1)[:3]), 2, 0):
         stream.write(plane.astype(dtype, copy=False).tobytes(order="F"))
 
 

@@ -38,10 +38,15 @@ class Choice:
     Attributes:
         volume: which of several volumes, from 0, in the order in which they are stored.
         form: which of the header's two geometries, where they are at odds.
+        picture: whether a file of two axes will do: one slice, whose thickness nobody knows.
     """
 
     volume: int | None = None
     form: Literal["sform", "qform"] | None = None
+    picture: bool = False
+
+
+NO_CHOICE = Choice()
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +55,7 @@ class Layout:
 
     Attributes:
         file_shape: the volume's sizes as the header has them, trailing axes of length 1 included.
-        shape: the first three of them.
+        shape: the first three of them; of a picture, which has two, the third is 1.
         dtype: the number format, byte order included.
         offset: bytes from the file's start to the volume's first voxel.
         slope: stored numbers times slope plus inter are HU; 1 and 0 where the header states none.
@@ -126,21 +131,21 @@ def parse_header(block: bytes, source: str) -> nib.Nifti1Header:
     raise ScanRefused(f"{source}: expected a NIfTI file (.nii or .nii.gz); got {found}")
 
 
-def check_layout(header: nib.Nifti1Header, source: str, max_voxels: int, volume: int | None = None) -> Layout:
+def check_layout(header: nib.Nifti1Header, source: str, max_voxels: int, choice: Choice = NO_CHOICE) -> Layout:
     """Shape, number format and rescaling, checked with nothing but the header.
 
     Args:
         header: the file's.
         source: for errors.
         max_voxels: of all volumes together.
-        volume: which of several to take.
+        choice: what to take where the file leaves one.
 
     Raises:
         ScanRefused: where the header states no real numbers, several volumes and none is chosen, none such as is
             chosen, or more than `max_voxels` voxels.
     """
-    stated = _checked_shape(header, source)
-    n_volumes = math.prod(stated[3:])
+    stated = _checked_shape(header, source, picture=choice.picture)
+    volume, n_volumes = choice.volume, math.prod(stated[3:])
     if n_volumes > 1 and volume is None:
         raise ScanRefused(
             f"{source}: expected one volume; got {n_volumes} ({_times(stated)}); split the file, or name the"
@@ -155,7 +160,7 @@ def check_layout(header: nib.Nifti1Header, source: str, max_voxels: int, volume:
             f"{source}: expected at most {max_voxels:,} voxels; got a header that states {_times(stated)} ="
             f" {math.prod(stated):,}; if that is true, raise --max-voxels"
         )
-    shape = (stated[0], stated[1], stated[2])
+    shape = (stated[0], stated[1], math.prod(stated[2:3]))
     try:
         dtype = header.get_data_dtype()
     except (HeaderDataError, KeyError):
@@ -178,7 +183,7 @@ def check_geometry(
     header: nib.Nifti1Header,
     shape: tuple[int, int, int],
     source: str,
-    form: Literal["sform", "qform"] | None = None,
+    choice: Choice = NO_CHOICE,
 ) -> Geometry:
     """The affine that the header states: sform, else qform, else spacing only, with what is doubtful about it.
 
@@ -186,12 +191,14 @@ def check_geometry(
         header: the file's.
         shape: the volume's sizes.
         source: for errors.
-        form: which to take where the two are at odds, or the sform and the spacing of pixdim, which is the qform's.
+        choice: what to take where the sform is at odds with the qform, or with the spacing of pixdim, which is the
+            qform's.
 
     Raises:
         ScanRefused: where the spacing is unknown, or qform, sform and pixdim disagree beyond GEOMETRY_TOLERANCE and
             none is chosen.
     """
+    form = choice.form
     spacing = header["pixdim"][1:4].astype(np.float64)
     if not (np.isfinite(spacing).all() and (spacing > 0).all()):
         raise ScanRefused(
@@ -230,12 +237,30 @@ def check_geometry(
     return Geometry(header.get_base_affine().astype(np.float64), (warning,), directions_known=False)
 
 
-def _checked_shape(header: nib.Nifti1Header, source: str) -> tuple[int, ...]:
+def with_depth(header: nib.Nifti1Header, depth_mm: float) -> nib.Nifti1Header:
+    """A picture's header as that of one slice, whose third axis is square to the two that the picture has.
+
+    Args:
+        header: of a file with two axes; what it says of a third one means nothing.
+        depth_mm: the step along the third axis.
+    """
+    whole: nib.Nifti1Header = header.copy()
+    whole["pixdim"][0], whole["pixdim"][3] = 1.0, depth_mm  # the first: which way a qform's third axis runs
+    if int(header["sform_code"]) > 0:
+        sform = header.get_sform().astype(np.float64)
+        with np.errstate(all="ignore"):  # axes of no length, or of one beyond all numbers, are refused as such
+            across = np.cross(sform[:3, 0], sform[:3, 1])
+            sform[:3, 2] = depth_mm * across / np.linalg.norm(across)
+        whole.set_sform(sform, code=int(header["sform_code"]))
+    return whole
+
+
+def _checked_shape(header: nib.Nifti1Header, source: str, picture: bool) -> tuple[int, ...]:
     dim = [int(n) for n in header["dim"]]
     if not 1 <= dim[0] <= 7 or min(dim[1 : dim[0] + 1]) < 1:
         raise ScanRefused(f"{source}: expected 3 axes of at least one voxel; got dim {dim}; the header is damaged")
     file_shape = tuple(dim[1 : dim[0] + 1])
-    if len(file_shape) < 3:
+    if len(file_shape) < (2 if picture else 3):
         raise ScanRefused(
             f"{source}: expected a volume with three axes; got {_times(file_shape)}: a single picture has no place in"
             " the head; give the whole scan"

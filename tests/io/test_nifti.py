@@ -562,6 +562,53 @@ def test_the_only_volume_may_be_asked_for(tmp_path: Path) -> None:
     refused(saved(tmp_path), "expected --volume from 0 to 0; got 1", choice=Choice(volume=1))
 
 
+PICTURE = Choice(picture=True)
+
+
+@pytest.mark.parametrize("third", [[0, 0, 5.0], [0, 0, 0], [math.nan] * 3])
+@pytest.mark.parametrize("depth", [0.0, 1.0, math.nan])
+def test_a_picture_is_one_slice_that_has_a_place_and_no_thickness(
+    tmp_path: Path, third: list[float], depth: float
+) -> None:
+    """Whatever the header says of a third axis; the slice is read as that of a file with three axes."""
+    plane = image(hu()[:, :, 2])
+    edit = setting(
+        pixdim=[-1, 0.5, 0.7, depth, 0, 0, 0, 0], qform_code=0,
+        srow_x=[-0.5, 0, third[0], 7], srow_y=[0, -0.7, third[1], 8], srow_z=[0, 0, third[2], 9],
+    )  # fmt: skip
+    path = patched(tmp_path, plane, edit=edit)
+    refused(path, "three axes")
+    ct, grid = read_ct(path, choice=PICTURE)
+    placed = SPACING.copy()
+    placed[:3, 3] = [7, 8, 9]
+    whole, whole_grid = read_ct(saved(tmp_path, image(hu()[:, :, 2:3], placed), "whole.nii.gz"))
+    assert torch.equal(ct.hu, whole.hu)
+    np.testing.assert_allclose(ct.affine[:, [1, 2, 3]], whole.affine[:, [1, 2, 3]], atol=1e-6)
+    assert bool(ct.slice_voxel_ml.isnan().all())
+    assert grid.warnings == ("one slice whose thickness is not stated: no volume can be measured",)
+    write_mask(tmp_path / "mask.nii", ct.hu > 0, grid)
+    write_mask(tmp_path / "whole_mask.nii", whole.hu > 0, whole_grid)
+    mask, whole_mask = nib.load(tmp_path / "mask.nii"), nib.load(tmp_path / "whole_mask.nii")
+    assert mask.shape == SHAPE[:2]
+    np.testing.assert_array_equal(mask.get_fdata(), whole_mask.get_fdata()[:, :, 0])
+    with pytest.raises(ScanRefused, match="three axes"):
+        read_mask(tmp_path / "mask.nii")
+
+
+def test_a_picture_may_be_mirrored_and_of_another_plane_or_without_length_is_refused(tmp_path: Path) -> None:
+    sagittal = np.array([[0, 0, 1, 0], [-0.5, 0, 0, 0], [0, 0.7, 0, 0], [0, 0, 0, 1.0]])
+    refused(saved(tmp_path, image(hu()[:, :, 2], sagittal)), "expected a picture of an axial slice", choice=PICTURE)
+    turned = np.diag([0.5, -0.7, 5.0, 1.0])  # whose third axis is no right hand's
+    np.testing.assert_allclose(
+        read_ct(saved(tmp_path, image(hu()[:, :, 2], turned)), choice=PICTURE)[1].affine[:, [0, 1, 3]],
+        turned[:, [0, 1, 3]],
+        atol=1e-6,
+    )
+    flat = patched(tmp_path, image(hu()[:, :, 2]), edit=setting(srow_x=[0] * 4, qform_code=0))
+    refused(flat, "expected an invertible sform", choice=PICTURE)
+    refused(patched(tmp_path, edit=setting(dim=[1, 120, 1, 1, 1, 1, 1, 1])), "three axes", choice=PICTURE)
+
+
 def test_unstated_units_are_millimetres(tmp_path: Path) -> None:
     assert read_ct(patched(tmp_path, edit=setting(xyzt_units=0)))[0].spacing_mm == pytest.approx((5.0, 0.7, 0.5))
 
