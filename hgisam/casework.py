@@ -17,7 +17,8 @@ from hgisam.io.dicom_files import kind_of_file
 from hgisam.io.dicom_series import DicomSeries
 from hgisam.io.digest import file_sha256
 from hgisam.io.errors import OutputError, ScanRefused
-from hgisam.io.nifti import read_ct, read_mask
+from hgisam.io.nifti import read_ct
+from hgisam.io.nifti_header import FORMS, Choice
 from hgisam.io.tables import write_json
 from hgisam.pipeline import ClassificationResult, SegmentationResult
 from hgisam.records import (
@@ -320,9 +321,9 @@ def _is_readable(path: Path) -> bool:
     """Whether a file holds an image, of whatever numbers; of DICOM, whether it is any."""
     if path.suffix == ".dcm":
         return kind_of_file(path) == "dicom"
-    for read in (read_mask, read_ct):
+    for form in FORMS:
         with suppress(ScanRefused):
-            read(path)
+            read_ct(path, choice=Choice(0, form, picture=True))
             return True
     return False
 

@@ -34,7 +34,7 @@ from hgisam.io.dicom_files import kind_of_file
 from hgisam.io.dicom_series import DicomSeries, kernel_kind
 from hgisam.io.errors import ScanRefused
 from hgisam.io.nifti import NiftiGrid, ct_from_array, ct_from_image, new_grid_for, read_ct
-from hgisam.io.nifti_header import MAX_VOXELS, Choice
+from hgisam.io.nifti_header import MAX_VOXELS, Choice, Form
 from hgisam.plausibility import Plausibility, check_hu, with_noise
 from hgisam.volume import CTVolume
 
@@ -69,7 +69,7 @@ class IntakeOptions(BaseModel):
     """A scan whose header states more is refused before memory is taken for it."""
     volume: int | None = Field(default=None, ge=0)
     """Which volume to take of a NIfTI file that holds several, from 0."""
-    prefer: Literal["sform", "qform"] | None = None
+    prefer: Form | None = None
     """Which to believe where the geometries that a NIfTI header states are at odds."""
 
 

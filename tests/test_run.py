@@ -320,6 +320,24 @@ def corrected(path: Path, value: float = 1) -> bytes:
     return path.read_bytes()
 
 
+@pytest.mark.parametrize("how", ["two forms at odds", "two axes", "four axes"])
+def test_a_corrected_mask_is_kept_whatever_a_reader_would_ask_about_it(tmp_path: Path, scans: Scans, how: str) -> None:
+    out = tmp_path / "out"
+    segment_cases(FakeModel(), scans(a=""), out)
+    path = out / "a_mask.nii.gz"
+    array = np.asarray(nib.load(path).dataobj)
+    by_hand = nib.Nifti1Image(
+        {"two axes": array[:, :, 0], "four axes": array[..., None].repeat(2, -1)}.get(how, array), np.eye(4)
+    )
+    if how == "two forms at odds":
+        by_hand.set_sform(np.eye(4), code=1)
+        by_hand.set_qform(np.diag([-1.0, -1.0, 1.0, 1.0]), code=1)
+    by_hand.to_filename(path)
+    saved = path.read_bytes()
+    segment_cases(FakeModel(), scans(a=""), out)
+    assert (out / "a_mask.nii.gz.changed").read_bytes() == saved
+
+
 def test_a_corrected_mask_outlives_whatever_comes_after_it(tmp_path: Path, scans: Scans) -> None:
     """Classify need not touch it; segment then finds that it is not its own; so does one that runs out of time."""
     out = tmp_path / "out"

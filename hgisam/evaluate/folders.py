@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
@@ -18,7 +18,7 @@ from hgisam.evaluate.scores import ScanScore, score_masks
 from hgisam.evaluate.summary import Summary, summarise
 from hgisam.io.errors import InputError, ScanRefused
 from hgisam.io.nifti import read_mask, read_mask_and_labels
-from hgisam.io.nifti_header import Choice
+from hgisam.io.nifti_header import Choice, Form
 from hgisam.labels import SUBTYPES
 from hgisam.processes import in_order, one_thread
 from hgisam.progress import case_progress
@@ -120,7 +120,7 @@ def evaluate_folders(
     references: Path,
     patients: Mapping[str, str] | None = None,
     *,
-    form: Literal["sform", "qform"] | None = None,
+    form: Form | None = None,
     workers: int = 1,
     show_progress: bool = False,
 ) -> EvaluationReport:
@@ -196,7 +196,7 @@ def _by_safe_name(patients: Mapping[str, str]) -> dict[str, str]:
     return {name: patients[case] for name, case in spelt.items()}
 
 
-def score_pair(pair: Pair, form: Literal["sform", "qform"] | None = None) -> ScoredPair:
+def score_pair(pair: Pair, form: Form | None = None) -> ScoredPair:
     """Compare one case's two masks; for `form` see `evaluate_folders`.
 
     Raises:
@@ -284,7 +284,7 @@ def _pixel_mm2(mask: MaskVolume) -> float:
     return float(torch.linalg.vector_norm(torch.linalg.cross(down, right)))
 
 
-def _score_with_one_thread(pair: Pair, *, alone: bool, form: Literal["sform", "qform"] | None) -> ScoredPair:
+def _score_with_one_thread(pair: Pair, *, alone: bool, form: Form | None) -> ScoredPair:
     """`score_pair`, with a refusal as a result unless it is of the only pair."""
     try:
         with one_thread():

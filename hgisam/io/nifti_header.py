@@ -31,6 +31,12 @@ _FARTHEST_MM = 1e6
 _TAKES_PREFER = "segment, classify, check or evaluate"
 
 
+Form = Literal["sform", "qform"]
+"""The two ways in which a header states where voxels are."""
+
+FORMS: tuple[Form, ...] = ("sform", "qform")
+
+
 @dataclass(frozen=True)
 class Choice:
     """What to take where a file leaves a choice; without one such a file is refused.
@@ -42,7 +48,7 @@ class Choice:
     """
 
     volume: int | None = None
-    form: Literal["sform", "qform"] | None = None
+    form: Form | None = None
     picture: bool = False
 
 
