@@ -13,6 +13,7 @@ import torch
 
 from hgisam.cases import Case, own_record
 from hgisam.intake import ImplausibleScan
+from hgisam.io.atomic import set_aside
 from hgisam.io.dicom_files import kind_of_file
 from hgisam.io.dicom_series import DicomSeries
 from hgisam.io.digest import file_sha256
@@ -216,12 +217,7 @@ class CaseWork(Generic[Model]):
         written = outputs.get(path.name) if isinstance(outputs, dict) else None
         if not earlier or file_sha256(path) in {None, written} or not _is_readable(path):
             return
-        free = (path.with_name(f"{path.name}.changed{n or ''}") for n in count())
-        kept = next(name for name in free if not name.exists())
-        try:
-            path.rename(kept)
-        except OSError as error:
-            raise OutputError(f"{path}: expected to rename it; got '{error.strerror}'; move it away") from error
+        kept = set_aside(path, (f"{path.name}.changed{n or ''}" for n in count()))
         log.warning("%s was changed since hgisam wrote it: kept as %s", path, kept.name)
 
     def clear_unrecorded(self, case: Case) -> None:

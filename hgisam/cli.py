@@ -334,8 +334,7 @@ def phantom(
         options = PhantomOptions()
         made = generate_phantoms(n, seed, options, workers=min(n, workers or _n_cpus()))
         names = [f"phantom_{number:05d}" for number in range(seed, seed + n)]
-        with output_folder(output):
-            rows = write_phantoms(made, names, output, options=options, show_progress=_on_terminal() and not quiet)
+        rows = write_phantoms(made, names, output, options=options, show_progress=_on_terminal() and not quiet)
         if not quiet:
             _show(rows, ("case", "volume_ml"))
             typer.echo(f"Written to {output}. {NOTICE}")
@@ -382,7 +381,7 @@ def evaluate(
                 workers=workers or _n_cpus(),
                 show_progress=show,
             )
-        write_report(report, output)
+            write_report(report, output)
         if not report.complete:
             n_left_out = len(report.refused) + len(report.without_reference) + len(report.without_prediction)
             left_out = counted(n_left_out, "case was", "cases were")

@@ -41,26 +41,30 @@ def claimed(folder: Path, *, shared: bool = False) -> Iterator[Path]:
     """
     if shared and sys.platform == "win32":
         raise OutputError(f"{folder}: expected a system with file locks for several processes; got Windows; use one")
-    with output_folder(folder):
-        path = folder / LOCK_NAME
-        try:
-            lock = _shared_lock(path) if shared else _lock(path)
-        except BlockingIOError as error:
-            raise OutputError(
-                f"{folder}: expected a folder that no run holds; another hgisam is writing there"
-            ) from error
-        try:
-            if not shared:
-                remove_unfinished(folder)
-            yield folder
-        finally:
-            if _is_last(lock):
-                remove_unfinished(folder)
-                for left in (*folder.glob(".hgisam-claim-*.lock"), folder / TABLES_LOCK_NAME):
-                    left.unlink(missing_ok=True)
-                _release(path, lock)
-            else:
-                os.close(lock)
+    with output_folder(folder), _held(folder, shared=shared):
+        yield folder
+
+
+@contextmanager
+def _held(folder: Path, *, shared: bool) -> Iterator[None]:
+    """Hold a folder that is there; the rest as `claimed`."""
+    path = folder / LOCK_NAME
+    try:
+        lock = _shared_lock(path) if shared else _lock(path)
+    except BlockingIOError as error:
+        raise OutputError(f"{folder}: expected a folder that no run holds; another hgisam is writing there") from error
+    try:
+        if not shared:
+            remove_unfinished(folder)
+        yield
+    finally:
+        if _is_last(lock):
+            remove_unfinished(folder)
+            for left in (*folder.glob(".hgisam-claim-*.lock"), folder / TABLES_LOCK_NAME):
+                left.unlink(missing_ok=True)
+            _release(path, lock)
+        else:
+            os.close(lock)
 
 
 @contextmanager

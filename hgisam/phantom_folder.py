@@ -48,10 +48,10 @@ def write_phantoms(
         OutputError: where the folder cannot be written.
     """
     files = [f"{name}.nii.gz" for name in names] + [f"{TRUTH}/{name}_labels.nii.gz" for name in names]
-    refuse_overwriting(folder, [], [], [SLICE_LABELS, *files])
     rows: list[Row] = []
     labels: list[Row] = []
     with claimed(folder), Interrupts() as interrupts, case_progress(len(names), show=show_progress) as begin:
+        refuse_overwriting(folder, [], [], [SLICE_LABELS, *files])
         make_output_folder(folder / TRUTH)
         earlier = _earlier_labels(folder, {f"{name}.nii.gz" for name in names})
         _write_record(folder, rows, options, "running")

@@ -17,8 +17,7 @@ import torch
 from hgisam import __version__
 from hgisam.cases import own_record
 from hgisam.compare.data import ComparedData
-from hgisam.io.atomic import make_output_folder
-from hgisam.io.errors import OutputError
+from hgisam.io.atomic import make_output_folder, set_aside
 from hgisam.io.tables import write_json
 from hgisam.outputs import RUN_RECORD
 from hgisam.pipeline import pick_device
@@ -153,12 +152,7 @@ class FoldTraining:
         """
         changed = self.changed
         if changed:
-            names = (self.run.with_name(f"{self.run.name}_old_{n}") for n in count(1))
-            aside = next(path for path in names if not path.exists())
-            try:
-                self.run.rename(aside)
-            except OSError as error:
-                raise OutputError(f"{self.run}: expected to set it aside; got '{error.strerror}'; move it") from error
+            aside = set_aside(self.run, (f"{self.run.name}_old_{n}" for n in count(1)))
             log.warning(
                 "%s: begun anew: other %s than before; that training is now %s",
                 self.run, ", other ".join(changed), aside.name,

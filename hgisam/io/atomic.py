@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -71,6 +71,20 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def set_aside(path: Path, names: Iterable[str]) -> Path:
+    """Rename a file or folder to the first of these names that is free beside it, and return where it is then.
+
+    Raises:
+        OutputError: where that is not permitted.
+    """
+    kept = next(free for name in names if not (free := path.with_name(name)).exists())
+    try:
+        path.rename(kept)
+    except OSError as error:
+        raise OutputError(f"{path}: expected to rename it; got '{error.strerror}'; move it away") from error
+    return kept
 
 
 def _may_exist(path: Path) -> bool:

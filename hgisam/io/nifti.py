@@ -30,6 +30,7 @@ from hgisam.io.nifti_header import (
     check_geometry,
     check_layout,
     parse_header,
+    spatial_sizes,
     with_depth,
 )
 from hgisam.labels import SUBTYPES
@@ -83,7 +84,7 @@ class NiftiGrid:
     @property
     def shape(self) -> tuple[int, int, int]:
         """The file's three spatial sizes; a picture's third is 1."""
-        return self.file_shape[0], self.file_shape[1], math.prod(self.file_shape[2:3])
+        return spatial_sizes(self.file_shape)
 
     @property
     def slice_axis(self) -> int:
@@ -545,7 +546,7 @@ def _write(path: Path, voxels: Tensor, grid: NiftiGrid, dtype: np.dtype[Any], de
         header["data_type"] = b""
     if "db_name" in header:
         header["db_name"] = b""
-    array = grid.to_file(voxels)
+    array = grid.to_file(voxels).reshape(grid.shape)
     with atomic_write(path) as file:
         if path.suffix == ".gz":
             with gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=_GZIP_LEVEL, mtime=0) as stream:
@@ -559,7 +560,7 @@ def _write_voxels(
 ) -> None:
     stream.write(header.binaryblock)
     stream.write(bytes(int(header.single_vox_offset) - len(header.binaryblock)))
-    for plane in np.moveaxis(array.reshape((*array.shape, 1)[:3]), 2, 0):
+    for plane in np.moveaxis(array, 2, 0):
         stream.write(plane.astype(dtype, copy=False).tobytes(order="F"))
 
 

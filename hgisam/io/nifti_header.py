@@ -55,13 +55,18 @@ class Choice:
 NO_CHOICE = Choice()
 
 
+def spatial_sizes(file_shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """The first three sizes of a file; of a picture, which has two, the third is 1."""
+    return file_shape[0], file_shape[1], math.prod(file_shape[2:3])
+
+
 @dataclass(frozen=True, eq=False)
 class Layout:
     """How a volume's numbers lie in memory and what turns them into HU.
 
     Attributes:
         file_shape: the volume's sizes as the header has them, trailing axes of length 1 included.
-        shape: the first three of them; of a picture, which has two, the third is 1.
+        shape: its `spatial_sizes`.
         dtype: the number format, byte order included.
         offset: bytes from the file's start to the volume's first voxel.
         slope: stored numbers times slope plus inter are HU; 1 and 0 where the header states none.
@@ -166,7 +171,7 @@ def check_layout(header: nib.Nifti1Header, source: str, max_voxels: int, choice:
             f"{source}: expected at most {max_voxels:,} voxels; got a header that states {_times(stated)} ="
             f" {math.prod(stated):,}; if that is true, raise --max-voxels"
         )
-    shape = (stated[0], stated[1], math.prod(stated[2:3]))
+    shape = spatial_sizes(stated)
     try:
         dtype = header.get_data_dtype()
     except (HeaderDataError, KeyError):

@@ -4,7 +4,6 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import nibabel as nib
 import numpy as np
@@ -18,6 +17,7 @@ from hgisam.evaluate.summary import summarise
 from hgisam.io.dicom import read_dicom
 from hgisam.io.errors import InputError, OutputError, ScanRefused
 from hgisam.io.nifti import write_mask
+from hgisam.io.nifti_header import Form
 from hgisam.labels import Subtype
 from hgisam.volume import MaskVolume
 
@@ -410,9 +410,7 @@ def test_the_same_shape_in_another_place_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["sform", "qform"])
-def test_of_a_reference_with_two_geometries_the_one_that_is_asked_for_counts(
-    tmp_path: Path, form: Literal["sform", "qform"]
-) -> None:
+def test_of_a_reference_with_two_geometries_the_one_that_is_asked_for_counts(tmp_path: Path, form: Form) -> None:
     """Against masks that state one of the two each; no choice, no comparison."""
     moved = AFFINE.copy()
     moved[0, 3] = 20.0

@@ -8,7 +8,7 @@ import struct
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -33,7 +33,7 @@ from hgisam.io.nifti import (
     write_map,
     write_mask,
 )
-from hgisam.io.nifti_header import Choice
+from hgisam.io.nifti_header import Choice, Form
 from hgisam.volume import CTVolume
 
 SHAPE = (6, 5, 4)
@@ -474,7 +474,7 @@ ODDS = {
 @pytest.mark.parametrize("form", ["sform", "qform"])
 @pytest.mark.parametrize("odds", ODDS)
 def test_of_two_forms_at_odds_the_one_that_is_asked_for_is_taken_and_said_to_be(
-    tmp_path: Path, odds: str, form: Literal["sform", "qform"]
+    tmp_path: Path, odds: str, form: Form
 ) -> None:
     path = patched(tmp_path, edit=setting(**ODDS[odds]))
     if odds == "an sform of nothing":
@@ -503,7 +503,7 @@ def test_a_form_whose_spacing_makes_no_sense_cannot_be_taken(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("form", ["sform", "qform"])
-def test_where_both_forms_agree_a_choice_changes_nothing(tmp_path: Path, form: Literal["sform", "qform"]) -> None:
+def test_where_both_forms_agree_a_choice_changes_nothing(tmp_path: Path, form: Form) -> None:
     ct, grid = read_ct(saved(tmp_path), choice=Choice(form=form))
     plain, plain_grid = read_ct(saved(tmp_path))
     assert torch.equal(ct.hu, plain.hu)
