@@ -1,6 +1,8 @@
 """A DICOM slice's pixels as Hounsfield units: decoded, told from padding, rescaled by the slice's own numbers."""
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,18 @@ _WRAP = 4096.0
 _J2K_MAGIC, _J2K_BOX = b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  "
 
 
+@contextmanager
+def _refusing_damage(file: DicomFile) -> Iterator[None]:
+    """Turn whatever pydicom raises on a hostile file into a refusal of it."""
+    try:
+        with quiet_pydicom():
+            yield
+    except ScanRefused:
+        raise
+    except Exception as error:
+        raise _damaged(file, error) from error
+
+
 class SliceReader:
     """Gives the HU of slices; a file with many frames is read once for those that follow each other.
 
@@ -57,7 +71,7 @@ class SliceReader:
         if header.file != self._file:
             self._load(header.file)
         stored = self._stored(header)
-        with quiet_pydicom():
+        with _refusing_damage(header.file):  # pydicom makes values of a header's bytes as they are asked for
             air = self._padding(stored, header)
             hu = self._rescaled(_signed(stored, self._dataset, ~air, header), header)
         hu[air] = LOWEST_HU
@@ -84,17 +98,12 @@ class SliceReader:
         return hu
 
     def _load(self, file: DicomFile) -> None:
-        try:
-            with self._reader.open(file) as stream, quiet_pydicom():
-                syntax = transfer_syntax(stream)
-                self._dataset = pydicom.dcmread(stream, force=True)
-                if not syntax:
-                    self._dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
-                self._compressed = self._dataset.file_meta.TransferSyntaxUID.is_compressed
-        except ScanRefused:
-            raise
-        except Exception as error:  # pydicom raises anything on a hostile file
-            raise _damaged(file, error) from error
+        with _refusing_damage(file), self._reader.open(file) as stream:
+            syntax = transfer_syntax(stream)
+            self._dataset = pydicom.dcmread(stream, force=True)
+            if not syntax:
+                self._dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+            self._compressed = self._dataset.file_meta.TransferSyntaxUID.is_compressed
         self._file = file
 
     def _stored(self, header: SliceHeader) -> Stored:

@@ -52,6 +52,14 @@ def test_changed_bytes_are_a_scan_or_a_refusal(data: st.DataObject) -> None:
     read(bytes(damaged))
 
 
+@pytest.mark.parametrize("element", [b"\x02\x01", b"\x03\x01", b"\x01\x01"])
+def test_an_element_of_no_kind_that_pixels_need_is_a_scan_or_a_refusal(element: bytes) -> None:
+    """HighBit, PixelRepresentation and BitsStored, of which pydicom makes values only when they are asked for."""
+    plain = seeds()[0]
+    at = plain.index(b"\x28\x00" + element)
+    read(plain[: at + 4] + b"U\x00" + plain[at + 6 :])
+
+
 @settings(max_examples=50)
 @given(st.data())
 def test_cut_and_joined_bytes_are_a_scan_or_a_refusal(data: st.DataObject) -> None:
