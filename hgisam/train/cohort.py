@@ -284,6 +284,14 @@ class Cohort:
         return shown
 
     @cached_property
+    def untold(self) -> frozenset[Subtype]:
+        """Subtypes of which no label says whether a slice with blood shows them. None where no slice has blood."""
+        told = torch.zeros(len(Subtype), dtype=torch.bool)
+        for scan in self.scans:
+            told |= scan.known[scan.positive].any(dim=0)
+        return frozenset(s for s, is_told in zip(Subtype, told.tolist(), strict=True) if told.any() and not is_told)
+
+    @cached_property
     def sha256(self) -> str:
         """A hash of who is in the cohort and of every label, the same wherever the folder lies."""
         digest = hashlib.sha256()
@@ -334,7 +342,12 @@ class Cohort:
             f"{self.layout}: {counted(len(self.scans), 'scan')} of {counted(len(self.patients), 'patient')},"
             f" {counted(slices['all'], 'slice')}:"
             f" {slices[Subtype.ANY]:,} positive, {slices['negative']:,} negative, {n_unknown:,} unknown",
-            *(f"{s}: {counted(slices[s], 'slice')} of {counted(of_patients[s], 'patient')}" for s in Subtype),
+            *(
+                f"{s}: not told"
+                if s in self.untold
+                else f"{s}: {counted(slices[s], 'slice')} of {counted(of_patients[s], 'patient')}"
+                for s in Subtype
+            ),
         ]
 
 

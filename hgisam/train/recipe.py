@@ -19,6 +19,7 @@ from hgisam.evaluate.figures import write_reliability, write_roc_and_precision_r
 from hgisam.evaluate.scored import ScoredSlices, detection_by_target, joined_slices, read_scored_slices
 from hgisam.io.errors import InputError
 from hgisam.io.tables import write_json
+from hgisam.labels import Subtype
 from hgisam.model.architecture import Architecture, build_classifier
 from hgisam.model.checkpoint import (
     EncoderMetadata,
@@ -270,6 +271,11 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
         if data is not None:
             cohort = read_cohort(data, options.layout, workers=workers, index=header_index(cache))
             cohort.log_summary()
+            if untold := cohort.untold & {*options.classifier.targets}:
+                names = ", ".join(subtype for subtype in Subtype if subtype in untold)
+                log.warning(
+                    "of no slice with blood do labels say whether it shows %s: no real slice teaches that", names
+                )
             fold = fold_of(options.split, cohort, output)
             labelled = cohort.without_references()  # nobody learns from a mask, nor loses a scan to a damaged one
             prepared = prepare_cohort(labelled, options.brain, options.preprocess, cache, workers)

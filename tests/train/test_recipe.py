@@ -191,6 +191,26 @@ def test_data_without_a_kind_of_slice_are_refused_in_one_line(
     assert f"expected slices for train.sampling.{kind}" in done.stderr
 
 
+@pytest.mark.parametrize(("outputs", "warns"), [(1, False), (6, True)])
+def test_labels_of_blood_alone_teach_and_subtypes_that_nobody_told_are_a_warning(
+    data: Path, cache: Path, tmp_path: Path, outputs: int, warns: bool
+) -> None:
+    folder = tmp_path / "heads"
+    shutil.copytree(data, folder)
+    rows = [line.split(",") for line in (data / "slice_labels.csv").read_text().splitlines()]
+    (folder / "slice_labels.csv").write_text("".join(f"{row[0]},{row[1]},{row[-1]}\n" for row in rows))
+    classifier = TINY["train"]["classifier"] | {"outputs": outputs}  # type: ignore[index]
+    recipe = write_shrunk_recipe(
+        tmp_path / "r.yaml", write_tiny_recipe(tmp_path / "tiny.yaml", steps=2), {"classifier": classifier}
+    )
+    done = RUN.invoke(app, [*arguments(recipe, tmp_path / "a"), "--data", str(folder), "--cache", str(cache)])
+    assert done.exit_code == 0, done.output
+    assert ("do labels say whether it shows epidural, intraparenchymal," in done.stderr) is warns
+    scored = read_scored_slices(tmp_path / "a" / "test.csv")
+    assert scored.labels[:, -1].any()
+    assert not scored.known[scored.labels[:, -1], :-1].any()
+
+
 @pytest.mark.parametrize("quiet", [False, True])
 def test_what_of_the_data_goes_unused_is_a_warning(tmp_path: Path, quiet: bool) -> None:
     """Read and refused for its folds, so that nothing is decoded."""

@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from hgisam.io.tables import SLICE_LABEL_COLUMNS
 from hgisam.labels import Subtype
 from hgisam.train.cohort import CohortRefused, Findings, LabelledScan, Trouble
 from hgisam.train.layouts.label_table import LabelTable
@@ -16,12 +15,18 @@ TRUTH = "truth"
 REFERENCES = ("_mask.nii.gz", "_labels.nii.gz", ".nii.gz", "_mask.nii", "_labels.nii", ".nii")
 """What the name of a scan's reference mask in `truth/` ends with, after the scan's own; the first that is there."""
 _INDEX = re.compile("[0-9]{1,9}")
+_COLUMNS = ("file", "slice_index", Subtype.ANY)
+"""What the table must have. Columns of subtypes it may lack: whoever only said whether there is blood knows no more."""
+_LABELS = {"0": False, "1": True, "0.0": False, "1.0": True, "": None}
+"""What a cell may hold. An empty one says nothing; in a column that has such, pandas writes numbers with a point."""
 PATIENT = "patient"
 """A column of the table that it need not have: whose scan a file is. Without it each file is a patient of its own."""
 
 
 def read_slice_table(folder: Path, findings: Findings, *, with_truth: bool) -> Iterable[LabelledScan]:
     """Scans listed in `slice_labels.csv`; `slice_index` counts along each file's own slice axis.
+
+    A subtype without a column, or with an empty cell, is unknown, but where `any` is 0.
 
     Args:
         folder: holds the table and the files.
@@ -69,18 +74,19 @@ def _read_table(path: Path, findings: Findings) -> tuple[LabelTable, dict[str, s
     patients: dict[str, str] = {}
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
-        missing = [column for column in SLICE_LABEL_COLUMNS if column not in (reader.fieldnames or ())]
+        columns = reader.fieldnames or ()
+        missing = [str(column) for column in _COLUMNS if column not in columns]
         if missing:
-            raise CohortRefused(
-                f"{path.name}: expected the columns {', '.join(SLICE_LABEL_COLUMNS)}; missing {missing}"
-            )
+            raise CohortRefused(f"{path.name}: expected the columns {', '.join(_COLUMNS)}; missing {missing}")
+        labelled = [subtype for subtype in Subtype if subtype in columns]
         for row in reader:
-            name, index = row["file"], row["slice_index"]
-            if not name or not _INDEX.fullmatch(index or "") or not {row[subtype] for subtype in Subtype} <= {"0", "1"}:
+            name, index, cells = row["file"], row["slice_index"], [row[subtype] for subtype in labelled]
+            if not name or not _INDEX.fullmatch(index or "") or not {*cells} <= _LABELS.keys():
                 findings.add(Trouble.MALFORMED, f"{path.name} line {reader.line_num}")
                 continue
             patient = row.get(PATIENT) or stem(name)
             if patients.setdefault(name, patient) != patient:
                 raise CohortRefused(f"{path.name} line {reader.line_num}: expected one patient for {name}; got two")
-            table.add((name, int(index)), {subtype: row[subtype] == "1" for subtype in Subtype})
+            said = {subtype: _LABELS[cell] for subtype, cell in zip(labelled, cells, strict=True)}
+            table.add((name, int(index)), {subtype: value for subtype, value in said.items() if value is not None})
     return table, patients

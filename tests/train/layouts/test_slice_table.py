@@ -7,6 +7,7 @@ from scan_files import write_nifti
 
 from hgisam.io.errors import InputError
 from hgisam.io.tables import SLICE_LABEL_COLUMNS
+from hgisam.labels import SUBTYPES, Subtype
 from hgisam.phantom import PhantomOptions, make_phantom, slice_labels
 from hgisam.phantom_folder import write_phantoms
 from hgisam.train.cohort import Cohort, CohortRefused, Trouble
@@ -81,10 +82,34 @@ def test_a_table_that_contradicts_itself_throughout_is_refused(tmp_path: Path) -
         read_cohort(tmp_path)
 
 
-def test_a_table_without_a_column_is_refused(tmp_path: Path) -> None:
-    write_table(tmp_path, [], HEAD.replace("subdural,", ""))
-    with pytest.raises(CohortRefused, match="missing"):
+@pytest.mark.parametrize("column", ["file", "slice_index", "any"])
+def test_a_table_without_a_column_is_refused(tmp_path: Path, column: str) -> None:
+    write_table(tmp_path, [], ",".join(name for name in HEAD.split(",") if name != column))
+    with pytest.raises(CohortRefused, match=f"missing \\['{column}'\\]"):
         read_cohort(tmp_path)
+
+
+def test_whether_there_is_blood_is_label_enough(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "a.nii.gz", [1] * 3)
+    write_table(tmp_path, ["a.nii.gz,0,0", "a.nii.gz,1,1", "a.nii.gz,2,"], "file,slice_index,any")
+    cohort = read_cohort(tmp_path)
+    (scan,) = cohort.scans
+    assert scan.positive.tolist() == [False, True, False]
+    assert scan.negative.tolist() == [True, False, False]
+    assert scan.known.tolist() == [[True] * 6, [False] * 5 + [True], [False] * 6]  # without blood, of no subtype
+    assert cohort.untold == {*SUBTYPES}
+    assert "subdural: not told" in cohort.summary()
+
+
+def test_an_empty_cell_says_nothing_of_its_subtype_alone(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "a.nii.gz", [1] * 2)
+    write_table(tmp_path, ["a.nii.gz,0,1.0,,1.0", "a.nii.gz,1,,1,"], "file,slice_index,subdural,epidural,any")
+    cohort = read_cohort(tmp_path)
+    (scan,) = cohort.scans
+    subtypes = [{s for s, shown in zip(Subtype, row, strict=True) if shown} for row in scan.labels.tolist()]
+    assert subtypes == [{Subtype.SUBDURAL, Subtype.ANY}, {Subtype.EPIDURAL, Subtype.ANY}]  # which makes any of it
+    assert scan.known.sum(dim=1).tolist() == [2, 2]
+    assert cohort.untold == {*SUBTYPES} - {Subtype.SUBDURAL, Subtype.EPIDURAL}
 
 
 def test_no_scan_with_labels_is_refused_with_what_was_found(tmp_path: Path) -> None:
