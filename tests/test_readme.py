@@ -1,4 +1,4 @@
-"""The README is true: its commands exist and run, its Python runs, its files are there, its exit statuses are ours."""
+"""README and pages in docs/ are true: commands exist and run, Python runs, files are there, exit statuses are ours."""
 
 import re
 import shlex
@@ -15,19 +15,27 @@ from hgisam.cli import app
 from hgisam.exits import ExitCode
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    path: path.read_text(encoding="utf-8")
+    for path in (
+        ROOT / "README.md",
+        *sorted((ROOT / "docs").glob("*.md")),
+        *sorted((ROOT / "docs/results").glob("*.md")),
+    )
+}
+README = PAGES[ROOT / "README.md"]
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
-def blocks(language: str) -> list[str]:
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
     return [text for name, text in found if name == language]
 
 
-def command_lines() -> list[list[str]]:
+def command_lines(page: str = README) -> list[list[str]]:
     """Every `hgisam ...` line of the shell blocks, and every one in the text, without comments."""
-    in_blocks = [line for block in blocks("sh") for line in block.splitlines()]
-    in_text = re.findall(r"`(hgisam [^`]+)`", README)
+    in_blocks = [line for block in blocks("sh", page) for line in block.replace("\\\n", " ").splitlines()]
+    in_text = re.findall(r"`(hgisam [^`]+)`", page)
     words = [shlex.split(line, comments=True) for line in [*in_blocks, *in_text]]
     return [line for line in words if line[:1] == ["hgisam"] and line[1] != "COMMAND"]
 
@@ -37,7 +45,7 @@ def is_template(line: list[str]) -> bool:
     return any(re.fullmatch(r"[A-Z]{4,}(\.\.\.)?", word) for word in line)
 
 
-@pytest.mark.parametrize("line", command_lines(), ids=" ".join)
+@pytest.mark.parametrize("line", [line for page in PAGES.values() for line in command_lines(page)], ids=" ".join)
 def test_commands_and_flags_exist(line: list[str]) -> None:
     _, command, *rest = line
     assert command in COMMANDS
@@ -46,6 +54,8 @@ def test_commands_and_flags_exist(line: list[str]) -> None:
         found, rest = found.commands[rest[0]], rest[1:]
     known = {flag for parameter in found.params for flag in parameter.opts}
     assert {word.split("=")[0] for word in rest if word.startswith("-")} <= known | {"--help"}
+    recipes = [word for word in rest if word.startswith("configs/")]
+    assert [name for name in recipes if not (ROOT / name).is_file()] == []
 
 
 def test_every_command_is_in_the_readme() -> None:
@@ -59,15 +69,31 @@ def test_make_targets_exist() -> None:
     assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in named)
 
 
-def test_files_that_are_named_exist() -> None:
-    linked = re.findall(r"!?\[[^\]]*\]\(([^)#:]+)\)", README)
-    quoted = re.findall(r"`((?:docs|tools|configs|tests|sample_volumes|hgisam)/[\w./-]*)`", README)
-    mentioned = re.findall(r"python (tools/\w+\.py)", README)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_files_that_are_named_exist(path: Path) -> None:
+    page = PAGES[path]
+    linked = re.findall(r"!?\[[^\]]*\]\(([^)#:]+)\)", page)
+    quoted = re.findall(r"`((?:docs|tools|configs|tests|sample_volumes|hgisam)/[\w./-]*)`", page)
+    mentioned = re.findall(r"python (tools/\w+\.py)", page)
+    assert [name for name in linked if not (path.parent / name).exists()] == []
+    assert [name for name in [*quoted, *mentioned] if not (ROOT / name).exists()] == []
+
+
+def test_rooms_that_the_readme_names_exist() -> None:
     rooms = re.findall(r"`([a-z_]+(?:/[a-z_]+)*(?:\.py|/))`", README)
-    missing = [name for name in [*linked, *quoted, *mentioned] if not (ROOT / name).exists()]
-    missing += [name for name in rooms if not any((folder / name).exists() for folder in (ROOT, ROOT / "hgisam"))]
-    assert linked
-    assert missing == []
+    assert rooms
+    assert [name for name in rooms if not any((folder / name).exists() for folder in (ROOT, ROOT / "hgisam"))] == []
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    seen, left = {ROOT / "README.md"}, [ROOT / "README.md"]
+    while left:
+        path = left.pop()
+        linked = re.findall(r"\[[^\]]*\]\(([^)#:]+\.md)\)", path.read_text(encoding="utf-8"))
+        new = {(path.parent / name).resolve() for name in linked} - seen
+        seen |= new
+        left += new
+    assert {*PAGES} <= seen
 
 
 def test_goals_state_what_their_pages_state() -> None:
@@ -78,7 +104,7 @@ def test_goals_state_what_their_pages_state() -> None:
 
 
 def test_no_result_is_left_open() -> None:
-    assert "<!--" not in README
+    assert [path.name for path, page in PAGES.items() if "<!--" in page] == []
 
 
 def test_exit_statuses_are_those_of_the_code() -> None:
