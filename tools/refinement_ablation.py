@@ -52,7 +52,9 @@ from hgisam.volume import CTVolume
 
 DEFAULT = "components"
 WHOLE = "whole components"
-"""Without an edge of their own."""
+"""Without an edge of their own, or what is blurred with the skull."""
+EDGED = "their own edge"
+"""The default without what is blurred with the skull."""
 OURS = Components()
 FEW_VOXELS = 20
 """Of fewer, no mixture of Gaussians is learned."""
@@ -113,7 +115,8 @@ def by(method: Refiner) -> Callable[[Look, float], torch.Tensor]:
 
 def whole(**options: float) -> Components:
     """The default's kind of components without what was added to it, but for these options."""
-    return Components.model_validate({"edge_mm": 0.0, "min_mean": 0.0, "faint_split_mm": 0.0} | options)
+    without = {"edge_mm": 0.0, "min_mean": 0.0, "faint_split_mm": 0.0, "skull_mm": 0.0}
+    return Components.model_validate(without | options)
 
 
 def of(candidate: Callable[[Look], Mask]) -> Callable[[Look, float], torch.Tensor]:
@@ -124,6 +127,11 @@ def of(candidate: Callable[[Look], Mask]) -> Callable[[Look, float], torch.Tenso
         return remove_small_components(mask, 1000.0 * look.ct.slice_voxel_ml, OURS.min_component_mm3)
 
     return outlined
+
+
+def up_to_the_skull(candidate: Callable[[Look], Mask]) -> Callable[[Look, float], torch.Tensor]:
+    """A candidate with what of its blood is blurred with the skull, as by default."""
+    return of(lambda look: OURS.up_to_the_skull(look.scan, torch.from_numpy(candidate(look))).numpy())
 
 
 def chosen(look: Look, excess_hu: NDArray[np.float32]) -> Mask:
@@ -361,21 +369,22 @@ ROWS = {
     "faint pieces left out": Row(WHOLE, by(whole(min_mean=OURS.min_mean))),
     "cut at necks": Row(WHOLE, by(whole(split_mm=1.5))),
     "cut by a watershed": Row(WHOLE, of(flooded)),
-    DEFAULT: Row(WHOLE, by(OURS)),
+    EDGED: Row(WHOLE, by(Components(skull_mm=0))),
+    DEFAULT: Row(EDGED, by(OURS)),
     "cut at necks, own edge": Row(DEFAULT, by(Components(split_mm=1.5))),
     "cut at wide necks, own edge": Row(DEFAULT, by(Components(split_mm=3))),
     "faint ones not cut": Row(DEFAULT, by(Components(faint_split_mm=0))),
     "faint ones cut at wide necks": Row(DEFAULT, by(Components(faint_split_mm=3))),
-    "contrast by least variance": Row(DEFAULT, of(least_variance)),
-    "left minus right": Row(DEFAULT, of(mirrored)),
-    "midline sheets left out": Row(DEFAULT, of(without_midline_sheets)),
-    "deep sheets left out": Row(DEFAULT, of(without_deep_sheets)),
-    "crescent filled": Row(DEFAULT, of(crescent)),
+    "contrast by least variance": Row(DEFAULT, up_to_the_skull(least_variance)),
+    "left minus right": Row(DEFAULT, up_to_the_skull(mirrored)),
+    "midline sheets left out": Row(DEFAULT, up_to_the_skull(without_midline_sheets)),
+    "deep sheets left out": Row(DEFAULT, up_to_the_skull(without_deep_sheets)),
+    "crescent filled": Row(DEFAULT, up_to_the_skull(crescent)),
     "random walk": Row(DEFAULT, by(RandomWalk())),
-    "random walk, whole start": Row(DEFAULT, by(RandomWalk(start=whole()))),
+    "random walk, whole start": Row(DEFAULT, by(RandomWalk(start=whole(skull_mm=OURS.skull_mm)))),
     "random walk, hot seeds": Row(DEFAULT, by(RandomWalk(seed_share=0.5))),
-    "dense CRF": Row(DEFAULT, of(crf)),
-    "GrabCut": Row(DEFAULT, of(grab_cut)),
+    "dense CRF": Row(DEFAULT, up_to_the_skull(crf)),
+    "GrabCut": Row(DEFAULT, up_to_the_skull(grab_cut)),
 }
 
 

@@ -4,6 +4,7 @@ One file per method. A method is its frozen options and a call, behind the inter
 member of `RefineMethod`, a name in cli.py's `RefineName`, and the contract test runs over it by itself.
 """
 
+import math
 from typing import Annotated, Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from hgisam.refine.components import Components
 from hgisam.refine.pieces import remove_small_components
 from hgisam.refine.random_walk import RandomWalk
-from hgisam.refine.refiner import MappedScan, Refiner
+from hgisam.refine.refiner import SKULL_MM, MappedScan, Refiner
 from hgisam.refine.threshold import Threshold
 from hgisam.volume import CTVolume, MaskVolume
 
@@ -54,7 +55,7 @@ def refine(
         method: how the mask is made.
     """
     voxels = torch.zeros_like(region)
-    bounds = _bounding_box(region & (saliency > 0).flatten(1).any(dim=1)[:, None, None])
+    bounds = _box_about(region & (saliency > 0).flatten(1).any(dim=1)[:, None, None], volume.spacing_mm[1:])
     if bounds is not None:
         part = MappedScan(
             saliency=saliency[bounds],
@@ -70,15 +71,18 @@ def refine(
     return MaskVolume(voxels=voxels, affine=volume.affine, source=volume.source, slices=volume.slices)
 
 
-def _bounding_box(mask: Bool[Tensor, "depth height width"]) -> tuple[slice, slice, slice] | None:
-    """The smallest box of whole axes ranges that holds the mask; None where it is empty."""
+def _box_about(
+    mask: Bool[Tensor, "depth height width"], spacing_mm: tuple[float, float]
+) -> tuple[slice, slice, slice] | None:
+    """The box of whole axes ranges that holds the mask and `SKULL_MM` about it in plane; None for an empty mask."""
     if not mask.any():
         return None
     ranges = []
-    for kept in (0, 1, 2):
+    for kept, mm in enumerate((math.inf, *spacing_mm)):
         others = tuple(axis for axis in (0, 1, 2) if axis != kept)
         index = torch.nonzero(mask.any(dim=others[1]).any(dim=others[0])).flatten()
-        ranges.append(slice(int(index[0]), int(index[-1]) + 1))
+        margin = math.ceil(SKULL_MM / mm)
+        ranges.append(slice(max(0, int(index[0]) - margin), int(index[-1]) + 1 + margin))
     return ranges[0], ranges[1], ranges[2]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hgisam.refine.density import excess_hu
 from hgisam.refine.pieces import chosen_components, ranks, split_at_necks
-from hgisam.refine.refiner import MappedScan, Refiner
+from hgisam.refine.refiner import SKULL_MM, MappedScan, Refiner
 
 _BRIGHT = 75
 """Percentile of a component's excess that stands for its own contrast: most of it is dimmed by its edge."""
@@ -25,7 +25,8 @@ class Components(Refiner):
     Dice of ten tuning phantoms, tools/tune_refinement.py. Of the other options: best mean Dice of the phantoms of
     `tools/refinement_ablation.py --for choosing --phantoms 60`, which tells what each is worth; its painted bleeds have
     one piece each, and would let all others be left out. Of min_mean and faint_split_mm: slice labels,
-    `tools/evaluate_on_labels.py`.
+    `tools/evaluate_on_labels.py`. Of skull_hu and skull_mm: the phantoms `--for choosing`; painted bleeds end where the
+    skull's blur begins, and cannot tell.
     """
 
     method: Literal["components"] = "components"
@@ -58,10 +59,17 @@ class Components(Refiner):
     """Half is where a blurred edge lies; smoothing has moved it outwards."""
     edge_hu: float = Field(default=8.0, gt=0)
     """The edge lies at no less than this: below is brain."""
+    skull_mm: float = Field(default=3.0, ge=0, le=SKULL_MM)
+    """Where blood and skull are blurred into one voxel it looks like bone, and lies outside the region. Of what is
+    denser than `ceiling_hu` and no denser than `skull_hu`, a voxel is marked where the nearest soft one of its slice
+    is, if that is not farther away than this. No deeper than this below the region's outline: there it would be a
+    calcification. 0 for nothing."""
+    skull_hu: float = 400.0
+    """The inner table lies about where HU are half way from blood to the skull's bone."""
 
     def __call__(self, scan: MappedScan) -> Bool[Tensor, "depth height width"]:
         """See the class."""
-        return torch.from_numpy(self.outlined(scan, self.excess_hu(scan)) > 0)
+        return self.up_to_the_skull(scan, torch.from_numpy(self.outlined(scan, self.excess_hu(scan)) > 0))
 
     def excess_hu(self, scan: MappedScan) -> Float[Tensor, "depth height width"]:
         """HU over what is normal there; -inf where that is not known or no mask may lie."""
@@ -84,6 +92,24 @@ class Components(Refiner):
         if self.edge_mm == 0 or not kept.any():
             return kept
         return self._at_own_edge(kept, (pieces > 0) & (kept == 0), excess.numpy(), scan.spacing_mm)
+
+    def up_to_the_skull(
+        self, scan: MappedScan, mask: Bool[Tensor, "depth height width"]
+    ) -> Bool[Tensor, "depth height width"]:
+        """The mask with what lies between it and the inner table, as `skull_mm` says; an empty mask stays empty."""
+        if self.skull_mm == 0:
+            return mask
+        grown = mask.numpy().copy()
+        dense = scan.hu > self.ceiling_hu
+        blurred, soft = (dense & (scan.hu <= self.skull_hu)).numpy(), (scan.region & ~dense).numpy() | grown
+        for index in np.flatnonzero(grown.any(axis=(1, 2))):
+            away_mm, where = distance_transform_edt(~soft[index], sampling=scan.spacing_mm, return_indices=True)
+            depth_mm = distance_transform_edt(np.pad(scan.region[index].numpy(), 1), sampling=scan.spacing_mm)[
+                1:-1, 1:-1
+            ]
+            near = (away_mm <= self.skull_mm) & (depth_mm <= self.skull_mm)
+            grown[index] |= blurred[index] & near & grown[index][tuple(where)]
+        return torch.from_numpy(grown)
 
     def _at_own_edge(
         self,

@@ -70,7 +70,7 @@ class RandomWalk(Refiner):
                 excess_hu, known, blood, doubtful, (scan.distances_mm.numpy(), *scan.spacing_mm), self.sigma_hu
             )
             mask[doubtful] = reached > 0.5
-        return torch.from_numpy(mask)
+        return self.start.up_to_the_skull(scan, torch.from_numpy(mask))
 
 
 def _highest(found: NDArray[np.int64], saliency: NDArray[np.float32]) -> NDArray[np.float32]:

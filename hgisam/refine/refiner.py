@@ -7,10 +7,13 @@ from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+SKULL_MM = 5.0
+"""So far beyond the region, in plane, a method may look, and mark what is blurred with the skull."""
+
 
 @dataclass(frozen=True, eq=False)
 class MappedScan:
-    """The part of a scan that can hold a mask, with its map: the box around the region in slices that have saliency.
+    """The part of a scan that can hold a mask, with its map: a box about the region in slices that have saliency.
 
     Attributes:
         saliency: in [0, 1]; zero throughout slices that the gate closed.
@@ -40,7 +43,7 @@ class Refiner(BaseModel):
     """A way from a saliency map to a mask: frozen options and one call.
 
     A method's options carry a `method` tag of its own, by which settings choose it. It gives the same for the same,
-    marks nothing outside the region, and nothing where the map is zero throughout.
+    marks nothing farther outside the region than `SKULL_MM`, and nothing where the map is zero throughout.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
