@@ -13,7 +13,7 @@ from pydantic import Discriminator, Tag
 from torch import Tensor
 
 from hgisam.refine.components import Components
-from hgisam.refine.pieces import remove_small_components
+from hgisam.refine.pieces import box_about, remove_small_components
 from hgisam.refine.random_walk import RandomWalk
 from hgisam.refine.refiner import SKULL_MM, MappedScan, Refiner
 from hgisam.refine.threshold import Threshold
@@ -55,7 +55,8 @@ def refine(
         method: how the mask is made.
     """
     voxels = torch.zeros_like(region)
-    bounds = _box_about(region & (saliency > 0).flatten(1).any(dim=1)[:, None, None], volume.spacing_mm[1:])
+    allowed = region & (saliency > 0).flatten(1).any(dim=1)[:, None, None]
+    bounds = box_about(allowed.numpy(), (math.inf, *volume.spacing_mm[1:]), SKULL_MM)
     if bounds is not None:
         part = MappedScan(
             saliency=saliency[bounds],
@@ -69,21 +70,6 @@ def refine(
         voxel_mm3 = 1000.0 * volume.slice_voxel_ml[bounds[0]]
         voxels[bounds] = remove_small_components(method(part), voxel_mm3, method.min_component_mm3)
     return MaskVolume(voxels=voxels, affine=volume.affine, source=volume.source, slices=volume.slices)
-
-
-def _box_about(
-    mask: Bool[Tensor, "depth height width"], spacing_mm: tuple[float, float]
-) -> tuple[slice, slice, slice] | None:
-    """The box of whole axes ranges that holds the mask and `SKULL_MM` about it in plane; None for an empty mask."""
-    if not mask.any():
-        return None
-    ranges = []
-    for kept, mm in enumerate((math.inf, *spacing_mm)):
-        others = tuple(axis for axis in (0, 1, 2) if axis != kept)
-        index = torch.nonzero(mask.any(dim=others[1]).any(dim=others[0])).flatten()
-        margin = math.ceil(SKULL_MM / mm)
-        ranges.append(slice(max(0, int(index[0]) - margin), int(index[-1]) + 1 + margin))
-    return ranges[0], ranges[1], ranges[2]
 
 
 __all__ = [

@@ -11,7 +11,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from hgisam.refine.density import excess_hu
-from hgisam.refine.pieces import chosen_components, ranks, split_at_necks
+from hgisam.refine.pieces import box_about, chosen_components, ranks, split_at_necks
 from hgisam.refine.refiner import SKULL_MM, MappedScan, Refiner
 
 _BRIGHT = 75
@@ -100,15 +100,18 @@ class Components(Refiner):
         if self.skull_mm == 0:
             return mask
         grown = mask.numpy().copy()
-        dense = scan.hu > self.ceiling_hu
-        blurred, soft = (dense & (scan.hu <= self.skull_hu)).numpy(), (scan.region & ~dense).numpy() | grown
+        dense = (scan.hu > self.ceiling_hu).numpy()
+        blurred, region = dense & (scan.hu <= self.skull_hu).numpy(), scan.region.numpy()
         for index in np.flatnonzero(grown.any(axis=(1, 2))):
-            away_mm, where = distance_transform_edt(~soft[index], sampling=scan.spacing_mm, return_indices=True)
-            depth_mm = distance_transform_edt(np.pad(scan.region[index].numpy(), 1), sampling=scan.spacing_mm)[
-                1:-1, 1:-1
-            ]
+            box = box_about(grown[index], scan.spacing_mm, 2 * self.skull_mm)
+            marked, inside = grown[index][box], region[index][box]
+            if inside.all():
+                continue
+            soft = marked | inside & ~dense[index][box]
+            away_mm, where = distance_transform_edt(~soft, sampling=scan.spacing_mm, return_indices=True)
+            depth_mm = distance_transform_edt(inside, sampling=scan.spacing_mm)
             near = (away_mm <= self.skull_mm) & (depth_mm <= self.skull_mm)
-            grown[index] |= blurred[index] & near & grown[index][tuple(where)]
+            grown[index][box] |= blurred[index][box] & near & marked[tuple(where)]
         return torch.from_numpy(grown)
 
     def _at_own_edge(
@@ -129,8 +132,9 @@ class Components(Refiner):
         near = np.where(kept > 0, kept, beside)
         moved = np.zeros_like(kept)
         for index in np.flatnonzero(near.any(axis=(1, 2))):
-            away_mm, where = distance_transform_edt(near[index] == 0, sampling=spacing_mm, return_indices=True)
-            number = near[index][tuple(where)]
-            inside = (away_mm <= self.edge_mm) & (excess[index] >= level_hu[number]) & ~others[index]
-            moved[index] = np.where(inside, number, 0)
+            box = box_about(near[index] > 0, spacing_mm, self.edge_mm)
+            away_mm, where = distance_transform_edt(near[index][box] == 0, sampling=spacing_mm, return_indices=True)
+            number = near[index][box][tuple(where)]
+            inside = (away_mm <= self.edge_mm) & (excess[index][box] >= level_hu[number]) & ~others[index][box]
+            moved[index][box] = np.where(inside, number, 0)
         return moved

@@ -1,15 +1,33 @@
 """The connected pieces of a mask: where to cut them, which the map points at, and which are too small to tell."""
 
+import math
+from collections.abc import Sequence
+
 import cc3d
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, find_objects
 from torch import Tensor
 
 CONNECTIVITY = 18
 """Voxels that share a face or an edge are one component: a thin oblique crescent stays whole."""
+
+
+def box_about(mask: NDArray[np.bool_], spacing_mm: Sequence[float], margin_mm: float) -> tuple[slice, ...] | None:
+    """The box of whole axes ranges that holds a mask of any number of axes, and a margin about it; None for no mask.
+
+    Args:
+        mask: the mask.
+        spacing_mm: of each axis; one without a margin has infinite spacing.
+        margin_mm: how far the box reaches beyond the mask, where there is something.
+    """
+    boxes = find_objects(mask.view(np.uint8))
+    if not boxes:
+        return None
+    margins = [math.ceil(margin_mm / mm) for mm in spacing_mm]
+    return tuple(slice(max(0, box.start - n), box.stop + n) for box, n in zip(boxes[0], margins, strict=True))
 
 
 def split_at_necks(
@@ -31,17 +49,22 @@ def split_at_necks(
     whole = _labelled(mask)
     if neck_mm == 0 or not whole.any():
         return whole
-    depth_mm = np.stack([distance_transform_edt(np.pad(p, 1), sampling=spacing_mm)[1:-1, 1:-1] for p in mask.numpy()])
-    cores = _labelled(torch.from_numpy(depth_mm > neck_mm))
+    deep = np.zeros(whole.shape, dtype=np.bool_)
+    boxes = [box_about(plane, spacing_mm, 0.0) for plane in mask.numpy()]
+    for plane, box, is_deep in zip(whole, boxes, deep, strict=True):
+        if box is not None:
+            depth_mm = distance_transform_edt(np.pad(plane[box] > 0, 1), sampling=spacing_mm)[1:-1, 1:-1]
+            is_deep[box] = depth_mm > neck_mm
+    cores = _labelled(torch.from_numpy(deep))
     owner = np.zeros(int(cores.max()) + 1, dtype=np.int64)
     owner[cores] = whole
     shared = np.zeros_like(whole)
-    for index in np.flatnonzero((cores > 0).any(axis=(1, 2))):
-        where = distance_transform_edt(
-            cores[index] == 0, sampling=spacing_mm, return_distances=False, return_indices=True
-        )
-        nearest = cores[index][tuple(where)]
-        shared[index] = np.where((whole[index] > 0) & (owner[nearest] == whole[index]), nearest, 0)
+    for index in np.flatnonzero(deep.any(axis=(1, 2))).tolist():
+        box = boxes[index]
+        own, core = whole[index][box], cores[index][box]
+        where = distance_transform_edt(core == 0, sampling=spacing_mm, return_distances=False, return_indices=True)
+        nearest = core[tuple(where)]
+        shared[index][box] = np.where((own > 0) & (owner[nearest] == own), nearest, 0)
     rest = _labelled(torch.from_numpy((whole > 0) & (shared == 0)))
     return np.where(rest > 0, rest + cores.max(), shared)
 

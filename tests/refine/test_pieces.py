@@ -1,10 +1,12 @@
 """Pieces of a mask: which are chosen, and which are too small."""
 
+import math
+
 import numpy as np
 import torch
 
 from hgisam.refine import remove_small_components
-from hgisam.refine.pieces import chosen_components, ranks, split_at_necks
+from hgisam.refine.pieces import box_about, chosen_components, ranks, split_at_necks
 
 VOXEL_MM3 = torch.full((3,), 5.0, dtype=torch.float64)
 
@@ -62,3 +64,11 @@ def test_of_uneven_slices_each_component_is_measured_with_its_own_slices() -> No
     assert int(kept.sum()) == 10
     unknown = torch.full((3,), float("nan"), dtype=torch.float64)
     assert torch.equal(remove_small_components(mask, unknown, 1000.0), mask)
+
+
+def test_a_box_holds_the_mask_and_a_margin_in_mm() -> None:
+    mask = np.zeros((4, 20, 30), dtype=np.bool_)
+    assert box_about(mask, (5.0, 1.0, 0.5), 2.0) is None
+    mask[1:3, 10, 1] = True
+    found = box_about(mask, (math.inf, 1.0, 0.5), 2.0)
+    assert found == (slice(1, 3), slice(8, 13), slice(0, 6))  # cut off at the picture's edge
