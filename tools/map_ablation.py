@@ -333,7 +333,7 @@ def outline(seen: Seen, saliency: torch.Tensor) -> torch.Tensor:
     mask = torch.zeros_like(seen.region)
     if seen.gated.any():
         scan = seen.scan_with(saliency * seen.gated[:, None, None])
-        blood = torch.from_numpy(OURS.outlined(scan, seen.excess_hu) > 0)
+        blood = OURS.up_to_the_skull(scan, torch.from_numpy(OURS.outlined(scan, seen.excess_hu) > 0))
         mm3 = 1000.0 * seen.ct.slice_voxel_ml[seen.box[0]]
         mask[seen.box] = remove_small_components(blood, mm3, OURS.min_component_mm3)
     return mask

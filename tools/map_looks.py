@@ -4,6 +4,7 @@ The network looks at each slice once as it is, which gives the maps of all `WEIG
 the slices that pass the gate or hold blood; and then at the head without what was found, up to `ROUNDS` times.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ from hgisam.model.swin import BlockGrid, SwinOptions
 from hgisam.pipeline import SegmentationResult
 from hgisam.preprocess import PreprocessOptions, SliceBatch, preprocess
 from hgisam.refine import Components, MappedScan
+from hgisam.refine.pieces import box_about
+from hgisam.refine.refiner import SKULL_MM
 from hgisam.segment import Window, WindowOptions, plan_windows, stitch_stage_maps
 from hgisam.volume import CTVolume
 from hgisam.weak import HGI_SAM, frozen
@@ -238,11 +241,13 @@ class Seen:
         return saliency / peak.clamp_min(torch.finfo(torch.float32).tiny)
 
     @cached_property
-    def box(self) -> tuple[slice, slice, slice]:
-        """Around the region in gated slices."""
+    def box(self) -> tuple[slice, ...]:
+        """Around the region in gated slices, as wide as an outline looks."""
         gated_region = (self.region & self.gated[:, None, None]).numpy()
-        found: list[tuple[slice, slice, slice]] = ndimage.find_objects(gated_region.astype(np.int8))
-        return found[0]
+        found = box_about(gated_region, (math.inf, *self.ct.spacing_mm[1:]), SKULL_MM)
+        if found is None:
+            raise ValueError(f"{self.ct.source}: expected a slice that passed the gate; got none")
+        return found
 
     @cached_property
     def scan(self) -> MappedScan:

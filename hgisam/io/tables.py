@@ -19,7 +19,7 @@ from hgisam.labels import SUBTYPES, Subtype
 from hgisam.limits import read_whole
 
 SLICE_LABEL_COLUMNS = ("file", "slice_index", *SUBTYPES, Subtype.ANY)
-"""The columns that a table of slice labels must have; it may have more."""
+"""The columns of a table of slice labels that hgisam writes; it may have more."""
 
 
 MAX_TABLE_BYTES = 64 * 2**20
@@ -132,7 +132,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, s
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         missing = [column for column in columns if column not in (reader.fieldnames or ())]
         if missing:
-            raise InputError(f"{path.name}: expected the columns {', '.join(columns)}; missing {missing}")
+            raise InputError(f"{path.name}: expected the columns {', '.join(columns)}; missing {[*map(str, missing)]}")
         rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error

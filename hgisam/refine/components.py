@@ -17,6 +17,9 @@ from hgisam.refine.refiner import SKULL_MM, MappedScan, Refiner
 _BRIGHT = 75
 """Percentile of a component's excess that stands for its own contrast: most of it is dimmed by its edge."""
 
+_BONE = 90
+"""Percentile of what is denser than any clot that stands for the skull's bone: most of it is blurred."""
+
 
 class Components(Refiner):
     """Tissue denser than what is normal there falls into components; those that the map points at are kept.
@@ -60,19 +63,20 @@ class Components(Refiner):
     edge_hu: float = Field(default=8.0, gt=0)
     """The edge lies at no less than this: below is brain."""
     skull_mm: float = Field(default=3.0, ge=0, le=SKULL_MM)
-    """Where blood and skull are blurred into one voxel it looks like bone, and lies outside the region. Of what is
-    denser than `ceiling_hu` and no denser than `skull_hu`, a voxel is marked where the nearest soft one of its slice
-    is, if that is not farther away than this. No deeper than this below the region's outline: there it would be a
-    calcification. 0 for nothing."""
+    """Where blood and skull are blurred into one voxel it looks like bone, and lies outside the region. What is denser
+    than `ceiling_hu` and no nearer to bone is marked where the nearest softer voxel of its slice is, if that is not
+    farther away than this. No deeper than this below the region's outline: there it would be a calcification. 0 for
+    nothing."""
     skull_hu: float = 400.0
-    """The inner table lies about where HU are half way from blood to the skull's bone."""
+    """The inner table lies where HU are half way from the blood's to the bone's, the skull being thin, or cut off by
+    the file, and at no more than this."""
 
     def __call__(self, scan: MappedScan) -> Bool[Tensor, "depth height width"]:
         """See the class."""
         return self.up_to_the_skull(scan, torch.from_numpy(self.outlined(scan, self.excess_hu(scan)) > 0))
 
     def excess_hu(self, scan: MappedScan) -> Float[Tensor, "depth height width"]:
-        """HU over what is normal there; -inf where that is not known or no mask may lie."""
+        """HU over what is normal there; -inf where that is not known, or outside the region."""
         return excess_hu(scan, self.smoothing_mm, self.rim_mm, self.ceiling_hu)
 
     def outlined(self, scan: MappedScan, excess: Float[Tensor, "depth height width"]) -> NDArray[np.int64]:
@@ -100,14 +104,18 @@ class Components(Refiner):
         if self.skull_mm == 0:
             return mask
         grown = mask.numpy().copy()
-        dense = (scan.hu > self.ceiling_hu).numpy()
-        blurred, region = dense & (scan.hu <= self.skull_hu).numpy(), scan.region.numpy()
+        hu, region = scan.hu.numpy(), scan.region.numpy()
+        dense = hu > self.ceiling_hu
+        if not dense.any() or not grown.any():
+            return mask
+        half_way_hu = 0.5 * float(np.median(hu[grown]) + np.percentile(hu[dense], _BONE))
+        blurred = dense & (hu <= min(self.skull_hu, half_way_hu))
         for index in np.flatnonzero(grown.any(axis=(1, 2))):
             box = box_about(grown[index], scan.spacing_mm, 2 * self.skull_mm)
             marked, inside = grown[index][box], region[index][box]
             if inside.all():
                 continue
-            soft = marked | inside & ~dense[index][box]
+            soft = marked | ~dense[index][box]
             away_mm, where = distance_transform_edt(~soft, sampling=scan.spacing_mm, return_indices=True)
             depth_mm = distance_transform_edt(inside, sampling=scan.spacing_mm)
             near = (away_mm <= self.skull_mm) & (depth_mm <= self.skull_mm)

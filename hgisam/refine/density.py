@@ -17,7 +17,7 @@ RING_MM = 1.0
 def excess_hu(
     scan: MappedScan, smoothing_mm: float, rim_mm: float, ceiling_hu: float
 ) -> Float[Tensor, "depth height width"]:
-    """Smoothed HU over what is normal there; -inf where that is not known or no mask may lie.
+    """Smoothed HU over what is normal there; -inf where that is not known, or outside the region.
 
     Normal is the brain median, or within the rim the slice's median at the voxel's depth where that is higher.
 

@@ -35,7 +35,7 @@ class MappedScan:
 
     @property
     def allowed(self) -> Bool[Tensor, "depth height width"]:
-        """Where a mask may lie: inside the skull, in slices that passed the gate."""
+        """Where blood is looked for: inside the skull, in slices that passed the gate."""
         return self.region & (self.saliency > 0).flatten(1).any(dim=1)[:, None, None]
 
 

@@ -177,7 +177,8 @@ class PatientSlices:
         """How often each positive slice is shown: a patient's slices together as often as the root of their number.
 
         Args:
-            balance_subtypes: weigh each slice by the rarest of its subtypes as well.
+            balance_subtypes: weigh each slice by the rarest of its subtypes as well; one of unknown ones as the others
+                on average.
         """
         scans = self._scan[self.positive]
         patients = [self._prepared.scans[scan].patient for scan in scans.tolist()]
@@ -188,7 +189,9 @@ class PatientSlices:
             subtypes = self._labels[self.positive, :ANY_COLUMN]
             frequency = subtypes.sum(dim=0).clamp_min(1).float()
             rarity = torch.where(subtypes, 1.0 / frequency, 0.0).amax(dim=1)
-            weights = weights * torch.where(rarity > 0, rarity, 1.0 / max(1, len(scans)))
+            told = rarity > 0
+            if told.any():
+                weights = weights * torch.where(told, rarity, rarity[told].mean())
         return weights
 
     def at(self, index: int) -> tuple[PreparedScan, int]:

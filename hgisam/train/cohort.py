@@ -285,11 +285,16 @@ class Cohort:
 
     @cached_property
     def untold(self) -> frozenset[Subtype]:
-        """Subtypes of which no label says whether a slice with blood shows them. None where no slice has blood."""
-        told = torch.zeros(len(Subtype), dtype=torch.bool)
-        for scan in self.scans:
-            told |= scan.known[scan.positive].any(dim=0)
-        return frozenset(s for s, is_told in zip(Subtype, told.tolist(), strict=True) if told.any() and not is_told)
+        """Subtypes that labels do not tell apart in slices with blood: where they say only yes, or nothing.
+
+        A subtype that every such slice is known to show is told. None is untold where no slice has blood.
+        """
+        positive = torch.cat([torch.zeros(0, dtype=torch.bool), *(scan.positive for scan in self.scans)])
+        none = torch.zeros(0, len(Subtype), dtype=torch.bool)
+        known = torch.cat([none, *(scan.known for scan in self.scans)])[positive]
+        shown = torch.cat([none, *(scan.labels for scan in self.scans)])[positive]
+        told = (known & ~shown).any(dim=0) | known.all(dim=0)
+        return frozenset(subtype for subtype, is_told in zip(Subtype, told.tolist(), strict=True) if not is_told)
 
     @cached_property
     def sha256(self) -> str:
@@ -343,9 +348,9 @@ class Cohort:
             f" {counted(slices['all'], 'slice')}:"
             f" {slices[Subtype.ANY]:,} positive, {slices['negative']:,} negative, {n_unknown:,} unknown",
             *(
-                f"{s}: not told"
-                if s in self.untold
-                else f"{s}: {counted(slices[s], 'slice')} of {counted(of_patients[s], 'patient')}"
+                f"{s}: {counted(slices[s], 'slice')} of {counted(of_patients[s], 'patient')}"
+                if slices[s] or s not in self.untold
+                else f"{s}: not told"
                 for s in Subtype
             ),
         ]

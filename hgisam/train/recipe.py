@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -271,11 +271,6 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
         if data is not None:
             cohort = read_cohort(data, options.layout, workers=workers, index=header_index(cache))
             cohort.log_summary()
-            if untold := cohort.untold & {*options.classifier.targets}:
-                names = ", ".join(subtype for subtype in Subtype if subtype in untold)
-                log.warning(
-                    "of no slice with blood do labels say whether it shows %s: no real slice teaches that", names
-                )
             fold = fold_of(options.split, cohort, output)
             labelled = cohort.without_references()  # nobody learns from a mask, nor loses a scan to a damaged one
             prepared = prepare_cohort(labelled, options.brain, options.preprocess, cache, workers)
@@ -284,6 +279,7 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
             learned = taught_by(fold, options.split, cohort) if sampling.of_patients() else frozenset()
             warn_of_few(prepared.scans, learned, fold.patients(Role.TUNING))
             if sampling.of_patients():
+                _check_told(replace(cohort, scans=cohort.of(learned)), options)
                 patients = PatientSlices(prepared, learned, sampling)
                 log.info("slices: %d positive, %d negative", len(patients.positive), len(patients.negative))
                 never_shown = patients.findings
@@ -302,6 +298,24 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
             " raise train.split.tuning_share, or change train.split.seed"
         )
     return Sources(cohort, fold, patients, phantoms, tuning, test, left_out)
+
+
+def _check_told(learned: Cohort, options: TrainOptions) -> None:
+    """Warn of subtypes that a network is to tell apart and no real slice teaches.
+
+    Raises:
+        InputError: where nothing else teaches them either.
+    """
+    untold = learned.untold & {*options.classifier.targets}
+    if not untold:
+        return
+    names = ", ".join(subtype for subtype in Subtype if subtype in untold)
+    if options.sampling.painted + options.sampling.phantom_positive == 0:
+        raise InputError(
+            f"expected labels that say of slices with blood whether they show {names}; got none; set"
+            " train.classifier.outputs to 1"
+        )
+    log.warning("labels of slices with blood do not say whether they show %s: no real slice teaches that", names)
 
 
 def _check_supply(sampling: SamplingOptions, source: PatientSlices | PhantomSlices | None) -> None:

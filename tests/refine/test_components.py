@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from hgisam.refine import Components, refine
+from hgisam.refine import Components, RandomWalk, Refiner, refine
 from hgisam.volume import CTVolume
 
 WHOLE = Components(smoothing_mm=0, rim_mm=0, split_mm=0, faint_split_mm=0, edge_mm=0)
@@ -81,39 +81,73 @@ def test_the_bright_rim_of_the_skull_is_left_out_and_a_crescent_in_it_is_not() -
     assert float((mask & crescent).sum() / crescent.sum()) > 0.95
 
 
-def head_with_blood_on_the_skull() -> tuple[CTVolume, torch.Tensor, torch.Tensor]:
-    """A round head of 0.5 mm pixels, blood of 65 HU on a fifth of a skull of 1000 HU, all blurred by 0.7 mm."""
-    rows, columns = torch.meshgrid(torch.arange(240.0), torch.arange(240.0), indexing="ij")
-    depth_mm = 50.0 - 0.5 * torch.hypot(rows - 119.5, columns - 119.5)
-    blood = (depth_mm > 0) & (depth_mm < 5.0) & (rows < 60)
-    sharp = torch.where(depth_mm > 0, torch.where(blood, 65.0, 30.0), torch.where(depth_mm > -8.0, 1000.0, 20.0))
-    hu = torch.from_numpy(gaussian_filter(sharp.numpy(), 1.4)).expand(3, -1, -1).clone()
-    region = (hu < 130.0) & (depth_mm > -2.0)
-    affine = torch.diag(torch.tensor([5.0, 0.5, 0.5, 1.0], dtype=torch.float64))
-    return CTVolume(hu=hu, affine=affine, source="blood on the skull"), region, blood.expand(3, -1, -1)
+def head_with_blood_on_the_skull(
+    skull_mm: float = 8.0, bone_hu: float = 1000.0, pixel_mm: tuple[float, float] = (0.5, 0.5)
+) -> tuple[CTVolume, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A round head, blood of 65 HU on a fifth of its skull, scalp outside, all blurred by 0.7 mm; the depth in mm."""
+    places = [(torch.arange(round(132 / mm)) - (round(132 / mm) - 1) / 2) * mm for mm in pixel_mm]
+    y, x = places[0][:, None], places[1][None, :]
+    depth_mm = 50.0 - torch.hypot(y, x)
+    blood = (depth_mm > 0) & (depth_mm < 5.0) & (y < -30.0)
+    outside = torch.where(depth_mm > -skull_mm, bone_hu, torch.where(depth_mm > -skull_mm - 6.0, 40.0, -1000.0))
+    sharp = torch.where(depth_mm > 0, torch.where(blood, 65.0, 30.0), outside)
+    blurred = gaussian_filter(sharp.numpy(), [0.7 / mm for mm in pixel_mm])
+    hu = torch.from_numpy(blurred).expand(3, -1, -1).clone()
+    region = (hu < 130.0) & (depth_mm > -min(2.0, skull_mm / 2))
+    affine = torch.diag(torch.tensor([5.0, *pixel_mm, 1.0], dtype=torch.float64))
+    ct = CTVolume(hu=hu, affine=affine, source="blood on the skull")
+    return ct, region, blood.expand(3, -1, -1), depth_mm.expand(3, -1, -1)
 
 
-def test_blood_reaches_the_inner_table_through_the_blur_and_brain_beside_it_does_not() -> None:
-    ct, region, blood = head_with_blood_on_the_skull()
+@pytest.mark.parametrize("method", [Components(), RandomWalk()], ids=["components", "random walk"])
+@pytest.mark.parametrize("pixel_mm", [(0.5, 0.5), (0.4, 1.0)])
+def test_blood_reaches_the_inner_table_through_the_blur_and_brain_beside_it_does_not(
+    method: Refiner, pixel_mm: tuple[float, float]
+) -> None:
+    ct, region, blood, _ = head_with_blood_on_the_skull(pixel_mm=pixel_mm)
     saliency = torch.where(region & blood, 0.9, 0.0)
-    short = refine(saliency, ct, region, 30.0, 0.5, Components(skull_mm=0.0)).voxels
-    mask = refine(saliency, ct, region, 30.0, 0.5, Components()).voxels
+    none = Components(skull_mm=0.0)
+    without = none if isinstance(method, Components) else RandomWalk(start=none)
+    short, mask = (refine(saliency, ct, region, 30.0, 0.5, m).voxels for m in (without, method))
     found = [float((m & blood).sum() / blood.sum()) for m in (short, mask)]
     right = [float((m & blood).sum() / m.sum()) for m in (short, mask)]
-    assert found[0] < 0.8
+    assert found[0] < 0.82
     assert found[1] > 0.92
-    assert right[1] > right[0] > 0.9
+    assert right[1] > right[0] > 0.8
     assert not bool((mask & (ct.hu > 400.0)).any())
-    assert torch.equal(mask & region & (ct.hu <= 100.0), short & (ct.hu <= 100.0))  # within the skull nothing moves
+    assert torch.equal(mask & (ct.hu <= 100.0), short & (ct.hu <= 100.0))  # of soft tissue, nothing more is marked
+
+
+@pytest.mark.parametrize(
+    ("skull_mm", "bone_hu"), [(1.0, 1000.0), (1.5, 1000.0), (3.0, 350.0), (3.0, 450.0), (8.0, 400.0)]
+)
+def test_a_thin_a_soft_and_a_cut_off_skull_is_not_filled_with_blood(skull_mm: float, bone_hu: float) -> None:
+    ct, region, blood, depth_mm = head_with_blood_on_the_skull(skull_mm, bone_hu)
+    mask = refine(torch.where(region & blood, 0.9, 0.0), ct, region, 30.0, 0.5, Components()).voxels
+    assert float((mask & blood).sum() / blood.sum()) > 0.85
+    assert float((mask & blood).sum() / mask.sum()) > 0.88
+    assert not bool((mask & (depth_mm < -skull_mm)).any())
+
+
+def test_the_picture_s_edge_is_no_skull() -> None:
+    ct, region, saliency = head_with_two_clots()
+    region = torch.ones_like(region)
+    ct.hu[2:4, 20:30, :20] = 60.0
+    ct.hu[2:4, 20:30, 0] = 120.0  # a calcification, or what the scan's edge cuts off
+    saliency[2:4, 20:30, 10:30] = 1.0
+    mask = refine(saliency, ct, region, 30.0, 0.5, WHOLE).voxels
+    assert bool(mask[2:4, 20:30, 1:30].all())
+    assert not bool(mask[2:4, 20:30, 0].any())
 
 
 def test_a_calcification_beside_blood_is_left_out() -> None:
     ct, region, saliency = head_with_two_clots()
     ct.hu[2:4, 30:33, 20:30] = 300.0
-    mask = refine(saliency, ct, region, 30.0, 0.5, Components(smoothing_mm=0.0)).voxels
+    ct.hu[:, :, :17] = 900.0
+    region[:, :, :17] = False  # 3 mm from the clot, so that the skull is looked for
+    mask = refine(saliency * region, ct, region, 30.0, 0.5, Components(smoothing_mm=0.0)).voxels
     assert bool(mask[2:4, 20:30, 20:30].all())
-    assert not bool(mask[2:4, 31:33, 20:30].any())
-    assert not bool(mask[2:4, 30, 20:30].any())
+    assert not bool(mask[2:4, 30:33].any())
 
 
 def test_a_calcification_is_no_blood_and_does_not_leak() -> None:

@@ -72,3 +72,10 @@ def test_a_box_holds_the_mask_and_a_margin_in_mm() -> None:
     mask[1:3, 10, 1] = True
     found = box_about(mask, (math.inf, 1.0, 0.5), 2.0)
     assert found == (slice(1, 3), slice(8, 13), slice(0, 6))  # cut off at the picture's edge
+
+
+def test_a_neck_is_cut_also_where_it_runs_along_the_edge_of_all_that_there_is() -> None:
+    mask = torch.zeros(1, 12, 30, dtype=torch.bool)
+    mask[0, :, :12] = mask[0, :, 18:] = mask[0, :2, :] = True
+    pieces = split_at_necks(mask, (1.0, 1.0), 1.5)[0]
+    assert pieces[6, 5] != pieces[6, 24]

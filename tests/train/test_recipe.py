@@ -205,10 +205,24 @@ def test_labels_of_blood_alone_teach_and_subtypes_that_nobody_told_are_a_warning
     )
     done = RUN.invoke(app, [*arguments(recipe, tmp_path / "a"), "--data", str(folder), "--cache", str(cache)])
     assert done.exit_code == 0, done.output
-    assert ("do labels say whether it shows epidural, intraparenchymal," in done.stderr) is warns
+    assert ("do not say whether they show epidural, intraparenchymal," in done.stderr) is warns
     scored = read_scored_slices(tmp_path / "a" / "test.csv")
     assert scored.labels[:, -1].any()
     assert not scored.known[scored.labels[:, -1], :-1].any()
+
+
+def test_subtypes_that_nothing_teaches_are_refused(data: Path, cache: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "heads"
+    shutil.copytree(data, folder)
+    rows = [line.split(",") for line in (data / "slice_labels.csv").read_text().splitlines()]
+    (folder / "slice_labels.csv").write_text("".join(f"{row[0]},{row[1]},{row[-1]}\n" for row in rows))
+    classifier = TINY["train"]["classifier"] | {"outputs": 6}  # type: ignore[index]
+    sampling = {"positive": 4, "negative": 4, "painted": 0, "painted_twins": 0, "hard_negative": 0}
+    changed = {"classifier": classifier, "sampling": sampling, "judged_maps": 0}
+    recipe = write_shrunk_recipe(tmp_path / "r.yaml", write_tiny_recipe(tmp_path / "tiny.yaml"), changed)
+    done = RUN.invoke(app, [*arguments(recipe, tmp_path / "a"), "--data", str(folder), "--cache", str(cache)])
+    assert done.exit_code == 2, done.output
+    assert "expected labels that say of slices with blood whether they show epidural" in done.stderr
 
 
 @pytest.mark.parametrize("quiet", [False, True])

@@ -3,9 +3,10 @@
 import csv
 import re
 from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 
-from hgisam.labels import Subtype
+from hgisam.labels import SUBTYPES, Subtype
 from hgisam.train.cohort import CohortRefused, Findings, LabelledScan, Trouble
 from hgisam.train.layouts.label_table import LabelTable
 from hgisam.train.layouts.nifti_scan import labelled_nifti, nifti_files, stem
@@ -78,6 +79,10 @@ def _read_table(path: Path, findings: Findings) -> tuple[LabelTable, dict[str, s
         missing = [str(column) for column in _COLUMNS if column not in columns]
         if missing:
             raise CohortRefused(f"{path.name}: expected the columns {', '.join(_COLUMNS)}; missing {missing}")
+        for column in columns:
+            meant = get_close_matches(column.strip().lower(), SUBTYPES, 1, 0.8)
+            if meant and column not in SUBTYPES:
+                raise CohortRefused(f"{path.name}: expected a column named {meant[0]}; got '{column}'; rename it")
         labelled = [subtype for subtype in Subtype if subtype in columns]
         for row in reader:
             name, index, cells = row["file"], row["slice_index"], [row[subtype] for subtype in labelled]
@@ -88,5 +93,7 @@ def _read_table(path: Path, findings: Findings) -> tuple[LabelTable, dict[str, s
             if patients.setdefault(name, patient) != patient:
                 raise CohortRefused(f"{path.name} line {reader.line_num}: expected one patient for {name}; got two")
             said = {subtype: _LABELS[cell] for subtype, cell in zip(labelled, cells, strict=True)}
-            table.add((name, int(index)), {subtype: value for subtype, value in said.items() if value is not None})
+            told = {subtype: value for subtype, value in said.items() if value is not None}
+            if told:
+                table.add((name, int(index)), told)
     return table, patients

@@ -99,6 +99,30 @@ def test_whether_there_is_blood_is_label_enough(tmp_path: Path) -> None:
     assert scan.known.tolist() == [[True] * 6, [False] * 5 + [True], [False] * 6]  # without blood, of no subtype
     assert cohort.untold == {*SUBTYPES}
     assert "subdural: not told" in cohort.summary()
+    assert troubles(cohort) == {Trouble.UNLABELLED_SLICE: 1}
+
+
+@pytest.mark.parametrize("column", ["Subdural", " subdural", "subdurall", "Epidural_"])
+def test_a_subtype_that_is_written_otherwise_is_refused_and_not_ignored(tmp_path: Path, column: str) -> None:
+    write_nifti(tmp_path / "a.nii.gz", [1])
+    write_table(tmp_path, ["a.nii.gz,0,1,1,x"], f"file,slice_index,{column},any,reader")
+    with pytest.raises(CohortRefused, match=r"expected a column named (subdural|epidural); got"):
+        read_cohort(tmp_path)
+
+
+def test_a_subtype_that_labels_only_affirm_is_not_told_apart(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "a.nii.gz", [1] * 3)
+    rows = ["a.nii.gz,0,1,,1,1", "a.nii.gz,1,,1,1,1", "a.nii.gz,2,0,0,0,0"]
+    write_table(tmp_path, rows, "file,slice_index,epidural,subdural,intraparenchymal,any")
+    cohort = read_cohort(tmp_path)
+    assert cohort.untold == {*SUBTYPES} - {Subtype.INTRAPARENCHYMAL}  # which every slice with blood is known to show
+    assert "epidural: 1 slice of 1 patient" in cohort.summary()
+
+
+def test_without_blood_nothing_is_untold(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "a.nii.gz", [1] * 2)
+    write_table(tmp_path, ["a.nii.gz,0,0", "a.nii.gz,1,0"], "file,slice_index,any")
+    assert read_cohort(tmp_path).untold == frozenset()
 
 
 def test_an_empty_cell_says_nothing_of_its_subtype_alone(tmp_path: Path) -> None:
@@ -109,7 +133,6 @@ def test_an_empty_cell_says_nothing_of_its_subtype_alone(tmp_path: Path) -> None
     subtypes = [{s for s, shown in zip(Subtype, row, strict=True) if shown} for row in scan.labels.tolist()]
     assert subtypes == [{Subtype.SUBDURAL, Subtype.ANY}, {Subtype.EPIDURAL, Subtype.ANY}]  # which makes any of it
     assert scan.known.sum(dim=1).tolist() == [2, 2]
-    assert cohort.untold == {*SUBTYPES} - {Subtype.SUBDURAL, Subtype.EPIDURAL}
 
 
 def test_no_scan_with_labels_is_refused_with_what_was_found(tmp_path: Path) -> None:
