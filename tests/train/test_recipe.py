@@ -191,14 +191,19 @@ def test_data_without_a_kind_of_slice_are_refused_in_one_line(
     assert f"expected slices for train.sampling.{kind}" in done.stderr
 
 
+def without_subtypes(data: Path, folder: Path) -> Path:
+    """The same scans, of whose slices it is only said whether they show blood."""
+    shutil.copytree(data, folder)
+    rows = [line.split(",") for line in (data / "slice_labels.csv").read_text().splitlines()]
+    (folder / "slice_labels.csv").write_text("".join(f"{row[0]},{row[1]},{row[-1]}\n" for row in rows))
+    return folder
+
+
 @pytest.mark.parametrize(("outputs", "warns"), [(1, False), (6, True)])
 def test_labels_of_blood_alone_teach_and_subtypes_that_nobody_told_are_a_warning(
     data: Path, cache: Path, tmp_path: Path, outputs: int, warns: bool
 ) -> None:
-    folder = tmp_path / "heads"
-    shutil.copytree(data, folder)
-    rows = [line.split(",") for line in (data / "slice_labels.csv").read_text().splitlines()]
-    (folder / "slice_labels.csv").write_text("".join(f"{row[0]},{row[1]},{row[-1]}\n" for row in rows))
+    folder = without_subtypes(data, tmp_path / "heads")
     classifier = TINY["train"]["classifier"] | {"outputs": outputs}  # type: ignore[index]
     recipe = write_shrunk_recipe(
         tmp_path / "r.yaml", write_tiny_recipe(tmp_path / "tiny.yaml", steps=2), {"classifier": classifier}
@@ -212,10 +217,7 @@ def test_labels_of_blood_alone_teach_and_subtypes_that_nobody_told_are_a_warning
 
 
 def test_subtypes_that_nothing_teaches_are_refused(data: Path, cache: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "heads"
-    shutil.copytree(data, folder)
-    rows = [line.split(",") for line in (data / "slice_labels.csv").read_text().splitlines()]
-    (folder / "slice_labels.csv").write_text("".join(f"{row[0]},{row[1]},{row[-1]}\n" for row in rows))
+    folder = without_subtypes(data, tmp_path / "heads")
     classifier = TINY["train"]["classifier"] | {"outputs": 6}  # type: ignore[index]
     sampling = {"positive": 4, "negative": 4, "painted": 0, "painted_twins": 0, "hard_negative": 0}
     changed = {"classifier": classifier, "sampling": sampling, "judged_maps": 0}
