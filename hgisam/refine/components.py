@@ -101,13 +101,11 @@ class Components(Refiner):
         self, scan: MappedScan, mask: Bool[Tensor, "depth height width"]
     ) -> Bool[Tensor, "depth height width"]:
         """The mask with what lies between it and the inner table, as `skull_mm` says; an empty mask stays empty."""
-        if self.skull_mm == 0:
-            return mask
-        grown = mask.numpy().copy()
         hu, region = scan.hu.numpy(), scan.region.numpy()
         dense = hu > self.ceiling_hu
-        if not dense.any() or not grown.any():
+        if self.skull_mm == 0 or not mask.any() or not dense.any():
             return mask
+        grown = mask.numpy().copy()
         half_way_hu = 0.5 * float(np.median(hu[grown]) + np.percentile(hu[dense], _BONE))
         blurred = dense & (hu <= min(self.skull_hu, half_way_hu))
         for index in np.flatnonzero(grown.any(axis=(1, 2))):

@@ -272,14 +272,15 @@ def gather(options: TrainOptions, data: Path | None, output: Path, cache: Path, 
             cohort = read_cohort(data, options.layout, workers=workers, index=header_index(cache))
             cohort.log_summary()
             fold = fold_of(options.split, cohort, output)
+            learned = taught_by(fold, options.split, cohort) if sampling.of_patients() else frozenset()
+            if sampling.of_patients():
+                _check_told(replace(cohort, scans=cohort.of(learned)), options)
             labelled = cohort.without_references()  # nobody learns from a mask, nor loses a scan to a damaged one
             prepared = prepare_cohort(labelled, options.brain, options.preprocess, cache, workers)
             left_out = prepared.findings
             tuning, test = (judges_of(prepared, fold.patients(role)) for role in (Role.TUNING, Role.TEST))
-            learned = taught_by(fold, options.split, cohort) if sampling.of_patients() else frozenset()
             warn_of_few(prepared.scans, learned, fold.patients(Role.TUNING))
             if sampling.of_patients():
-                _check_told(replace(cohort, scans=cohort.of(learned)), options)
                 patients = PatientSlices(prepared, learned, sampling)
                 log.info("slices: %d positive, %d negative", len(patients.positive), len(patients.negative))
                 never_shown = patients.findings

@@ -18,8 +18,8 @@ REFERENCES = ("_mask.nii.gz", "_labels.nii.gz", ".nii.gz", "_mask.nii", "_labels
 _INDEX = re.compile("[0-9]{1,9}")
 _COLUMNS = ("file", "slice_index", Subtype.ANY)
 """What the table must have. Columns of subtypes it may lack: whoever only said whether there is blood knows no more."""
-_LABELS = {"0": False, "1": True, "0.0": False, "1.0": True, "": None}
-"""What a cell may hold. An empty one says nothing; in a column that has such, pandas writes numbers with a point."""
+_LABELS = {"0": False, "1": True, "0.0": False, "1.0": True}
+"""What a cell may hold. One may also be empty and say nothing, and then pandas writes the others with a point."""
 PATIENT = "patient"
 """A column of the table that it need not have: whose scan a file is. Without it each file is a patient of its own."""
 
@@ -86,14 +86,13 @@ def _read_table(path: Path, findings: Findings) -> tuple[LabelTable, dict[str, s
         labelled = [subtype for subtype in Subtype if subtype in columns]
         for row in reader:
             name, index, cells = row["file"], row["slice_index"], [row[subtype] for subtype in labelled]
-            if not name or not _INDEX.fullmatch(index or "") or not {*cells} <= _LABELS.keys():
+            if not name or not _INDEX.fullmatch(index or "") or not {*cells} <= {*_LABELS, ""}:
                 findings.add(Trouble.MALFORMED, f"{path.name} line {reader.line_num}")
                 continue
             patient = row.get(PATIENT) or stem(name)
             if patients.setdefault(name, patient) != patient:
                 raise CohortRefused(f"{path.name} line {reader.line_num}: expected one patient for {name}; got two")
-            said = {subtype: _LABELS[cell] for subtype, cell in zip(labelled, cells, strict=True)}
-            told = {subtype: value for subtype, value in said.items() if value is not None}
+            told = {subtype: _LABELS[cell] for subtype, cell in zip(labelled, cells, strict=True) if cell}
             if told:
                 table.add((name, int(index)), told)
     return table, patients
