@@ -27,6 +27,7 @@ from hgisam.model.checkpoint import (
     LoadedSegmenter,
     LoadedWeights,
     WeightsError,
+    WeightsMetadata,
     default_weights_path,
     load_segmenter,
     load_weights,
@@ -55,6 +56,13 @@ from hgisam.wording import counted
 NO_NETWORK = "no network was asked: whatever is dense counts as blood, in every slice"
 """Told of every scan that a method without a network outlined."""
 
+OUTLINE_CODE = (
+    "attention.py", "brain/*.py", "intake.py", "io/*.py", "labels.py", "limits.py", "model/*.py", "pipeline.py",
+    "plausibility.py", "preprocess.py", "refine/*.py", "segment.py", "supervised.py", "volume.py", "weak/*.py",
+    "windowing.py",
+)  # fmt: skip
+"""What makes a mask: modules, as patterns within the package."""
+
 DEFAULT_BATCH_SIZE = {"cpu": 4, "cuda": 64, "mps": 16}
 """Windows per pass by kind of device: on a CPU small batches stay in the cache, on a GPU large ones fill it."""
 
@@ -73,7 +81,7 @@ class SegmentOptions(IntakeOptions):
     of weak.contrast_hu with hu_threshold."""
     weak: WeakMethod = SelfAttention()
     """The method that makes the maps; `method` names it. hu_threshold asks no network: no gate is then the default, and
-    a mask by refine.method 'threshold'."""
+    a mask by refine.method 'threshold'. With `gate: true` a network says in which slices its maps count."""
     windows: WindowOptions = WindowOptions()
     """How windows cover slices larger than the network's field of view."""
     poses: PoseOptions = PoseOptions()
@@ -82,6 +90,11 @@ class SegmentOptions(IntakeOptions):
     """How stages, windows and slices become one map."""
     refine: RefineMethod = Components()
     """How the map becomes a mask; `method` names it."""
+
+    @property
+    def asks_network(self) -> bool:
+        """Whether a network looks at the scan at all: for its slices' probabilities, or for a map too."""
+        return self.gate or not isinstance(self.weak, HuThreshold)
 
     @model_validator(mode="before")
     @classmethod
@@ -102,11 +115,11 @@ class SegmentOptions(IntakeOptions):
         return self
 
     @model_validator(mode="after")
-    def _gate_has_a_network(self) -> Self:
-        if isinstance(self.weak, HuThreshold) and (self.gate or self.operating_point is not None):
+    def _operating_point_has_a_network(self) -> Self:
+        if self.operating_point is not None and not self.asks_network:
             raise ValueError(
-                "expected gate: false and no operating_point with weak.method 'hu_threshold', which asks no network; "
-                f"got gate: {str(self.gate).lower()}, operating_point: {self.operating_point}"
+                "expected no operating_point with weak.method 'hu_threshold' and without a gate, where no network is "
+                f"asked; got {self.operating_point}; leave it out, or set gate: true"
             )
         return self
 
@@ -315,7 +328,7 @@ class _Loaded(ABC):
 
 
 class Segmenter(_Loaded):
-    """A network and its settings, loaded once and used on any number of scans; settings alone for hu_threshold.
+    """A network and its settings, loaded once and used on any number of scans; settings alone where none is asked.
 
     Example:
         >>> from hgisam import Segmenter
@@ -350,10 +363,10 @@ class Segmenter(_Loaded):
         self._weights: LoadedWeights | None = None
         self._brain = BrainOptions()
         self.operating_point: float | None = None
-        if isinstance(self.options.weak, HuThreshold):
+        if not self.options.asks_network:
             if weights:
                 raise WeightsError(f"{weights}: expected no weights with '{self.options.weak.method}'; leave them out")
-            self.threshold = _first(self.options.threshold, AT_CONTRAST)
+            self.threshold = _threshold(self.options)
             return
         self._weights = load_weights(Path(weights) if weights else default_weights_path())
         self._model = self._weights.model.to(self.device).eval()
@@ -362,7 +375,7 @@ class Segmenter(_Loaded):
             self._brain = BrainOptions.model_validate(metadata.brain)
             self._preprocess = PreprocessOptions.model_validate(metadata.preprocess)
         self.operating_point = _first(self.options.operating_point, metadata.operating_point)
-        self.threshold = _first(self.options.threshold, metadata.threshold)
+        self.threshold = _threshold(self.options, metadata)
 
     def _to_cpu(self) -> bool:
         if self._weights is None:
@@ -475,13 +488,13 @@ class Segmenter(_Loaded):
             WeightsError: where this one, or the method, asks none.
         """
         metadata = self.weights.metadata
-        if isinstance(options.weak, HuThreshold):
+        if not options.asks_network:
             raise WeightsError(f"expected a method with a network; got '{options.weak.method}'; make a new Segmenter")
         other = copy(self)
         other.options = options
         other._made_of = partial(self._made_of, options=options)
         other.operating_point = _first(options.operating_point, metadata.operating_point)
-        other.threshold = _first(options.threshold, metadata.threshold)
+        other.threshold = _threshold(options, metadata)
         return other
 
     def look(self, scan: Scan) -> Look:
@@ -536,12 +549,13 @@ class Segmenter(_Loaded):
         gated = torch.zeros(len(look.ct.hu), dtype=torch.bool)
         gated[look.slices] = True
         weak = self.options.weak
-        if isinstance(weak, HuThreshold):
-            with look.timings.of("map"):
-                return gated, weak(look.ct.hu, look.region, look.median_hu, look.ct.spacing_mm[1:])
-        batch = look.seen
         if self.options.gate:
             gated &= look.probabilities >= _first(self.operating_point, 1.0)
+        if isinstance(weak, HuThreshold):
+            with look.timings.of("map"):
+                maps = weak(look.ct.hu, look.region, look.median_hu, look.ct.spacing_mm[1:])
+                return gated, maps * gated[:, None, None]
+        batch = look.seen
 
         def stage_maps(images: Tensor) -> tuple[Tensor, list[Tensor]]:
             """Calibrated log-odds of each window, and its raw saliency by stage."""
@@ -786,6 +800,13 @@ def _unoutlined(look: Look, mask: MaskVolume, operating_point: float) -> tuple[D
 
 def _in_file_order(values: Tensor, grid: NiftiGrid) -> Tensor:
     return values.flip(0) if grid.orientation.flips[0] else values
+
+
+def _threshold(options: SegmentOptions, metadata: WeightsMetadata | None = None) -> float:
+    """Saliency from which a voxel counts: as set, else what goes with the maps, HU's own or the network's."""
+    if metadata is None or isinstance(options.weak, HuThreshold):
+        return _first(options.threshold, AT_CONTRAST)
+    return _first(options.threshold, metadata.threshold)
 
 
 def _first(*values: float | None) -> float:

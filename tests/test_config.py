@@ -81,7 +81,7 @@ def test_flags_go_before_the_file_and_none_means_not_given(tmp_path: Path) -> No
         ("source: a\nsegment: {refine: {contrast: 3}}", "unknown key 'segment.refine.components.contrast'"),
         ("source: a\nsegment: {weak: {method: magic}}", "'segment.weak': input tag 'magic' .* does not match"),
         ("source: a\nsegment: {weak: {method: grad_cam, stages: [1]}}", "unknown key 'segment.weak.grad_cam.stages'"),
-        ("source: a\nsegment: {gate: true, weak: {method: hu_threshold}}", "expected gate: false"),
+        ("source: a\nsegment: {operating_point: 0.5, weak: {method: hu_threshold}}", "expected no operating_point"),
         (
             "source: a\nsegment: {gate: false, poses: {mirrored: true}, weak: {method: hu_threshold}}",
             "expected no poses",

@@ -241,6 +241,26 @@ def test_what_only_a_network_can_do_is_refused_without_one(
         Segmenter(make_weights(), options=NO_NETWORK)
 
 
+def test_a_gate_before_hu_says_in_which_slices_they_count(
+    make_weights: Callable[..., Path], array_and_affine: tuple[NDArray[np.float32], NDArray[np.float64]]
+) -> None:
+    """Where the network says blood the map is that of HU alone, elsewhere zero; probabilities are the network's."""
+    everywhere = Segmenter(options=NO_NETWORK).segment(array_and_affine)
+    seen = Segmenter(make_weights()).classify(array_and_affine).slice_probabilities
+    point = float(np.median(seen[everywhere.slice_has_brain]))
+    options = SegmentOptions(gate=True, operating_point=point, weak=HuThreshold(contrast_hu=16.0))
+    gated = Segmenter(make_weights(), options=options).segment(array_and_affine)
+    assert np.array_equal(gated.slice_probabilities, seen)
+    assert np.array_equal(gated.slice_gated, everywhere.slice_has_brain & (seen >= point))
+    assert 0 < gated.slice_gated.sum() < everywhere.slice_has_brain.sum()
+    kept = np.moveaxis(everywhere.saliency, everywhere.slice_axis, 0) * gated.slice_gated[:, None, None]
+    assert kept.any() and np.array_equal(np.moveaxis(gated.saliency, gated.slice_axis, 0), kept)
+    assert gated.mask.any() and not (gated.mask & ~everywhere.mask).any()
+    assert not any("no network was asked" in warning for warning in gated.warnings)
+    beside = Segmenter(make_weights()).with_options(options)
+    assert np.array_equal(beside.segment(array_and_affine).mask, gated.mask)
+
+
 @pytest.mark.parametrize(
     ("kind", "weak"),
     [

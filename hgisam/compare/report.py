@@ -397,8 +397,8 @@ def _cost_table(results: Results) -> Table:
     caption = (
         "Seconds of all stages from file to mask; MiB at the highest in any of these scans, of the GPU where there is"
         " one, else of the whole process, all that it holds included. Methods that came with their weights are asked"
-        " about a scan one after the other in one process, and share their look at it: theirs is the one peak of that"
-        " process, from the scan's first method to the last that gave a mask."
+        " about a scan one after the other in one process, which holds all their networks, and share their look at it:"
+        " its time and memory count for each of them."
         f" {platform.machine()}, {' or '.join(map(str, threads)) or '?'} threads a method;"
         " where the machine has more, others ran beside it. A busy machine is slower."
     )

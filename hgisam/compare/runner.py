@@ -27,15 +27,14 @@ from hgisam.evaluate.folders import with_probabilities
 from hgisam.evaluate.scores import ScanScore, score_masks
 from hgisam.exits import Interrupts
 from hgisam.io.atomic import make_output_folder
-from hgisam.io.digest import file_sha256
+from hgisam.io.digest import code_sha256, file_sha256
 from hgisam.io.errors import OutputError, ScanRefused
 from hgisam.io.nifti import read_mask_and_labels, write_mask
 from hgisam.io.tables import write_json
-from hgisam.pipeline import Look, MaskSegmenter, SegmentationResult, Segmenter, pick_device
+from hgisam.pipeline import OUTLINE_CODE, Look, MaskSegmenter, SegmentationResult, Segmenter, pick_device
 from hgisam.processes import side_by_side
 from hgisam.records import Record, case_record, recorded_reason, refusal_record, segmentation_record
 from hgisam.volume import MaskVolume, same_grid
-from hgisam.weak import HuThreshold
 from hgisam.wording import counted
 
 log = logging.getLogger(__name__)
@@ -44,6 +43,8 @@ METHODS = "methods"
 CACHE = "cache"
 METHOD_RECORD = "method.json"
 _SCORE = TypeAdapter(ScanScore)
+RECORD_CODE = (*OUTLINE_CODE, "evaluate/lesions.py", "evaluate/overlap.py", "evaluate/scores.py", "evaluate/surface.py")
+"""What makes a mask, and its score."""
 
 Shas = tuple[str | None, str | None]
 """sha256 of a case's scan and of its reference; None where a file cannot be read."""
@@ -72,8 +73,9 @@ class CaseResult:
         failure: why there is no mask; None where there is one.
         seconds: of all stages from file to mask; None where it failed.
         threads: of the CPU, that it had; None where that is not on record.
-        peak_mib: the most memory since the case was begun; of methods that are judged together, since the first of them
-            began it, and until the last that gave a mask. None where it failed, or the system does not tell.
+        peak_mib: the most memory while the mask was made, the look at the case included; of the process, where there is
+            no GPU, with the networks of all methods that are judged together. None where it failed, or the system does
+            not tell.
         mask: the file; None where it failed.
     """
 
@@ -193,8 +195,7 @@ class Runner:
                         settings = one.method.settings(self.base)
                         one.trainings.append(self._training(one.method, settings, data, fold).end)
         for case in cases:
-            looks: dict[str, Look] = {}
-            memory = PeakMemory(pick_device(self.device))
+            looks: dict[str, _Seen] = {}
             for one in at_work:
                 maker = one.maker_for(case)
                 if maker is not None:
@@ -202,8 +203,8 @@ class Runner:
                     folder = self.output / METHODS / one.method.folder_name
                     with one.failing():
                         sharing = _Sharing(maker, looks)
-                        one.found.append(compare_case(sharing, case, shas[case.name], folder, memory, interrupts))
-        return _sharing_peaks([one.result() for one in at_work])
+                        one.found.append(compare_case(sharing, case, shas[case.name], folder, interrupts))
+        return tuple(one.result() for one in at_work)
 
     def _judge_side_by_side(self, data: ComparedData, shas: dict[str, Shas]) -> None:
         """So many processes at a time, each with its share of threads; records stay.
@@ -260,12 +261,11 @@ class Runner:
             network = settings.supervised
             return MaskSegmenter(weights, options=network, device=self.device, batch_size=self.batch_size)
         options = settings.segment
-        asks = not isinstance(options.weak, HuThreshold)
-        if asks and weights in networks:
+        if options.asks_network and weights in networks:
             segmenter = networks[weights].with_options(options)
         else:
             segmenter = Segmenter(weights, options=options, device=self.device, batch_size=self.batch_size)
-        if asks:
+        if options.asks_network:
             networks[weights] = segmenter
         segmenter.ensure_able("segment")
         return segmenter
@@ -301,18 +301,6 @@ def _at_once(methods: Sequence[AnyMethod]) -> list[tuple[AnyMethod, ...]]:
     given = tuple(method for method in methods if isinstance(method, GivenMethod))
     trained = [(method,) for method in methods if isinstance(method, TrainedMethod)]
     return [given, *trained] if given else [*trained]
-
-
-def _sharing_peaks(results: Sequence[MethodResult]) -> tuple[MethodResult, ...]:
-    """Methods that were judged together, with the one peak by case that they have in common: no order favours any."""
-    peaks: dict[str, float] = {}
-    for one in (one for result in results for one in result.cases):
-        peaks[one.case.name] = max(peaks.get(one.case.name, 0.0), one.peak_mib or 0.0)
-
-    def shared(one: CaseResult) -> CaseResult:
-        return one if one.peak_mib is None else replace(one, peak_mib=peaks[one.case.name])
-
-    return tuple(replace(result, cases=tuple(map(shared, result.cases))) for result in results)
 
 
 @dataclass(eq=False)
@@ -358,6 +346,19 @@ class _AtWork:
 
 
 @dataclass(frozen=True, eq=False)
+class _Seen:
+    """What a network saw of a case.
+
+    Attributes:
+        look: at the case.
+        peak_mib: the most memory while it looked; None where the system does not tell.
+    """
+
+    look: Look
+    peak_mib: float | None
+
+
+@dataclass(frozen=True, eq=False)
 class _Sharing:
     """A method that shares its look at a case with others of the same eye.
 
@@ -367,38 +368,33 @@ class _Sharing:
     """
 
     maker: MaskMaker
-    looks: dict[str, Look]
+    looks: dict[str, _Seen]
 
-    @property
-    def device(self) -> torch.device:
-        return self.maker.device
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return self.maker.settings
-
-    def segment(self, scan: Path) -> SegmentationResult:
+    def segment(self, scan: Path) -> tuple[SegmentationResult, float | None]:
+        """A mask, and the most memory in MiB that it took, whoever looked; None where the system does not tell."""
+        memory = PeakMemory(self.maker.device)
         if not isinstance(self.maker, Segmenter):
-            return self.maker.segment(scan)
+            return self.maker.segment(scan), memory.mib()
         eye = self.maker.eye
         if eye not in self.looks:
-            self.looks[eye] = self.maker.look(scan)
-        return self.maker.segment(self.looks[eye])
+            self.looks[eye] = _Seen(self.maker.look(scan), memory.mib())
+            memory = PeakMemory(self.maker.device)
+        seen = self.looks[eye]
+        result = self.maker.segment(seen.look)
+        peaks = [mib for mib in (seen.peak_mib, memory.mib()) if mib is not None]
+        return result, max(peaks, default=None)
 
 
-def compare_case(
-    segmenter: MaskMaker, case: ComparedCase, shas: Shas, folder: Path, memory: PeakMemory, interrupts: Interrupts
-) -> CaseResult:
+def compare_case(sharing: _Sharing, case: ComparedCase, shas: Shas, folder: Path, interrupts: Interrupts) -> CaseResult:
     """One method on one case: what is on record where that is still true, else a new mask and record.
 
     A scan that the method refuses or fails at is scored with an empty mask, and marked as failed.
 
     Args:
-        segmenter: the method.
+        sharing: the method.
         case: the case.
         shas: sha256 of scan and reference.
         folder: the method's, for `CASE_mask.nii.gz` and `CASE.json`.
-        memory: watched since the case was begun.
         interrupts: held back while files are written.
 
     Raises:
@@ -406,7 +402,8 @@ def compare_case(
         OutputError: where something cannot be written.
     """
     path, mask = folder / f"{case.name}.json", folder / _mask_name(case)
-    key = case_key(segmenter.settings, shas)
+    settings = sharing.maker.settings
+    key = case_key(settings, shas)
     record = own_record(path)
     known = _known(record, case, key, mask)
     if known is not None:
@@ -415,9 +412,8 @@ def compare_case(
     reference, labels, *_ = read_mask_and_labels(case.reference)
     result: SegmentationResult | None = None
     try:
-        result = segmenter.segment(case.scan)
-        seconds, peak_mib = sum(result.timings_s.values()), memory.mib()
-        prediction = result.mask_volume
+        result, peak_mib = sharing.segment(case.scan)
+        seconds, prediction = sum(result.timings_s.values()), result.mask_volume
         if not same_grid(prediction, reference):
             raise ScanRefused(f"{case.name}: expected scan and reference on one grid; got two; resample the reference")
         cost = {"seconds": round(seconds, 4), "threads": torch.get_num_threads(), "peak_mib": peak_mib}
@@ -435,9 +431,7 @@ def compare_case(
     score = replace(score, patient=case.patient, failed=result is None)
     score = score if result is None else with_probabilities(score, found)
     record = (
-        case_record("compare", case.name, case.scan, shas[0], segmenter.settings, {})
-        | {"key": key, "fold": case.fold}
-        | found
+        case_record("compare", case.name, case.scan, shas[0], settings, {}) | {"key": key, "fold": case.fold} | found
     )
     record |= {"score": _SCORE.dump_python(score, mode="json")}
     with interrupts.held():
@@ -448,8 +442,9 @@ def compare_case(
 
 
 def case_key(settings: dict[str, Any], shas: Shas) -> str:
-    """sha256 of all that a record follows from: settings with the weights' hash, version, scan and reference."""
-    return hashlib.sha256(json.dumps([__version__, settings, *shas], sort_keys=True).encode()).hexdigest()
+    """sha256 of all that a record follows from: settings with the weights' hash, code, scan and reference."""
+    everything = [code_sha256(RECORD_CODE), settings, *shas]
+    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
 
 
 def _mask_name(case: ComparedCase) -> str:

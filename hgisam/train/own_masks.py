@@ -24,7 +24,7 @@ from hgisam.evaluate.overlap import overlap
 from hgisam.io.errors import ScanRefused
 from hgisam.io.nifti import new_grid_for, read_mask, write_labels, write_mask
 from hgisam.io.tables import write_csv, write_json
-from hgisam.pipeline import Segmenter, SegmentOptions
+from hgisam.pipeline import OUTLINE_CODE, Segmenter, SegmentOptions
 from hgisam.processes import in_order, one_thread
 from hgisam.refine import RandomWalk
 from hgisam.train.cohort import UNKNOWN, Cohort, LabelledScan, sorted_scans
@@ -33,12 +33,6 @@ from hgisam.weak import GradientRollout
 from hgisam.wording import counted
 
 log = logging.getLogger(__name__)
-
-_CODE = (
-    "attention.py", "brain/*.py", "intake.py", "io/*.py", "model/*.py", "pipeline.py", "preprocess.py", "refine/*.py",
-    "segment.py", "weak/*.py", "windowing.py",
-)  # fmt: skip
-"""What makes an outline."""
 
 
 class OpinionOptions(BaseModel):
@@ -193,7 +187,7 @@ def outline_by_ourselves(
         outliner = _outliner(opinion, str(device))
         outliner.ensure_able("segment")
         settings.append(outliner.settings)
-        folders.append(cache_folder(cache, _CODE, [outliner.settings]))
+        folders.append(cache_folder(cache, OUTLINE_CODE, [outliner.settings]))
     own = cache_folder(
         cache, ("train/own_masks.py",), [{"folders": [f.name for f in folders], "dice": options.min_dice}]
     )

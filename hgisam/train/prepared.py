@@ -27,6 +27,7 @@ from torch import Tensor
 from hgisam.brain import BrainOptions, brain_median_hu, intracranial_region, midsagittal_line
 from hgisam.evaluate.scored import ScoredSlices
 from hgisam.io.atomic import atomic_write, make_output_folder
+from hgisam.io.digest import code_sha256
 from hgisam.io.errors import ScanRefused
 from hgisam.io.tables import write_json
 from hgisam.labels import Subtype
@@ -377,22 +378,14 @@ def cache_folder(cache: Path, code: Iterable[str], settings: Iterable[dict[str, 
     Raises:
         OutputError: where it cannot be made.
     """
-    everything = [_FORMAT, HU_STEP, _sha256_of_code(code), *settings]
+    everything = [_FORMAT, HU_STEP, code_sha256(code), *settings]
     name = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:16]
     return make_output_folder(cache / name)
 
 
 def header_index(cache: Path) -> Path:
     """The file in a cache that keeps what DICOM headers said to this very code."""
-    return cache / f"headers_{_sha256_of_code(HEADER_CODE)[:16]}.csv"
-
-
-def _sha256_of_code(code: Iterable[str]) -> str:
-    package = Path(__file__).resolve().parents[1]
-    digest = hashlib.sha256()
-    for path in sorted(path for pattern in code for path in package.glob(pattern)):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return cache / f"headers_{code_sha256(HEADER_CODE)[:16]}.csv"
 
 
 def key_of_files(scan: LabelledScan) -> str:

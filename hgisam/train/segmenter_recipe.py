@@ -16,6 +16,7 @@ from hgisam.evaluate.overlap import Overlap
 from hgisam.io.errors import InputError
 from hgisam.model.checkpoint import SegmenterMetadata, default_weights_path, load_segmenter, save_weights
 from hgisam.model.supervised import MaskNetwork, SegmenterArchitecture, UNetOptions, can_see
+from hgisam.pipeline import SegmentOptions
 from hgisam.preprocess import PreprocessOptions
 from hgisam.supervised import StackOptions
 from hgisam.train.augment import AugmentOptions
@@ -49,7 +50,6 @@ from hgisam.train.training import (
     taught_by,
     warn_of_few,
 )
-from hgisam.weak import HuThreshold
 from hgisam.wording import counted
 
 log = logging.getLogger(__name__)
@@ -330,7 +330,7 @@ def recorded_segmenter_settings(options: SegmenterTrainOptions) -> dict[str, Any
     """
     settings = options.model_dump(mode="json")
     for opinion in (settings["own_masks"] or {}).values():
-        if isinstance(opinion, dict) and opinion["segment"]["weak"]["method"] != HuThreshold().method:
+        if isinstance(opinion, dict) and SegmentOptions.model_validate(opinion["segment"]).asks_network:
             opinion["weights"] = by_content(Path(opinion["weights"] or default_weights_path()))
     return settings
 

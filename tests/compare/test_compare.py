@@ -58,12 +58,29 @@ def test_every_working_method_has_every_case_and_the_broken_one_is_on_record(don
     assert str(done.parent) not in record["failure"]
 
 
-def test_methods_judged_together_carry_one_peak_of_memory_whatever_their_order(done: Path) -> None:
-    """The first of them looks at the scan for all; the network of the last is in the process from the beginning."""
-    peaks: dict[str, set[str]] = {}
-    for row in rows(done / "cases.csv"):
-        peaks.setdefault(row["case"], set()).add(row["peak_mib"])
-    assert {case: len(of_case) for case, of_case in peaks.items()} == dict.fromkeys(peaks, 1)
+def test_a_method_carries_its_own_peak_of_memory_and_that_of_the_look_whoever_took_it(
+    tmp_path: Path, tiny_weights: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One look serves the first two; the third, of another eye, looks for itself."""
+    peaks = iter([900.0, 30.0, 950.0, 20.0, 40.0])
+
+    class Scripted:
+        def __init__(self, _: torch.device) -> None: ...
+
+        def mib(self) -> float:
+            return next(peaks)
+
+    monkeypatch.setattr("hgisam.compare.runner.PeakMemory", Scripted)
+    network = {"learned_from": "nothing", "weights": str(tiny_weights[0])}
+    methods = [
+        network | {"name": "first", "segment": {"gate": False}},
+        network | {"name": "second", "segment": {"gate": False, "refine": {"method": "threshold"}}},
+        network | {"name": "another eye", "segment": {"gate": False, "mirrored": False}},
+    ]
+    config = write_comparison_yaml(tmp_path / "a.yaml", methods=methods, reference="first")
+    compare(config, tmp_path / "out", data_folder=write_heads(tmp_path / "heads", 1), workers=1)
+    found = {row["method"]: row["peak_mib"] for row in rows(tmp_path / "out" / "cases.csv")}
+    assert {name: float(mib) for name, mib in found.items()} == {"first": 900, "second": 950, "another eye": 40}
 
 
 def test_means_by_volume_and_contrast_are_those_of_their_cases(done: Path) -> None:
@@ -179,7 +196,9 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> type[Watched]:
     return Watched
 
 
-def test_a_stopped_run_goes_on_and_what_has_changed_is_done_again(tmp_path: Path, watched: type[Watched]) -> None:
+def test_a_stopped_run_goes_on_and_what_has_changed_is_done_again(
+    tmp_path: Path, watched: type[Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One look at a case is enough for all three methods, whose eye is the same."""
     heads = write_heads(tmp_path / "heads", 2)
     config = write_comparison_yaml(tmp_path / "a.yaml")
@@ -223,6 +242,13 @@ def test_a_stopped_run_goes_on_and_what_has_changed_is_done_again(tmp_path: Path
     write_comparison_yaml(tmp_path / "a.yaml", methods=methods)
     compare(config, tmp_path / "out", data_folder=heads)
     assert watched.asked == ["p0", "p1", "p1", "p1"], "another reference everywhere, other settings in the second"
+
+    watched.forget()
+    monkeypatch.setattr("hgisam.compare.runner.code_sha256", lambda _: "of other code")
+    compare(config, tmp_path / "out", data_folder=heads)
+    assert watched.asked == ["p0"] * 3 + ["p1"] * 3, (
+        "other code may make other masks, of whatever version it calls itself"
+    )
 
 
 def test_methods_side_by_side_say_what_they_say_one_after_the_other(
