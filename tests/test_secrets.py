@@ -14,9 +14,11 @@ import pydicom
 import pytest
 import yaml
 from compared_heads import write_comparison_yaml, write_heads
+from drawn_cohort import write_drawn_cohort
 from head_series import write_head
 from pydicom.datadict import DicomDictionary  # type: ignore[attr-defined]
 from pydicom.dataset import Dataset
+from tiny_training import write_tiny_recipe
 from typer.testing import CliRunner
 
 from hgisam.cli import app
@@ -169,3 +171,20 @@ def test_nothing_of_a_nifti_header_comes_out(recipe: Path, tmp_path: Path) -> No
     ]
     assert_silent(texts, out, n_files=30)
     assert any(name.endswith(".html") for name, _ in contents(out))
+
+
+@pytest.mark.usefixtures("undrawn", "few_resamples")
+def test_a_training_names_no_patient_of_the_table(tmp_path: Path) -> None:
+    heads, out = write_drawn_cohort(tmp_path / "heads", 8), tmp_path / "out"
+    table = heads / "slice_labels.csv"
+    first, *rows = table.read_text().splitlines()
+    rows = [f"{row},Planted^Jane {int(row[1]) // 2}" for row in rows]  # two heads each
+    table.write_text("\n".join([f"{first},patient", *rows]))
+    recipe = write_tiny_recipe(tmp_path / "tiny.yaml", steps=1, evaluate_every=1)
+    command = ["train", "classifier", "--config", recipe, "--data", heads, "--cache", out / "cache", "-o", out / "run"]
+    texts = [told(*command, "--device", "cpu", "--workers", "1", "--verbose")]
+    assert_silent(texts, out, n_files=20)
+    for name in ("splits.csv", "tuning.csv", "test.csv"):
+        assert "patient_" in (out / "run" / name).read_text(), name
+    table.write_text("\n".join([f"{first},patient", *rows[:-1], rows[-1].replace("Jane 3", "Jane 4")]))
+    assert_silent([told(*command[:-1], out / "again", status=3)], out, n_files=20)

@@ -167,7 +167,7 @@ class LabelledScan:
 
     Attributes:
         name: unique in a cohort.
-        patient: whose scan it is; patients, not scans, are the unit of every split.
+        patient: whose scan it is, as outputs may name them; patients, not scans, are the unit of every split.
         voxels: where its voxels come from.
         labels: which of `hgisam.labels.Subtype` each slice shows; False where unknown.
         known: of which that is known.

@@ -5,7 +5,6 @@ place are in its header only. Headers are read once and may be kept in a file be
 """
 
 import csv
-import hashlib
 import io
 import logging
 import os
@@ -27,6 +26,7 @@ from hgisam.labels import Subtype
 from hgisam.processes import in_order
 from hgisam.train.cohort import CohortRefused, DicomFiles, Findings, LabelledScan, Trouble
 from hgisam.train.layouts.label_table import LabelTable, as_rows
+from hgisam.train.layouts.pseudonym import pseudonym
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ INDEX_COLUMNS = (
 _HEAD = "ID,Label"
 _SUFFIX = ".dcm"
 _PSEUDONYM = re.compile(r"ID_[0-9a-f]{4,}")
+"""RSNA's own name of a patient, which outputs may have; anything else is hashed."""
 _CHUNK = 500
 
 Row = dict[str, str]
@@ -233,14 +234,7 @@ def _read_row(folder: Path, stamp: _Stamp) -> Row:
     except ScanRefused as error:
         return row | {"refusal": str(error)}
     plane = header.plane
+    patient = header.patient if _PSEUDONYM.fullmatch(header.patient) else pseudonym(header.patient)
     numbers = (*header.position, *plane.along_columns, *plane.along_rows, *plane.spacing_mm)
     said = (header.series_uid, int(header.wrapped), plane.rows, plane.columns, *map(repr, numbers))
-    return row | dict(zip(INDEX_COLUMNS[4:], map(str, (pseudonym(header.patient), *said)), strict=True))
-
-
-def pseudonym(patient: str) -> str:
-    """The patient as outputs name them: RSNA's own pseudonym (`ID_` and hexadecimal digits), or a hash of anything
-    else, so that no identifier of a hospital gets into a table."""
-    if _PSEUDONYM.fullmatch(patient):
-        return patient
-    return "patient_" + hashlib.blake2b(patient.encode(), person=b"hgisam", digest_size=8).hexdigest()
+    return row | dict(zip(INDEX_COLUMNS[4:], map(str, (patient, *said)), strict=True))

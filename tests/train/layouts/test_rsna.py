@@ -10,7 +10,7 @@ from hgisam.io.errors import ScanRefused
 from hgisam.labels import Subtype
 from hgisam.train.cohort import CohortRefused, Trouble
 from hgisam.train.layouts import read_cohort, rsna
-from hgisam.train.layouts.rsna import pseudonym
+from hgisam.train.layouts.pseudonym import pseudonym
 
 CORRUPT = "ID_6431af929"
 
@@ -186,11 +186,11 @@ def test_a_slice_that_names_no_patient_is_left_out_and_counted(kaggle: Path) -> 
     assert (finding.count, "none with an identifier of its patient" in finding.examples[0]) == (1, True)
 
 
-def test_identifiers_of_a_hospital_are_hashed() -> None:
-    assert pseudonym("ID_ce8a3cd2") == "ID_ce8a3cd2"
-    hidden = pseudonym("Miller 1950")
-    assert "Miller" not in hidden
-    assert hidden == pseudonym("Miller 1950") != pseudonym("Miller 1951")
+def test_identifiers_of_a_hospital_are_hashed(kaggle: Path, tmp_path: Path) -> None:
+    write_scan(kaggle, "ID_5e03", "Miller 1950", ["ID_04", "ID_0a", "ID_06"])
+    index = tmp_path / "index.csv"
+    assert read_cohort(kaggle, index=index).patients == ("ID_aa11aa11", pseudonym("Miller 1950"))
+    assert "Miller" not in index.read_text()
 
 
 def test_real_slices_are_read(realdata: Path, tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """NIfTI files beside slice_labels.csv: rows find their slice in any axes, and what does not fit is told."""
 
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,8 @@ from hgisam.phantom import PhantomOptions, make_phantom, slice_labels
 from hgisam.phantom_folder import write_phantoms
 from hgisam.train.cohort import Cohort, CohortRefused, Trouble
 from hgisam.train.layouts import read_cohort
+from hgisam.train.layouts.pseudonym import pseudonym
+from hgisam.train.splits import load_splits, make_splits
 
 HEAD = ",".join(SLICE_LABEL_COLUMNS)
 NEGATIVE, SUBDURAL = "0,0,0,0,0,0", "0,0,0,0,1,1"
@@ -144,11 +149,122 @@ def test_no_scan_with_labels_is_refused_with_what_was_found(tmp_path: Path) -> N
 def test_a_patient_column_joins_scans_of_one_patient(tmp_path: Path) -> None:
     write_nifti(tmp_path / "a.nii.gz", [1])
     write_nifti(tmp_path / "b.nii", [1])
-    write_table(tmp_path, [f"a.nii.gz,0,{NEGATIVE},p", f"b.nii,0,{SUBDURAL},p"], f"{HEAD},patient")
+    write_table(tmp_path, [f"a.nii.gz,0,{NEGATIVE},p", f"b.nii,0,{SUBDURAL}, p "], f"{HEAD},patient")
     cohort = read_cohort(tmp_path)
-    assert cohort.patients == ("p",)
+    assert cohort.patients == (pseudonym("p"),)
     assert cohort.patient_subtypes.tolist() == [[False, False, False, False, True, True]]
-    assert [scan.name for scan in cohort.of({"p"})] == ["a", "b"]
+    assert [scan.name for scan in cohort.of(cohort.patients)] == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["Anna Miller", "4711", "ID_4711beef", "patient_0"])
+def test_no_identifier_of_a_patient_is_kept_whatever_it_looks_like(tmp_path: Path, name: str) -> None:
+    write_nifti(tmp_path / "a.nii.gz", [1])
+    write_table(tmp_path, [f"a.nii.gz,0,{NEGATIVE},{name}"], f"{HEAD},patient")
+    assert read_cohort(tmp_path).patients == (pseudonym(name),)
+
+
+def test_splits_that_name_patients_as_the_table_does_are_refused(tmp_path: Path) -> None:
+    """Versions before 0.2 wrote them so."""
+    write_nifti(tmp_path / "a.nii.gz", [1])
+    write_nifti(tmp_path / "b.nii.gz", [1])
+    write_table(tmp_path, [f"{name}.nii.gz,0,{NEGATIVE},{name}" for name in "ab"], f"{HEAD},patient")
+    cohort = read_cohort(tmp_path)
+    named = Cohort(cohort.layout, tuple(replace(scan, patient=scan.name) for scan in cohort.scans))
+    make_splits(named, 2, tuning_share=0).save(tmp_path / "splits.csv")
+    with pytest.raises(CohortRefused, match="make the splits again"):
+        load_splits(tmp_path / "splits.csv", cohort)
+    splits = make_splits(cohort, 2, tuning_share=0)
+    splits.save(tmp_path / "splits.csv")
+    assert load_splits(tmp_path / "splits.csv", read_cohort(tmp_path)) == splits
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["Patient", "patient_id", "PatientID", "patient id", "PatientNumber", " patient", "subject", "Subject-ID"],
+)
+def test_a_column_of_patients_by_another_name_is_refused_and_not_ignored(tmp_path: Path, column: str) -> None:
+    for name in ("a", "b"):
+        write_nifti(tmp_path / f"{name}.nii.gz", [1])
+    write_table(tmp_path, [f"{name}.nii.gz,0,{NEGATIVE},p" for name in "ab"], f"{HEAD},{column}")
+    with pytest.raises(CohortRefused, match=f"expected a column named patient; got '{column}'; rename it"):
+        read_cohort(tmp_path)
+
+
+def test_beside_the_patients_columns_may_say_more_of_them(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "a.nii.gz", [1])
+    head = f"{HEAD},patient,patient_age,patient_sex,inpatient,PatientID"
+    write_table(tmp_path, [f"a.nii.gz,0,{NEGATIVE},p,70,f,1,q"], head)
+    assert read_cohort(tmp_path).patients == (pseudonym("p"),)
+
+
+@pytest.mark.parametrize("cell", [",", ",  ", ""], ids=["empty", "blank", "missing"])
+def test_a_row_without_its_patient_is_refused(tmp_path: Path, cell: str) -> None:
+    """Of a column half filled, a file would be another patient than its sister."""
+    for name in ("a", "b"):
+        write_nifti(tmp_path / f"{name}.nii.gz", [1])
+    write_table(tmp_path, [f"a.nii.gz,0,{NEGATIVE},p", f"b.nii.gz,0,{NEGATIVE}{cell}"], f"{HEAD},patient")
+    with pytest.raises(CohortRefused, match=r"line 3: expected the patient of b\.nii\.gz; got an empty cell"):
+        read_cohort(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "column", "said"), [("ab", False, 1), ("a", False, 0), ("ab", True, 0)], ids=["two", "one", "told"]
+)
+def test_files_that_count_as_a_patient_each_are_told_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, names: str, column: bool, said: int
+) -> None:
+    for name in names:
+        write_nifti(tmp_path / f"{name}.nii.gz", [1, 2])
+    rows = [f"{name}.nii.gz,{k},{NEGATIVE}{',p' if column else ''}" for name in names for k in (0, 1)]
+    write_table(tmp_path, rows, f"{HEAD},patient" if column else HEAD)
+    with caplog.at_level(logging.INFO, "hgisam"):
+        read_cohort(tmp_path)
+    told = "slice_labels.csv has no column patient: each of its 2 files counts as a patient of its own"
+    assert caplog.messages == [told] * said
+
+
+def numbered(folder: Path, **indices: Sequence[int]) -> Path:
+    """Files of four slices, and a table with rows of these indices of each."""
+    for name in indices:
+        write_nifti(folder / f"{name}.nii.gz", [1] * 4)
+    write_table(folder, [f"{name}.nii.gz,{k},{SUBDURAL}" for name, listed in indices.items() for k in listed])
+    return folder
+
+
+@pytest.mark.parametrize(
+    "indices",
+    [
+        {"a": range(1, 5), "b": range(1, 5)},
+        {"a": range(1, 5), "b": (2, 3), "c": (1,)},  # positive slices alone, of which one is the last
+        {"a": (4,)},
+        {"a": range(1, 5), "b": range(1, 5), "c": range(5)},  # with a stray row
+    ],
+    ids=["all", "some", "last", "stray"],
+)
+def test_slices_counted_from_1_are_refused_and_not_shifted(tmp_path: Path, indices: dict[str, Sequence[int]]) -> None:
+    with pytest.raises(CohortRefused, match=r"slice_index to count from 0; got 4 and no 0 in a\.nii\.gz, which has 4"):
+        read_cohort(numbered(tmp_path, **indices))
+
+
+@pytest.mark.parametrize(
+    "indices",
+    [
+        {"a": range(4), "b": (1, 2, 3)},
+        {"a": range(4), "b": range(1, 5)},  # a file that lost a slice since, among those that did not
+        {"a": range(5)},
+        {"a": (1, 2), "b": (3,)},
+        {"a": (2, 5)},
+    ],
+    ids=["incomplete", "one of two", "too many", "positive alone", "of another scan"],
+)
+def test_a_file_that_lacks_rows_or_has_too_many_is_no_sign_of_it(
+    tmp_path: Path, indices: dict[str, Sequence[int]]
+) -> None:
+    cohort = read_cohort(numbered(tmp_path, **indices))
+    for scan in cohort.scans:
+        assert scan.positive.tolist() == [index in indices[scan.name] for index in range(4)]
+    n_outside = sum(index > 3 for listed in indices.values() for index in listed)
+    assert troubles(cohort).get(Trouble.OUTSIDE, 0) == n_outside
 
 
 def test_a_file_of_two_patients_is_refused(tmp_path: Path) -> None:
