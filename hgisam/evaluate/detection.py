@@ -151,6 +151,8 @@ def detection(
     labels: Bool[Tensor, " cases"],
     patients: Sequence[str],
     operating_point: float | None = None,
+    *,
+    why_no_point: str = "no operating point was given",
 ) -> Detection:
     """Hold probabilities against what is true.
 
@@ -159,6 +161,7 @@ def detection(
         labels: which cases are positive.
         patients: whose case each is.
         operating_point: a probability at or above it is a finding; None leaves the four rates out.
+        why_no_point: the reason that they then state.
 
     Raises:
         ValueError: where lengths differ, or something is no probability.
@@ -166,7 +169,7 @@ def detection(
     cases = _Cases(probabilities, labels, patients)
     roc_areas, precision_areas = cases.areas()
     if operating_point is None:
-        rates = [Estimate(None, reason="no operating point was given")] * 4
+        rates = [Estimate(None, reason=why_no_point)] * 4
     else:
         found = probabilities >= operating_point
         rates = [

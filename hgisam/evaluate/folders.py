@@ -67,8 +67,8 @@ class EvaluationReport:
 
     @cached_property
     def summary(self) -> Summary:
-        """The numbers over all scans."""
-        return summarise(self.scans)
+        """The numbers over all scans; references without a scored prediction are told of as missing."""
+        return summarise(self.scans, n_missing=len(self.without_prediction) + len(self.refused))
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,14 @@ from hgisam.outputs import claimed, refuse_overwriting
 from hgisam.wording import counted
 
 RECORD = "evaluation.json"
-SCANS, SLICES, SUBTYPE_ROWS, MEANS = (
+SCANS, SLICES, SUBTYPE_ROWS, MEANS, OVERALL = (
     "evaluation.csv",
     "evaluation_slices.csv",
     "evaluation_subtypes.csv",
     "evaluation_means.csv",
+    "evaluation_overall.csv",
 )
-TABLES = (SCANS, SLICES, SUBTYPE_ROWS, MEANS)
+TABLES = (SCANS, SLICES, SUBTYPE_ROWS, MEANS, OVERALL)
 
 _MASK_COLUMNS = (
     "dice", "iou", "sensitivity", "precision", "hd95_mm", "assd_mm", "nsd_1mm", "nsd_2mm", "prediction_ml",
@@ -41,11 +42,23 @@ _PREDICTED_VOLUMES = ("prediction_ml", "difference_ml", "absolute_difference_ml"
 _LESION_COLUMNS = ("lesion_f1", "n_reference_lesions", "n_found_lesions", "n_predicted_lesions", "n_right_lesions")
 SCAN_COLUMNS = (
     "case", "patient", *_MASK_COLUMNS, *_LESION_COLUMNS, PUBLISHED_DICE, "voxel_ml", "slice_mm", "n_slices",
-    "n_positive_slices", "n_found_slices", "n_false_positive_slices", "probability",
+    "n_positive_slices", "n_found_slices", "n_false_positive_slices", "probability", "failure",
 )  # fmt: skip
 SLICE_COLUMNS = ("case", "patient", "slice_index", *_MASK_COLUMNS, "probability_any")
 SUBTYPE_COLUMNS = ("case", "patient", "subtype", *_MASK_COLUMNS, *_LESION_COLUMNS)
-MEAN_COLUMNS = ("by", "stratum", "measure", "n", "n_undefined", "n_patients", "mean", "sd", "low", "high", "reason")
+MEAN_COLUMNS = (
+    "by", "stratum", "measure", "n", "n_undefined", "n_missing", "n_patients", "mean", "sd", "low", "high", "reason",
+)  # fmt: skip
+OVERALL_COLUMNS = (
+    "of", "measure", "n", "n_undefined", "n_missing", "n_positive", "n_patients", "n_positive_patients", "value", "low",
+    "high", "n_resamples", "reason",
+)  # fmt: skip
+_ESTIMATES = (
+    "auc", "average_precision", "brier", "calibration_error", "sensitivity", "specificity", "ppv", "npv",
+)  # fmt: skip
+_NO_PREDICTION = "no prediction: left out of every mean"
+_NO_REFERENCE = "no reference: nothing to compare with"
+_EMPTY_SCORED = "no mask was made: an empty one is scored"
 
 Row = dict[str, Any]
 
@@ -60,7 +73,8 @@ def refuse_foreign(folder: Path) -> None:
 
 
 def write_report(report: EvaluationReport, folder: Path) -> None:
-    """Write `evaluation.csv` (a row per scan), tables by slice, by subtype and of means, and `evaluation.json`.
+    """Write `evaluation.csv` (a row per case), tables by slice, by subtype, of means and of all else that is said of
+    all scans together, and `evaluation.json`.
 
     Patients are written as numbers, in the order in which they come: what a hospital calls them stays where it was.
 
@@ -72,10 +86,11 @@ def write_report(report: EvaluationReport, folder: Path) -> None:
         refuse_foreign(folder)
         numbered = list(zip(report.scans, _patient_numbers(report.scans), strict=True))
         rows = [_scan_row(scan, patient) for scan, patient in numbered]
-        write_csv(folder / SCANS, rows, SCAN_COLUMNS)
+        write_csv(folder / SCANS, [*rows, *_rows_left_out(report)], SCAN_COLUMNS)
         write_csv(folder / SLICES, _slice_rows(numbered), SLICE_COLUMNS)
         write_csv(folder / SUBTYPE_ROWS, _subtype_rows(numbered), SUBTYPE_COLUMNS)
         write_csv(folder / MEANS, _mean_rows(report.summary), MEAN_COLUMNS)
+        write_csv(folder / OVERALL, _overall_rows(report.summary), OVERALL_COLUMNS)
         record = {
             "hgisam_version": __version__,
             "notice": NOTICE,
@@ -177,7 +192,19 @@ def _scan_row(scan: ScanScore, patient: int) -> Row:
         "n_found_slices": sum(found.overlap.n_prediction > 0 for found in positive),
         "n_false_positive_slices": sum(alarms),
         "probability": scan.probability,
+        "failure": _EMPTY_SCORED if scan.failed else None,
     }
+
+
+def _rows_left_out(report: EvaluationReport) -> Iterator[Row]:
+    """A row for each case that is in no mean, with nothing but its name and why."""
+    left_out = [
+        *report.refused,
+        *((case, _NO_PREDICTION) for case in report.without_prediction),
+        *((case, _NO_REFERENCE) for case in report.without_reference),
+    ]
+    for case, reason in left_out:
+        yield {**dict.fromkeys(SCAN_COLUMNS), "case": case, "failure": reason}
 
 
 def _slice_rows(numbered: Sequence[tuple[ScanScore, int]]) -> Iterator[Row]:
@@ -213,7 +240,50 @@ def _mean_rows(summary: Summary) -> Iterator[Row]:
         means += [("lesion_ml", size.name, "found", size.found), ("lesion_ml", size.name, "right", size.right)]
     means += [(s.by, s.name, name, found) for s in summary.strata for name, found in s.means.items()]
     for by, stratum, measure, found in means:
-        yield {"by": by, "stratum": stratum, "measure": measure, **asdict(found)}
+        yield {"by": by, "stratum": stratum, "measure": measure, "n_missing": summary.n_missing, **asdict(found)}
+
+
+def _overall_rows(summary: Summary) -> Iterator[Row]:
+    """What is said of all scans and is no mean, under OVERALL_COLUMNS: counts, agreement of volumes, detection."""
+    blank = dict.fromkeys(OVERALL_COLUMNS) | {"n_missing": summary.n_missing}
+    for name, value in vars(summary).items():
+        if isinstance(value, int):
+            yield blank | {"of": "counts", "measure": name, "value": value}
+    for of, agreement, n in (
+        ("volume_all", summary.volume_all, summary.n),
+        ("volume_positive", summary.volume_positive, summary.n_positive),
+    ):
+        known = {"n": agreement.limits.n, "n_undefined": n - agreement.limits.n, "n_positive": summary.n_positive}
+        for row in _agreement_rows(agreement):
+            yield blank | {"of": of, **known, **row}
+    for of, found, n in (
+        ("slice_detection", summary.slice_detection, summary.n_slices),
+        ("scan_detection", summary.scan_detection, summary.n),
+    ):
+        if found is not None:
+            yield from (blank | {"of": of, "n_undefined": n - found.n, **row} for row in _detection_rows(found))
+
+
+def _agreement_rows(found: VolumeAgreement) -> Iterator[Row]:
+    """Bias and limits in mL, each limit with its own interval, and ICC."""
+    limits, icc = found.limits, found.icc
+    yield {"measure": "bias_ml", "value": limits.bias}
+    yield {"measure": "sd_ml", "value": limits.sd}
+    for name, limit in (("lower_limit_ml", limits.low), ("upper_limit_ml", limits.high)):
+        row: Row = {"measure": name, "value": limit}
+        if limit is not None and limits.margin is not None:
+            row |= {"low": limit - limits.margin, "high": limit + limits.margin}
+        yield row
+    yield {"measure": "margin_ml", "value": limits.margin}
+    yield {"measure": "icc", "value": icc.value, "low": icc.low, "high": icc.high, "reason": icc.reason}
+
+
+def _detection_rows(found: Detection) -> Iterator[Row]:
+    cases = {name: getattr(found, name) for name in ("n", "n_positive", "n_patients", "n_positive_patients")}
+    for name in _ESTIMATES:
+        yield cases | {"measure": name, **asdict(getattr(found, name))}
+    why_not = None if found.operating_point is not None else found.sensitivity.reason
+    yield cases | {"measure": "operating_point", "value": found.operating_point, "reason": why_not}
 
 
 def _scan_table(scans: Sequence[ScanScore]) -> Table:
@@ -255,6 +325,9 @@ def _summary_table(summary: Summary) -> Table:
         table.add_row(
             title, str(found.n), str(found.n_undefined), _shown(form, found.mean), spread, _interval(form, found)
         )
+    if summary.n_missing:
+        missing = f"In no mean: {counted(summary.n_missing, 'reference')} without a prediction that could be compared"
+        table.caption = Text(missing, style="bold red")
     return table
 
 
@@ -286,8 +359,10 @@ def _detection_table(summary: Summary) -> Table | None:
     table = _table("probabilities of", "n", "positive", "AUC", "average precision", "sensitivity", "specificity")
     for kind, of_kind in found:
         table.add_row(kind, str(of_kind.n), str(of_kind.n_positive), *_detection_cells(of_kind))
-    points = {of_kind.operating_point for _, of_kind in found}
-    point = ", ".join("several operating points" if p is None else f"operating point {p:.3f}" for p in points)
+    shared = found[0][1]
+    point = shared.sensitivity.reason if shared.operating_point is None else (
+        f"operating point {shared.operating_point:.3f}"
+    )  # fmt: skip
     lacking = f"; {counted(summary.n_without_probabilities, 'scan')} without" if summary.n_without_probabilities else ""
     table.caption = f"{point}{lacking}"
     return table

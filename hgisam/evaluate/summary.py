@@ -157,6 +157,8 @@ class Summary:
 
     Attributes:
         n: scans scored.
+        n_missing: further cases with a reference, which are in no number here: they have no prediction, or none that
+            could be compared.
         n_patients: whose they are.
         n_positive: of the scans, with hemorrhage in the reference.
         n_normal: of them, without.
@@ -183,6 +185,7 @@ class Summary:
     """
 
     n: int
+    n_missing: int
     n_patients: int
     n_positive: int
     n_normal: int
@@ -207,8 +210,13 @@ class Summary:
     strata: tuple[Stratum, ...]
 
 
-def summarise(scans: Sequence[ScanScore]) -> Summary:
-    """The numbers over all scans. With none, every n is 0 and every mean None."""
+def summarise(scans: Sequence[ScanScore], n_missing: int = 0) -> Summary:
+    """The numbers over all scans. With none, every n is 0 and every mean None.
+
+    Args:
+        scans: those that were scored.
+        n_missing: how many more have a reference. They are told of, and not counted in.
+    """
     positive = [scan for scan in scans if scan.positive]
     normal = [scan for scan in scans if not scan.positive]
     slices = [(found, scan) for scan in scans for found in scan.slices]
@@ -218,6 +226,7 @@ def summarise(scans: Sequence[ScanScore]) -> Summary:
     known += [_answered_wrongly(scan) for scan in scans if scan.failed and known]
     return Summary(
         n=len(scans),
+        n_missing=n_missing,
         n_patients=len({scan.patient for scan in scans}),
         n_positive=len(positive),
         n_normal=len(normal),
@@ -343,11 +352,13 @@ def _volume_agreement(all_scans: Sequence[ScanScore]) -> VolumeAgreement:
 def _scan_detection(known: Sequence[ScanScore]) -> Detection | None:
     if not known:
         return None
+    point, why_not = _shared_operating_point(known)
     return detection(
         torch.tensor([scan.probability for scan in known], dtype=torch.float64),
         torch.tensor([scan.positive for scan in known]),
         [scan.patient for scan in known],
-        _shared_operating_point(known),
+        point,
+        why_no_point=why_not,
     )
 
 
@@ -355,15 +366,22 @@ def _slice_detection(known: Sequence[ScanScore]) -> Detection | None:
     slices = [(found, scan.patient) for scan in known for found in scan.slices if found.probability is not None]
     if not slices:
         return None
+    point, why_not = _shared_operating_point(known)
     return detection(
         torch.tensor([found.probability for found, _ in slices], dtype=torch.float64),
         torch.tensor([found.overlap.n_reference > 0 for found, _ in slices]),
         [patient for _, patient in slices],
-        _shared_operating_point(known),
+        point,
+        why_no_point=why_not,
     )
 
 
-def _shared_operating_point(known: Sequence[ScanScore]) -> float | None:
-    """The scans' operating point; None where they have several."""
+def _shared_operating_point(known: Sequence[ScanScore]) -> tuple[float | None, str]:
+    """The scans' operating point, or None and why they share none."""
     points = {scan.operating_point for scan in known if not scan.failed}
-    return points.pop() if len(points) == 1 else None
+    stated = points - {None}
+    if not stated:
+        return None, "no operating point on record"
+    if len(stated) > 1:
+        return None, "several operating points"
+    return (None, "no operating point on record of some scans") if None in points else (stated.pop(), "")

@@ -12,7 +12,15 @@ from head_series import N_SLICES, write_head
 from rich.console import Console
 
 from hgisam.evaluate.folders import EvaluationReport, evaluate_folders
-from hgisam.evaluate.report import SCAN_COLUMNS, SLICE_COLUMNS, SUBTYPE_COLUMNS, as_tables, write_report
+from hgisam.evaluate.report import (
+    MEAN_COLUMNS,
+    OVERALL_COLUMNS,
+    SCAN_COLUMNS,
+    SLICE_COLUMNS,
+    SUBTYPE_COLUMNS,
+    as_tables,
+    write_report,
+)
 from hgisam.evaluate.summary import summarise
 from hgisam.io.dicom import read_dicom
 from hgisam.io.errors import InputError, OutputError, ScanRefused
@@ -463,8 +471,162 @@ def test_the_table_and_the_record_hold_every_number(report: EvaluationReport, tm
 
 def read_means(folder: Path) -> list[dict[str, str]]:
     """The rows of the table of means."""
-    with (folder / "evaluation_means.csv").open(newline="") as file:
+    return read_table(folder / "evaluation_means.csv")
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of any table."""
+    with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def shown(report: EvaluationReport) -> str:
+    """What the screen shows."""
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(as_tables(report))
+    return captured.get()
+
+
+def put_graded(folder: Path, **more: object) -> None:
+    """Six scans with probabilities of their slices, 1 to 3 of 3 voxels found in those that bled, as `segment` leaves
+    them."""
+    for k in range(6):
+        blood = [(i, 0, 0) for i in range(3)] if k % 2 else []
+        put(folder / "p" / f"c{k}_mask.nii.gz", *blood[: 1 + k // 2])
+        put(folder / "r" / f"c{k}_mask.nii.gz", *blood)
+        record = record_of(f"c{k}", [0.15 * k + 0.1, 0.05 * k, 0.2, 0.6 - 0.1 * k], **more)
+        (folder / "p" / f"c{k}.json").write_text(json.dumps(record))
+
+
+def test_every_figure_of_the_record_and_of_the_screen_is_in_a_table(tmp_path: Path) -> None:
+    put_graded(tmp_path)
+    put(tmp_path / "p" / "c6_mask.nii.gz")
+    put(tmp_path / "r" / "c6_mask.nii.gz")
+    report = evaluate_folders(tmp_path / "p", tmp_path / "r")
+    write_report(report, tmp_path)
+    summary = json.loads((tmp_path / "evaluation.json").read_text())["summary"]
+    table = read_table(tmp_path / "evaluation_overall.csv")
+    assert tuple(table[0]) == OVERALL_COLUMNS
+    rows = {(row["of"], row["measure"]): row for row in table}
+    assert len(rows) == len(table)
+
+    def as_number(of: str, measure: str, column: str = "value") -> float | None:
+        cell = rows[of, measure][column]
+        return float(cell) if cell else None
+
+    def close(value: float | None) -> object:
+        return None if value is None else pytest.approx(value, rel=1e-6)
+
+    counts = {name: value for name, value in summary.items() if isinstance(value, int)}
+    assert {measure: float(row["value"]) for (of, measure), row in rows.items() if of == "counts"} == counts
+    assert counts["n_without_probabilities"] == 1
+    for of, n_undefined in (("slice_detection", "4"), ("scan_detection", "1")):
+        for measure, value in summary[of].items():
+            if isinstance(value, dict):
+                for column in ("value", "low", "high", "n_resamples"):
+                    assert as_number(of, measure, column) == close(value[column]), (of, measure, column)
+                assert rows[of, measure]["reason"] == (value["reason"] or "")
+                assert rows[of, measure]["n_undefined"] == n_undefined
+            elif measure == "operating_point":
+                assert as_number(of, measure) == value == 0.5
+            else:
+                assert as_number(of, "auc", measure) == value
+        assert summary[of]["auc"]["low"] is not None
+    for of in ("volume_all", "volume_positive"):
+        limits, icc = summary[of]["limits"], summary[of]["icc"]
+        for measure, key in (
+            ("bias_ml", "bias"),
+            ("sd_ml", "sd"),
+            ("lower_limit_ml", "low"),
+            ("upper_limit_ml", "high"),
+            ("margin_ml", "margin"),
+        ):
+            assert limits[key] is not None
+            assert as_number(of, measure) == close(limits[key]), (of, measure)
+            assert as_number(of, measure, "n") == limits["n"]
+        assert as_number(of, "lower_limit_ml", "low") == close(limits["low"] - limits["margin"])
+        assert as_number(of, "upper_limit_ml", "high") == close(limits["high"] + limits["margin"])
+        assert [as_number(of, "icc", column) for column in ("value", "low", "high", "n")] == [
+            close(icc[key]) for key in ("value", "low", "high", "n")
+        ]
+    text = shown(report)
+    auc, icc = rows["scan_detection", "auc"], rows["volume_all", "icc"]
+    assert "{:.3f} ({:.3f} to {:.3f})".format(*(float(auc[column]) for column in ("value", "low", "high"))) in text
+    assert f"{float(icc['value']):.3f}" in text
+    assert f"{float(rows['volume_all', 'bias_ml']['value']):+.2f}" in text
+    assert "operating point 0.500; 1 scan without" in text
+
+
+def test_scans_without_probabilities_have_no_row_of_detection(report: EvaluationReport, tmp_path: Path) -> None:
+    write_report(report, tmp_path)
+    rows = read_table(tmp_path / "evaluation_overall.csv")
+    assert {row["of"] for row in rows} == {"counts", "volume_all", "volume_positive"}
+
+
+@pytest.mark.parametrize(
+    ("points", "said"),
+    [
+        ([None] * 6, "no operating point on record"),
+        ([0.5, 0.4] * 3, "several operating points"),
+        ([0.5, None] * 3, "no operating point on record of some scans"),
+        ([0.5, 0.4, None] * 2, "several operating points"),
+    ],
+)
+def test_why_there_is_no_operating_point_is_said_as_it_is(
+    tmp_path: Path, points: list[float | None], said: str
+) -> None:
+    put_graded(tmp_path)
+    for k, point in enumerate(points):
+        path = tmp_path / "p" / f"c{k}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"operating_point": point}))
+    report = evaluate_folders(tmp_path / "p", tmp_path / "r")
+    captions = [line.strip() for line in shown(report).splitlines() if "operating point" in line]
+    assert captions == [said]
+    write_report(report, tmp_path)
+    summary = json.loads((tmp_path / "evaluation.json").read_text())["summary"]
+    assert summary["slice_detection"]["sensitivity"]["reason"] == said
+    rows = {(row["of"], row["measure"]): row for row in read_table(tmp_path / "evaluation_overall.csv")}
+    for measure in ("sensitivity", "operating_point"):
+        assert (rows["scan_detection", measure]["value"], rows["scan_detection", measure]["reason"]) == ("", said)
+
+
+def test_the_worst_mask_cannot_be_taken_away_unseen(tmp_path: Path) -> None:
+    """Of three scans that bled, the one that was missed loses its mask: the mean rises, and every table says why."""
+    put_graded(tmp_path)
+    put(tmp_path / "p" / "c1_mask.nii.gz")
+    with_all = evaluate_folders(tmp_path / "p", tmp_path / "r")
+    (tmp_path / "p" / "c1_mask.nii.gz").unlink()
+    put(tmp_path / "p" / "c2_mask.nii.gz", shape=(6, 5, 3))
+    put(tmp_path / "p" / "other_mask.nii.gz")
+    report = evaluate_folders(tmp_path / "p", tmp_path / "r")
+    dice, less_dice = (found.summary.means["dice"].mean for found in (with_all, report))
+    assert dice is not None and less_dice is not None and dice < less_dice
+    assert (with_all.summary.n_missing, report.summary.n_missing) == (0, 2)
+    write_report(report, tmp_path)
+    means = read_means(tmp_path)
+    assert tuple(means[0]) == MEAN_COLUMNS
+    assert {row["n_missing"] for row in [*means, *read_table(tmp_path / "evaluation_overall.csv")]} == {"2"}
+    assert json.loads((tmp_path / "evaluation.json").read_text())["summary"]["n_missing"] == 2
+    failures = {row["case"]: row["failure"] for row in read_table(tmp_path / "evaluation.csv")}
+    assert failures.pop("c2").startswith("c2: expected both masks on one grid")
+    assert failures == {
+        "c0": "", "c3": "", "c4": "", "c5": "",
+        "c1": "no prediction: left out of every mean", "other": "no reference: nothing to compare with",
+    }  # fmt: skip
+    said = "In no mean: 2 references without a prediction that could be compared"
+    assert said in shown(report)
+    assert "In no mean" not in shown(with_all)
+
+
+def test_a_failure_that_is_scored_as_an_empty_mask_says_so(report: EvaluationReport, tmp_path: Path) -> None:
+    """As `hgisam compare` counts it."""
+    scans = tuple(replace(scan, failed=scan.case == "missed") for scan in report.scans)
+    write_report(EvaluationReport(scans, (), (), ()), tmp_path)
+    rows = {row["case"]: row for row in read_table(tmp_path / "evaluation.csv")}
+    assert (rows["missed"]["dice"], rows["missed"]["failure"]) == ("0", "no mask was made: an empty one is scored")
+    assert {row["failure"] for case, row in rows.items() if case != "missed"} == {""}
+    assert {row["n_missing"] for row in read_means(tmp_path)} == {"0"}
 
 
 def test_the_table_of_means_has_every_n(report: EvaluationReport, tmp_path: Path) -> None:
