@@ -136,6 +136,12 @@ OperatingPoint = Annotated[
     typer.Option(metavar="P", help="Slice probability that counts as blood, 0 to 1.", show_default="the weights' own"),
 ]
 Workers = Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes.", show_default="one per CPU")]
+TrainingWorkers = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Processes that prepare scans and, on a GPU, load batches.", show_default="one per CPU"
+    ),
+]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Leave alone what is done: same input, settings and weights, all files whole.")
 ]
@@ -484,7 +490,7 @@ def classifier(
     seed: Seed = None,
     cache: Cache = None,
     device: Device = "auto",
-    workers: Workers = None,
+    workers: TrainingWorkers = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -524,7 +530,7 @@ def segmenter(
     seed: Seed = None,
     cache: Cache = None,
     device: Device = "auto",
-    workers: Workers = None,
+    workers: TrainingWorkers = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -562,7 +568,7 @@ def encoder(
     seed: Seed = None,
     cache: Cache = None,
     device: Device = "auto",
-    workers: Workers = None,
+    workers: TrainingWorkers = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:

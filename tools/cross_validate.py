@@ -115,7 +115,7 @@ def main() -> None:
         for seed, folder in zip(found, folders, strict=True):
             print_row(row, str(seed), [folder], heads)
         if len(found) > 1:
-            print_row(row, "mean of seeds", folders, heads)
+            print_row(row, "seeds together", folders, heads)
         if found:
             scored[row] = averaged(folders)
     if given.against in scored:
