@@ -56,6 +56,12 @@ from hgisam.wording import counted
 NO_NETWORK = "no network was asked: whatever is dense counts as blood, in every slice"
 """Told of every scan that a method without a network outlined."""
 
+UNFINISHED = (
+    "the weights are of a training that has not come to its end: neither probabilities nor the operating point are"
+    " calibrated; finish it with --resume"
+)
+"""Told of every scan that such weights are asked about."""
+
 OUTLINE_CODE = (
     "attention.py", "brain/*.py", "intake.py", "io/*.py", "labels.py", "limits.py", "model/*.py", "pipeline.py",
     "plausibility.py", "preprocess.py", "refine/*.py", "segment.py", "supervised.py", "volume.py", "weak/*.py",
@@ -587,12 +593,19 @@ class Segmenter(_Loaded):
             saliency = batch.to_native(canvas).clamp_(0.0, 1.0).mul_(look.region)
         return gated, saliency
 
+    @property
+    def _doubts(self) -> tuple[str, ...]:
+        """What speaks against these weights, or the want of any, whatever the scan."""
+        if self._weights is None:
+            return (NO_NETWORK,)
+        return () if self._weights.metadata.finished else (UNFINISHED,)
+
     def _classification(self, look: Look) -> dict[str, Any]:
         """The fields of a ClassificationResult."""
         return {
             **_fields(look),
             "probability": self._of_scan(look.probabilities[look.slices]) if self._weights else None,
-            "warnings": (*look.checked.warnings, *(() if self._weights else (NO_NETWORK,))),
+            "warnings": (*look.checked.warnings, *self._doubts),
             "settings": self.settings,
             "weights_sha256": self._weights.sha256 if self._weights else None,
             "operating_point": self.operating_point,

@@ -100,6 +100,8 @@ class WeightsMetadata(Provenance):
     """Tells a network that judges slices from one that outlines; without it, it is a classifier."""
     architecture: Architecture
     """The network. Without a `kind` it is a Swin Transformer."""
+    finished: bool = True
+    """Whether their training had come to its end; until then nothing is calibrated."""
     operating_point: float = Field(ge=0, le=1)
     """Slice probability from which a slice counts as holding blood."""
     threshold: float = Field(gt=0, le=1)

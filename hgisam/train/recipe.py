@@ -535,6 +535,7 @@ class _ClassifierTraining(Training[SliceClassifier, TrainingBatch, Trained]):
         options, start = self._options, self._start
         return WeightsMetadata(
             architecture=options.classifier,
+            finished=calibration is not None,
             brain=options.brain.model_dump(mode="json"),
             preprocess=options.preprocess.model_dump(mode="json"),
             threshold=start.threshold if isinstance(start, WeightsMetadata) else 0.5,

@@ -156,6 +156,24 @@ def test_a_training_killed_in_mid_step_and_resumed_ends_to_the_bit_like_one_neve
     assert_equal_to_the_bit(finished, output)
 
 
+def test_weights_of_a_training_that_was_stopped_say_so_until_it_is_finished(
+    data: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = load_settings(write_tiny_recipe(tmp_path / "tiny.yaml", steps=2)).train
+    output, scan = tmp_path / "run", min(data.glob("*.nii.gz"))
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as before_the_end, pytest.raises(KeyboardInterrupt):
+        before_the_end.setattr("hgisam.train.recipe.calibrate", stopped)
+        train_classifier(options, data, output, cache=cache)
+    unfinished = "training that has not come to its end"
+    assert any(unfinished in told for told in Segmenter(output / BEST, device="cpu").classify(scan).warnings)
+    train_classifier(options, data, output, cache=cache, resume=True)
+    assert not any(unfinished in told for told in Segmenter(output / BEST, device="cpu").classify(scan).warnings)
+
+
 def test_a_folder_with_a_run_is_not_overwritten(finished: Path, data: Path) -> None:
     before = (finished / BEST).read_bytes()
     recipe = write_tiny_recipe(finished.parent / "again.yaml")
