@@ -8,6 +8,7 @@ from hgisam import NOTICE, __version__
 from hgisam.exits import Interrupts
 from hgisam.io.atomic import make_output_folder
 from hgisam.io.nifti import new_grid_for, write_ct, write_labels
+from hgisam.io.space import ensure_free_space
 from hgisam.io.tables import SLICE_LABEL_COLUMNS, read_slice_labels, write_csv, write_json
 from hgisam.labels import Subtype
 from hgisam.outputs import RUN_RECORD, claimed, refuse_overwriting
@@ -16,6 +17,12 @@ from hgisam.progress import case_progress
 
 SLICE_LABELS = "slice_labels.csv"
 TRUTH = "truth"
+
+_HEAD_MM = 230
+"""So long a head is, at most: of pixels beyond, a file holds next to nothing."""
+
+_BYTES_PER_VOXEL = (0.2, 0.6)
+"""What a scan takes on disk: at the least, and as a rule (0.43 to 0.83 of 80 phantoms, with noise). Masks are small."""
 
 Row = dict[str, Any]
 
@@ -45,13 +52,17 @@ def write_phantoms(
 
     Raises:
         InputError: where a file is in the way that hgisam has not written.
-        OutputError: where the folder cannot be written.
+        OutputError: where the folder cannot be written, or its disk has no room for the phantoms.
     """
     files = [f"{name}.nii.gz" for name in names] + [f"{TRUTH}/{name}_labels.nii.gz" for name in names]
     rows: list[Row] = []
     labels: list[Row] = []
     with claimed(folder), Interrupts() as interrupts, case_progress(len(names), show=show_progress) as begin:
         refuse_overwriting(folder, [], [], [SLICE_LABELS, *files])
+        n_new = sum(not (folder / f"{name}.nii.gz").exists() for name in names)
+        if options is not None:
+            at_least, usual = (int(n_new * _n_voxels(options) * each) for each in _BYTES_PER_VOXEL)
+            ensure_free_space(folder, at_least, usual)
         make_output_folder(folder / TRUTH)
         earlier = _earlier_labels(folder, {f"{name}.nii.gz" for name in names})
         _write_record(folder, rows, options, "running")
@@ -73,6 +84,11 @@ def write_phantoms(
                 write_csv(folder / SLICE_LABELS, [*earlier, *labels], SLICE_LABEL_COLUMNS)
                 _write_record(folder, rows, options, status)
     return rows
+
+
+def _n_voxels(options: PhantomOptions) -> float:
+    """Voxels of a phantom's slices that lie near its head."""
+    return options.n_slices * min(options.size_px, _HEAD_MM / options.pixel_mm) ** 2
 
 
 def _row(name: str, phantom: Phantom) -> Row:

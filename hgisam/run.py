@@ -23,6 +23,7 @@ from hgisam.io.dicom_series import DicomSeries
 from hgisam.io.dicom_sr import write_dicom_sr
 from hgisam.io.errors import InputError, OutputError
 from hgisam.io.nifti import write_map, write_mask
+from hgisam.io.space import ensure_free_space
 from hgisam.io.tables import write_csv, write_json
 from hgisam.outputs import RUN_RECORD, case_claimed, claimed, refuse_overwriting, tables_held
 from hgisam.pipeline import SegmentationResult
@@ -111,7 +112,7 @@ def segment_cases(
     Raises:
         InputError: where an output would replace an input or a file that hgisam has not written, or DICOM SEG is asked
             for and an input is no DICOM.
-        OutputError: where the folder cannot be written at all, or another run holds it.
+        OutputError: where the folder cannot be written at all, its disk has no room, or another run holds it.
     """
     if dicom_sr and not dicom_seg:
         raise InputError("expected DICOM SEG with a structured report, which refers to it; got the report alone")
@@ -231,6 +232,9 @@ class _Classification:
         return classification_record(result), write
 
 
+_BYTES_OF_CASE = {"segment": (3_000, 1_000_000), "classify": (3_000, 12_000)}
+"""What a case takes on disk, at the least (the record of a refused one) and as a rule: a preview is a megabyte."""
+
 _HOW_RUNS_END = {ExitCode.CANCELLED: "cancelled", ExitCode.OUTPUT: "stopped"}
 
 _WHY_NOT_RUN = {ExitCode.CANCELLED: "the run was cancelled", ExitCode.OUTPUT: "the outputs could not be written"}
@@ -254,6 +258,7 @@ class _Run:
         with claimed(folder, shared=shard is not None), Interrupts() as interrupts:
             with tables_held(folder):
                 refuse_overwriting(folder, self.cases, ALL_SUFFIXES, [SUMMARY])
+                self._ensure_room(own)
                 self._warn_of_other_command()
                 self._write_run_record("running", [], started)
             ended = self._work(own, done, interrupts, show_progress=show_progress)
@@ -269,6 +274,13 @@ class _Run:
                 log.error("%s", error)
                 ended = ExitCode.OUTPUT
         return RunReport(rows, ended)
+
+    def _ensure_room(self, own: Sequence[Case]) -> None:
+        """Stop before the first case where the disk has no room for the outputs of those that have none yet."""
+        folder = self.work.folder
+        n_new = sum(not (folder / f"{case.name}.json").exists() for case in own)
+        at_least, usual = _BYTES_OF_CASE[self.work.command]
+        ensure_free_space(folder, n_new * at_least, n_new * usual)
 
     def _work(
         self, own: Sequence[Case], done: dict[str, Record], interrupts: Interrupts, *, show_progress: bool

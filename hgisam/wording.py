@@ -1,4 +1,4 @@
-"""How a count is said."""
+"""How a count or a size is said."""
 
 
 def counted(n: int, one: str, many: str | None = None) -> str:
@@ -10,3 +10,13 @@ def counted(n: int, one: str, many: str | None = None) -> str:
         many: what stands after any other count; None puts an s behind `one`.
     """
     return f"{n:,} {one if n == 1 else many or f'{one}s'}"
+
+
+def sized(n_bytes: int) -> str:
+    """A number of bytes for people, in powers of 1000: "12 kB", "3.1 GB", "152 GB"."""
+    value, unit = n_bytes / 1e3, "kB"
+    for larger in ("MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:,.1f} {unit}" if value < 10 else f"{value:,.0f} {unit}"

@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -93,3 +94,20 @@ def test_the_command_names_heads_by_their_seed(tmp_path: Path, monkeypatch: pyte
     assert asked == [(2, 41, 2)], "no more processes than heads"
     assert {path.name for path in tmp_path.glob("*.nii.gz")} == {"phantom_00041.nii.gz", "phantom_00042.nii.gz"}
     assert done.stdout.splitlines()[1].split() == ["phantom_00041", "0.060"]
+
+
+def test_phantoms_that_cannot_fit_end_the_command_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10**12, free=10**6))
+    done = CliRunner().invoke(app, ["phantom", "-n", "9", "-o", str(tmp_path / "heads"), "--workers", "1"])
+    assert done.exit_code == 5
+    assert "heads: expected some 11 MB free; got 1.0 MB" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_phantoms_that_are_there_already_need_no_more_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = PhantomOptions(n_slices=4, size_px=32)
+    write_phantoms([phantom(0)], ["a"], tmp_path, options=options)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10**12, free=0))
+    assert len(write_phantoms([phantom(0)], ["a"], tmp_path, options=options)) == 1

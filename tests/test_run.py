@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import highdicom
@@ -178,6 +179,30 @@ def test_a_full_disk_stops_the_run_and_says_what_was_not_done(
     assert files(tmp_path / "out") == {"summary.csv", "run.json"}
     assert [row["status"] for row in report.rows] == ["not run", "not run"]
     assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "stopped"
+
+
+@pytest.mark.parametrize("run_cases", [segment_cases, classify_cases])
+def test_a_disk_without_room_for_the_records_is_refused_before_the_first_case(
+    tmp_path: Path, scans: Scans, monkeypatch: pytest.MonkeyPatch, run_cases: Callable[..., run.RunReport]
+) -> None:
+    cases, out = scans(a="", b="", c=""), tmp_path / "new" / "out"
+    model = FakeModel()
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10**12, free=8_999))
+    with pytest.raises(OutputError, match=r"out: expected some .* free; got 9\.0 kB"):
+        run_cases(model, cases, out)
+    assert model.asked == []
+    assert not out.parent.exists()
+
+
+def test_a_disk_that_may_be_short_is_warned_of_and_what_is_there_needs_no_room(
+    tmp_path: Path, scans: Scans, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cases = scans(a="", b="", c="")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10**12, free=9_000))
+    assert segment_cases(FakeModel(), cases, tmp_path / "out").exit_code == ExitCode.OK
+    assert "expected some 3.0 MB free; got 9.0 kB" in caplog.text
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10**12, free=0))
+    assert segment_cases(FakeModel(), cases, tmp_path / "out").exit_code == ExitCode.OK
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

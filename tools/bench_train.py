@@ -9,8 +9,7 @@ bound is the rate of large square matrix products, measured in turn with the ste
 the median round counts. Shares are given by the clock and, on a CPU, by the process's own CPU time, which other
 processes do not stretch. FLOPs are torch's count of one step (FlopCounterMode): matrix products and convolutions,
 forward and backward. It misses softmax, norms, GELU, biases, permutations, casts, the loss and the optimizer, so even
-a perfect step stays below the bound. Set what the Makefile sets for malloc: without it, large buffers go back to the
-system after every operator, which on some machines costs more than the operators.
+a perfect step stays below the bound. On a CPU freed memory is kept for later, as trainings keep it.
 """
 
 import argparse
@@ -33,6 +32,7 @@ from hgisam.config import load_settings
 from hgisam.labels import Subtype
 from hgisam.model.architecture import build_classifier
 from hgisam.model.slice_classifier import SliceClassifier
+from hgisam.train.allocator import memory_kept
 from hgisam.train.batches import TrainingBatch, TrainingBatches
 from hgisam.train.loop import Trainer
 from hgisam.train.losses import ClassifierObjective
@@ -66,6 +66,12 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(given.threads)
     device = torch.device(given.device)
+    with memory_kept(device):
+        measure(given, device)
+
+
+def measure(given: argparse.Namespace, device: torch.device) -> None:
+    """Measure and print what is asked for."""
     options = load_settings(given.config).train
     batch = random_batch(options, given.images or options.sampling.n_images)
     if given.profile:

@@ -20,8 +20,10 @@ from hgisam.evaluate.figures import write_learning_curves
 from hgisam.io.atomic import make_output_folder
 from hgisam.io.digest import file_sha256
 from hgisam.io.errors import InputError
+from hgisam.io.space import ensure_free_space
 from hgisam.io.tables import write_json
 from hgisam.preprocess import PreprocessOptions
+from hgisam.train.allocator import memory_kept
 from hgisam.train.checkpoints import latest_checkpoint, save_checkpoint
 from hgisam.train.cohort import Cohort, CohortRefused, Finding, LabelledScan
 from hgisam.train.journal import Journal, journal, read_rows
@@ -233,6 +235,15 @@ class Training(ABC, Generic[Network, Learned, Result]):
         self.kept = Kept(**found.facts)
         log.info("goes on from step %d", found.step)
 
+    def check_room(self) -> None:
+        """Stop before steps of which no checkpoint could be kept.
+
+        Raises:
+            OutputError: where the disk has no room for one as large as the network is now.
+        """
+        if self.trainer.step < self._loop.steps and not self._is_enough():
+            ensure_free_space(self._output, sum(tensor.nbytes for tensor in self.trainer.tensors().values()))
+
     def run(self, workers: int, told: Journal | None) -> None:
         """Step after step, with a look at the tuning set and a checkpoint now and then.
 
@@ -348,9 +359,9 @@ def carried_out(
 
     Raises:
         InputError: where the folder holds another run, processes do not share it, or there are more of them than units.
-        OutputError: where something cannot be written.
+        OutputError: where something cannot be written, or there is no room for it.
     """
-    with joined(device):
+    with joined(device), memory_kept(device):
         if n_units < n_processes():
             raise InputError(
                 f"expected a step with a slice or a stack for each process; got {n_units} of them and {n_processes()} "
@@ -367,6 +378,7 @@ def carried_out(
             training.run(workers, None)
             training.trainer.leave()
             return None
+        training.check_room()
         training.record("running")
         with journal(output, loop.steps, training.trainer.step, show=show_progress) as told:
             training.run(workers, told)

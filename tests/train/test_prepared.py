@@ -4,6 +4,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from scan_files import write_slice
 
 from hgisam.brain import BrainOptions
 from hgisam.compare.runner import RECORD_CODE
+from hgisam.io.errors import OutputError
 from hgisam.io.nifti import new_grid_for, write_ct, write_labels, write_mask
 from hgisam.labels import Subtype
 from hgisam.phantom import PhantomOptions
@@ -354,3 +356,40 @@ def test_prepared_phantoms_come_from_the_cache_unchanged(tmp_path: Path) -> None
     blood_mm2 = made.blood.sum(dim=(1, 2))
     assert bool((blood_mm2[made.labels[:, 5]] > 0).all())
     assert float(blood_mm2[~made.labels[:, 5]].max()) < 30.0
+
+
+def disk_with(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10**12, free=free))
+
+
+def test_a_cohort_that_cannot_fit_is_refused_before_anything_is_written(
+    heads: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of three scans of as many slices, one has a mask: 96 x 96 pixels of 3 bytes, or 4."""
+    n_bytes = heads.scans[0].n_slices * 96 * 96 * (4 + 3 + 3)
+    disk_with(monkeypatch, n_bytes // 3 - 1)
+    with pytest.raises(OutputError, match=r"cache: expected some \d+(\.\d)? [kM]B free"):
+        prepare_cohort(heads, BRAIN, CANVAS, tmp_path / "cache", workers=1)
+    assert list(tmp_path.iterdir()) == []
+    disk_with(monkeypatch, n_bytes)
+    prepare_cohort(heads, BRAIN, CANVAS, tmp_path / "cache", workers=1)
+    assert "free" not in caplog.text
+    kept = sum(path.stat().st_size for path in tmp_path.rglob("*.npy"))
+    assert n_bytes // 3 < kept < n_bytes, "the estimates hold what is kept between them"
+
+
+def test_what_is_in_the_cache_already_needs_no_room(
+    heads: Cohort, prepared: PreparedScans, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk_with(monkeypatch, 0)
+    assert prepare_cohort(heads, BRAIN, CANVAS, cache, workers=1).refused == prepared.refused
+
+
+def test_phantoms_that_cannot_fit_are_refused_before_any_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 400 slices 5 mm apart no more than 150 mm are counted."""
+    disk_with(monkeypatch, 10**9)
+    with pytest.raises(OutputError, match=r"cache: expected some 4\.4 GB free; got 1\.0 GB"):
+        prepare_phantoms(range(1000), PhantomOptions(n_slices=400), BRAIN, PreprocessOptions(), tmp_path / "cache", 1)
+    assert list(tmp_path.iterdir()) == []

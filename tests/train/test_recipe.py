@@ -5,6 +5,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -262,7 +263,7 @@ def test_what_of_the_data_goes_unused_is_a_warning(tmp_path: Path, quiet: bool) 
         assert levels == ["error"]
     else:
         assert said == ["hgisam: warning: 1 x labelled, but there is no file: left out (p1.nii.gz)"]
-        assert levels.count("info") == 1 + len(Subtype)  # how many scans, and of each subtype
+        assert levels.count("info") == 2 + len(Subtype)  # that each file is a patient, how many scans, and of each subtype
 
 
 def test_weights_to_begin_with_are_missed_before_anything_is_prepared(data: Path, tmp_path: Path) -> None:
@@ -296,6 +297,33 @@ def test_weights_of_another_network_are_refused_before_anything_is_prepared(
         assert done.exit_code == 4
         assert message in done.output
         assert not (tmp_path / "out" / "cache").exists()
+
+
+def test_a_training_whose_scans_cannot_be_kept_ends_before_any_is_prepared(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The patients are dealt by then, and would be dealt alike again."""
+    recipe = write_tiny_recipe(tmp_path / "tiny.yaml")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10**12, free=10**5))
+    done = RUN.invoke(app, [*arguments(recipe, tmp_path / "out"), "--data", str(data)])
+    assert done.exit_code == 5
+    assert "cache: expected some" in done.stderr and "free; got 100 kB" in done.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [SPLITS]
+
+
+def test_a_training_whose_checkpoints_cannot_be_kept_ends_before_its_first_step(
+    finished: Path, data: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = write_tiny_recipe(tmp_path / "tiny.yaml")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10**12, free=100))
+    command = [*arguments(recipe, tmp_path / "out"), "--data", str(data), "--cache", str(cache)]
+    done = RUN.invoke(app, command)
+    assert done.exit_code == 5
+    assert "out: expected some" in done.stderr and "free; got 0.1 kB" in done.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [SPLITS]
+    shutil.copytree(finished, tmp_path / "done")
+    done = RUN.invoke(app, [*arguments(recipe, tmp_path / "done"), *command[-4:], "--resume"])
+    assert done.exit_code == 0, "all its steps are made"
 
 
 def test_a_run_goes_on_with_the_initial_weights_that_it_began_with_and_no_others(
