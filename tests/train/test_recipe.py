@@ -263,7 +263,7 @@ def test_what_of_the_data_goes_unused_is_a_warning(tmp_path: Path, quiet: bool) 
         assert levels == ["error"]
     else:
         assert said == ["hgisam: warning: 1 x labelled, but there is no file: left out (p1.nii.gz)"]
-        assert levels.count("info") == 2 + len(Subtype)  # that each file is a patient, how many scans, and of each subtype
+        assert levels.count("info") == 2 + len(Subtype)  # whose files, how many, and of each subtype
 
 
 def test_weights_to_begin_with_are_missed_before_anything_is_prepared(data: Path, tmp_path: Path) -> None:
