@@ -395,10 +395,9 @@ def _cost_table(results: Results) -> Table:
     costs = [one for name in results.best_first() for one in results.case_results(name).values()]
     threads = sorted({one.threads for one in costs if one.threads is not None})
     caption = (
-        "Seconds of all stages from file to mask; MiB at the highest in any of these scans, of the GPU where there is"
-        " one, else of the whole process, all that it holds included. Methods that came with their weights are asked"
-        " about a scan one after the other in one process, which holds all their networks, and share their look at it:"
-        " its time and memory count for each of them."
+        "Seconds of all stages from file to mask; MiB that the mask of any of these scans took at the most, of the GPU"
+        " where there is one, beyond what program and networks hold. Methods that came with their weights share their"
+        " look at a scan: its time and memory count for each of them."
         f" {platform.machine()}, {' or '.join(map(str, threads)) or '?'} threads a method;"
         " where the machine has more, others ran beside it. A busy machine is slower."
     )

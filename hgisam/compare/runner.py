@@ -73,9 +73,8 @@ class CaseResult:
         failure: why there is no mask; None where there is one.
         seconds: of all stages from file to mask; None where it failed.
         threads: of the CPU, that it had; None where that is not on record.
-        peak_mib: the most memory while the mask was made, the look at the case included; of the process, where there is
-            no GPU, with the networks of all methods that are judged together. None where it failed, or the system does
-            not tell.
+        peak_mib: the most memory that its mask took, the look at the case included, beyond program and networks. None
+            where it failed, or the system does not tell.
         mask: the file; None where it failed.
     """
 
@@ -351,11 +350,13 @@ class _Seen:
 
     Attributes:
         look: at the case.
-        peak_mib: the most memory while it looked; None where the system does not tell.
+        peak_mib: the most memory that looking took; None where the system does not tell.
+        held_mib: what of it the look keeps, likewise.
     """
 
     look: Look
     peak_mib: float | None
+    held_mib: float | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -374,15 +375,16 @@ class _Sharing:
         """A mask, and the most memory in MiB that it took, whoever looked; None where the system does not tell."""
         memory = PeakMemory(self.maker.device)
         if not isinstance(self.maker, Segmenter):
-            return self.maker.segment(scan), memory.mib()
+            return self.maker.segment(scan), memory.peak_mib()
         eye = self.maker.eye
         if eye not in self.looks:
-            self.looks[eye] = _Seen(self.maker.look(scan), memory.mib())
+            self.looks[eye] = _Seen(self.maker.look(scan), memory.peak_mib(), memory.held_mib())
             memory = PeakMemory(self.maker.device)
         seen = self.looks[eye]
-        result = self.maker.segment(seen.look)
-        peaks = [mib for mib in (seen.peak_mib, memory.mib()) if mib is not None]
-        return result, max(peaks, default=None)
+        result, mib = self.maker.segment(seen.look), memory.peak_mib()
+        if mib is None or seen.peak_mib is None or seen.held_mib is None:
+            return result, None
+        return result, max(seen.peak_mib, seen.held_mib + mib)
 
 
 def compare_case(sharing: _Sharing, case: ComparedCase, shas: Shas, folder: Path, interrupts: Interrupts) -> CaseResult:
