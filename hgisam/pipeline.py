@@ -371,7 +371,9 @@ class Segmenter(_Loaded):
         self.operating_point: float | None = None
         if not self.options.asks_network:
             if weights:
-                raise WeightsError(f"{weights}: expected no weights with '{self.options.weak.method}'; leave them out")
+                raise WeightsError(
+                    f"{weights}: expected no weights with '{self.options.weak.method}' and no gate; leave them out"
+                )
             self.threshold = _threshold(self.options)
             return
         self._weights = load_weights(Path(weights) if weights else default_weights_path())
@@ -399,7 +401,7 @@ class Segmenter(_Loaded):
         if self._weights is None:
             raise WeightsError(
                 f"expected a method with a network; got '{self.options.weak.method}', which has no probabilities; "
-                "choose another"
+                "choose another, or set gate: true"
             )
         return self._weights
 

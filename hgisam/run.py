@@ -232,7 +232,7 @@ class _Classification:
         return classification_record(result), write
 
 
-_BYTES_OF_CASE = {"segment": (3_000, 1_000_000), "classify": (3_000, 12_000)}
+_BYTES_OF_CASE = {"segment": (2_000, 1_000_000), "classify": (2_000, 12_000)}
 """What a case takes on disk, at the least (the record of a refused one) and as a rule: a preview is a megabyte."""
 
 _HOW_RUNS_END = {ExitCode.CANCELLED: "cancelled", ExitCode.OUTPUT: "stopped"}

@@ -28,7 +28,7 @@ ROWS = (
     {"weak"},
     {"attention"},
     {"io", "brain", "preprocess", "model", "phantom", "plausibility"},
-    {"volume", "windowing", "labels", "exits", "progress", "processes", "limits", "wording"},
+    {"volume", "windowing", "labels", "exits", "progress", "processes", "limits", "wording", "allocator"},
 )
 """From the top down. A room may import from any row below its own, and nothing from its own row or above."""
 

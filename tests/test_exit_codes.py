@@ -68,7 +68,7 @@ def test_commands_end_as_documented(code: int, command: str, lines: list[str], m
         error = IndexError("an index fell out of its range") if code == ExitCode.UNEXPECTED else KeyboardInterrupt()
         monkeypatch.setattr("hgisam.pipeline.check_scan", raising(error))
     if code == ExitCode.OUTPUT:
-        monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10**12, free=1000))
+        monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10**12, used=10**12 - 1000, free=1000))
     done = CliRunner().invoke(app, shlex.split(command))
     assert done.exit_code == code
     found = [line for line in done.stderr.splitlines() if not line.startswith("hgisam: warning:")]

@@ -99,7 +99,7 @@ def test_the_command_names_heads_by_their_seed(tmp_path: Path, monkeypatch: pyte
 def test_phantoms_that_cannot_fit_end_the_command_and_leave_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10**12, free=10**6))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10**12, used=10**12 - 10**6, free=10**6))
     done = CliRunner().invoke(app, ["phantom", "-n", "9", "-o", str(tmp_path / "heads"), "--workers", "1"])
     assert done.exit_code == 5
     assert "heads: expected some 11 MB free; got 1.0 MB" in done.stderr
@@ -109,5 +109,5 @@ def test_phantoms_that_cannot_fit_end_the_command_and_leave_nothing(
 def test_phantoms_that_are_there_already_need_no_more_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = PhantomOptions(n_slices=4, size_px=32)
     write_phantoms([phantom(0)], ["a"], tmp_path, options=options)
-    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10**12, free=0))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10**12, used=10**12, free=0))
     assert len(write_phantoms([phantom(0)], ["a"], tmp_path, options=options)) == 1

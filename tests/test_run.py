@@ -187,8 +187,8 @@ def test_a_disk_without_room_for_the_records_is_refused_before_the_first_case(
 ) -> None:
     cases, out = scans(a="", b="", c=""), tmp_path / "new" / "out"
     model = FakeModel()
-    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10**12, free=8_999))
-    with pytest.raises(OutputError, match=r"out: expected some .* free; got 9\.0 kB"):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10**12, used=10**12 - 5_999, free=5_999))
+    with pytest.raises(OutputError, match=r"out: expected some .* free; got 6\.0 kB"):
         run_cases(model, cases, out)
     assert model.asked == []
     assert not out.parent.exists()
@@ -198,10 +198,10 @@ def test_a_disk_that_may_be_short_is_warned_of_and_what_is_there_needs_no_room(
     tmp_path: Path, scans: Scans, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     cases = scans(a="", b="", c="")
-    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10**12, free=9_000))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10**12, used=10**12 - 6_000, free=6_000))
     assert segment_cases(FakeModel(), cases, tmp_path / "out").exit_code == ExitCode.OK
-    assert "expected some 3.0 MB free; got 9.0 kB" in caplog.text
-    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10**12, free=0))
+    assert "expected some 3.0 MB free; got 6.0 kB" in caplog.text
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10**12, used=10**12, free=0))
     assert segment_cases(FakeModel(), cases, tmp_path / "out").exit_code == ExitCode.OK
 
 

@@ -28,11 +28,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from hgisam.allocator import memory_kept
 from hgisam.config import load_settings
 from hgisam.labels import Subtype
 from hgisam.model.architecture import build_classifier
 from hgisam.model.slice_classifier import SliceClassifier
-from hgisam.train.allocator import memory_kept
 from hgisam.train.batches import TrainingBatch, TrainingBatches
 from hgisam.train.loop import Trainer
 from hgisam.train.losses import ClassifierObjective

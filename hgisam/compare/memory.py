@@ -1,10 +1,11 @@
 """The most memory that a piece of work took."""
 
-import ctypes
 from contextlib import suppress
 from pathlib import Path
 
 import torch
+
+from hgisam.allocator import give_back
 
 _KIB_PER_MIB = 1024
 _BYTES_PER_MIB = 1024**2
@@ -14,20 +15,20 @@ class PeakMemory:
     """Memory from the start of this object's life on, beyond what was held then: of the GPU that is worked on, else of
     the process.
 
-    Of the process it is what is resident. What it has freed and not given back yet goes back first, as far as the C
-    library can do so, or work would find room that nobody counts.
+    Of the process it is what is resident. What it has freed goes back to the system first, where the C library can do
+    so, or work would find room that nobody counts.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._known = device.type == "cuda"
+        self._before = self._now_mib()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        else:
-            with suppress(AttributeError, OSError):
-                ctypes.CDLL(None).malloc_trim(0)  # glibc
-            with suppress(OSError):
-                Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: forget the peak so far
-        self._before = self._now_mib()
+            return
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: forget the peak so far
+            self._known = True
 
     def peak_mib(self) -> float | None:
         """The most that was held at a time, in MiB beyond the start; None where the system does not tell."""
@@ -42,10 +43,11 @@ class PeakMemory:
     def _now_mib(self) -> float | None:
         if self._device.type == "cuda":
             return torch.cuda.memory_allocated(self._device) / _BYTES_PER_MIB
+        give_back()
         return _resident_mib("VmRSS:")
 
     def _beyond(self, mib: float | None) -> float | None:
-        return None if mib is None or self._before is None else max(0.0, mib - self._before)
+        return None if mib is None or self._before is None or not self._known else max(0.0, mib - self._before)
 
 
 def _resident_mib(name: str) -> float | None:

@@ -43,8 +43,11 @@ METHODS = "methods"
 CACHE = "cache"
 METHOD_RECORD = "method.json"
 _SCORE = TypeAdapter(ScanScore)
-RECORD_CODE = (*OUTLINE_CODE, "evaluate/lesions.py", "evaluate/overlap.py", "evaluate/scores.py", "evaluate/surface.py")
-"""What makes a mask, and its score."""
+RECORD_CODE = (
+    *OUTLINE_CODE, "compare/memory.py", "compare/runner.py", "evaluate/lesions.py", "evaluate/overlap.py",
+    "evaluate/scores.py", "evaluate/surface.py",
+)  # fmt: skip
+"""What makes a mask, its score, and what it cost."""
 
 Shas = tuple[str | None, str | None]
 """sha256 of a case's scan and of its reference; None where a file cannot be read."""
@@ -149,6 +152,9 @@ class Runner:
             OutputError: where something cannot be written.
             KeyboardInterrupt: where it is cancelled; what is done stays.
         """
+        code_sha256(
+            RECORD_CODE
+        )  # once, of the code that is at work: trainings may take long enough for others to edit it
         shas = {case.name: (file_sha256(case.scan), file_sha256(case.reference)) for case in data.cases}
         if pick_device(self.device).type == "cpu":  # one training fills a GPU, but not many cores
             trainings = [

@@ -23,18 +23,20 @@ def ensure_free_space(folder: Path, at_least: int, usual: int = 0) -> None:
     Raises:
         OutputError: where less is free than `at_least`.
     """
-    free = _free_bytes(folder)
+    room = _free_bytes(folder)
     expected = max(at_least, usual)
-    if free is None or free >= expected:
+    if room is None or room[0] >= expected:
         return
+    free, free_to_root = room
     text = f"{folder}: expected some {sized(expected)} free; got {sized(free)}; free some, or name another folder"
-    if free < at_least:
+    if free_to_root < at_least:
         raise OutputError(text)
     log.warning("%s if it does not suffice", text)
 
 
-def _free_bytes(folder: Path) -> int | None:
-    """What is free where a folder lies, or will lie; None where the system does not tell."""
+def _free_bytes(folder: Path) -> tuple[int, int] | None:
+    """What is free where a folder lies, or will lie, and with what is kept back for root, who may be who asks; None
+    where the system does not tell."""
     for path in (folder, *folder.parents):
         try:
             usage = shutil.disk_usage(path)
@@ -42,5 +44,5 @@ def _free_bytes(folder: Path) -> int | None:
             continue
         except OSError:
             return None
-        return usage.free if usage.total else None  # some network drives say 0 of everything
+        return (usage.free, usage.total - usage.used) if usage.total else None  # some network drives say 0 of all
     return None

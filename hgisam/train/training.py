@@ -15,15 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serial
 from torch.utils.data import DataLoader, Dataset
 
 from hgisam import NOTICE, __version__
+from hgisam.allocator import memory_kept
 from hgisam.cases import own_record
 from hgisam.evaluate.figures import write_learning_curves
-from hgisam.io.atomic import make_output_folder
+from hgisam.io.atomic import make_output_folder, remove_unfinished
 from hgisam.io.digest import file_sha256
 from hgisam.io.errors import InputError
 from hgisam.io.space import ensure_free_space
 from hgisam.io.tables import write_json
 from hgisam.preprocess import PreprocessOptions
-from hgisam.train.allocator import memory_kept
 from hgisam.train.checkpoints import latest_checkpoint, save_checkpoint
 from hgisam.train.cohort import Cohort, CohortRefused, Finding, LabelledScan
 from hgisam.train.journal import Journal, journal, read_rows
@@ -242,6 +242,7 @@ class Training(ABC, Generic[Network, Learned, Result]):
             OutputError: where the disk has no room for one as large as the network is now.
         """
         if self.trainer.step < self._loop.steps and not self._is_enough():
+            remove_unfinished(self._output / CHECKPOINTS)  # of a process that was killed
             ensure_free_space(self._output, sum(tensor.nbytes for tensor in self.trainer.tensors().values()))
 
     def run(self, workers: int, told: Journal | None) -> None:

@@ -25,7 +25,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> Fake:
             asked.append(path)
             if not path.exists():
                 raise FileNotFoundError(errno.ENOENT, "no such folder", str(path))
-            return SimpleNamespace(total=10**12, free=n_bytes)
+            return SimpleNamespace(total=10**12, used=10**12 - n_bytes, free=n_bytes)
 
         monkeypatch.setattr("shutil.disk_usage", usage)
         return asked

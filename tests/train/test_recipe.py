@@ -304,7 +304,7 @@ def test_a_training_whose_scans_cannot_be_kept_ends_before_any_is_prepared(
 ) -> None:
     """The patients are dealt by then, and would be dealt alike again."""
     recipe = write_tiny_recipe(tmp_path / "tiny.yaml")
-    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10**12, free=10**5))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10**12, used=10**12 - 10**5, free=10**5))
     done = RUN.invoke(app, [*arguments(recipe, tmp_path / "out"), "--data", str(data)])
     assert done.exit_code == 5
     assert "cache: expected some" in done.stderr and "free; got 100 kB" in done.stderr
@@ -315,7 +315,7 @@ def test_a_training_whose_checkpoints_cannot_be_kept_ends_before_its_first_step(
     finished: Path, data: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = write_tiny_recipe(tmp_path / "tiny.yaml")
-    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10**12, free=100))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10**12, used=10**12 - 100, free=100))
     command = [*arguments(recipe, tmp_path / "out"), "--data", str(data), "--cache", str(cache)]
     done = RUN.invoke(app, command)
     assert done.exit_code == 5

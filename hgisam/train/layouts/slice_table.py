@@ -30,7 +30,9 @@ _LABELS = {"0": False, "1": True, "0.0": False, "1.0": True}
 """What a cell may hold. One may also be empty and say nothing, and then pandas writes the others with a point."""
 PATIENT = "patient"
 """A column of the table that it need not have: whose scan a file is. Without it each file is a patient of its own."""
-_WHOSE = re.compile("(patient|subject)s?(id|identifier|no|nr|num|number|name|key|code)?", re.IGNORECASE)
+_WHOSE = re.compile(
+    "(patient|subject|participant|person|pat)s?(id|uid|identifier|no|nr|num|number|name|key|code)?|mrn", re.IGNORECASE
+)
 """What others call such a column, words run together: to overlook one lets a patient's scans teach and judge."""
 _BETWEEN_WORDS = re.compile(r"[\W_]+")
 

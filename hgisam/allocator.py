@@ -1,4 +1,4 @@
-"""The C library's allocator: for a training on a CPU it keeps freed memory, which the next operator takes again."""
+"""The C library's allocator: what it keeps of freed memory, and gives back."""
 
 import ctypes
 import os
@@ -36,7 +36,7 @@ def memory_kept(device: torch.device) -> Iterator[None]:
         device: where the training is.
     """
     library = _glibc() if device.type == "cpu" else None
-    if library is None:
+    if library is None or any(name in os.environ for name in _USERS_OWN):
         yield
         return
     _set(library, _KEEPING)
@@ -47,11 +47,15 @@ def memory_kept(device: torch.device) -> Iterator[None]:
         library.malloc_trim(0)
 
 
+def give_back() -> None:
+    """Give freed memory back to the system, where the C library is glibc."""
+    library = _glibc()
+    if library is not None:
+        library.malloc_trim(0)
+
+
 def _glibc() -> ctypes.CDLL | None:
-    """The C library, where it is glibc and nobody else has a say in its malloc."""
-    if sys.platform != "linux" or any(name in os.environ for name in _USERS_OWN):
-        return None
-    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+    return ctypes.CDLL(None) if sys.platform == "linux" and platform.libc_ver()[0] == "glibc" else None
 
 
 def _set(library: ctypes.CDLL, values: dict[int, int]) -> None:

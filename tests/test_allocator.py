@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from hgisam.train import allocator
-from hgisam.train.allocator import memory_kept
+from hgisam import allocator
+from hgisam.allocator import memory_kept
 
 CPU = torch.device("cpu")
 ON_GLIBC = platform.libc_ver()[0] == "glibc"
@@ -19,7 +19,7 @@ ON_GLIBC = platform.libc_ver()[0] == "glibc"
 RESIDENT = """
 import torch
 from pathlib import Path
-from hgisam.train.allocator import memory_kept
+from hgisam.allocator import memory_kept
 
 def mib():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 // 2**20
