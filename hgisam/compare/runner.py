@@ -152,9 +152,8 @@ class Runner:
             OutputError: where something cannot be written.
             KeyboardInterrupt: where it is cancelled; what is done stays.
         """
-        code_sha256(
-            RECORD_CODE
-        )  # once, of the code that is at work: trainings may take long enough for others to edit it
+        # Remembered from here on, of the code that is at work: trainings take long enough for somebody to edit it.
+        code_sha256(RECORD_CODE)
         shas = {case.name: (file_sha256(case.scan), file_sha256(case.reference)) for case in data.cases}
         if pick_device(self.device).type == "cpu":  # one training fills a GPU, but not many cores
             trainings = [
