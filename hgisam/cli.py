@@ -354,7 +354,10 @@ def evaluate(
     references: Annotated[
         Path,
         typer.Argument(
-            exists=True, metavar="REFERENCES", help="A folder of CASE_mask, CASE_labels or CASE.nii.gz, or one mask."
+            exists=True,
+            metavar="REFERENCES",
+            help="A folder of CASE_mask, CASE_labels or CASE.nii.gz, or one mask; or slice labels: slice_labels.csv, or"
+            " a data set that train reads.",
         ),
     ],
     output: Output,
@@ -369,25 +372,36 @@ def evaluate(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Compare masks with references by scan, slice, lesion and subtype, with means that do not flatter."""
+    """Compare masks with references, or probabilities with slice labels, in figures that do not flatter."""
     with _session(quiet=quiet, verbose=verbose):
-        from hgisam.evaluate.folders import evaluate_folders
+        from hgisam.evaluate.folders import EvaluationReport, evaluate_folders
+        from hgisam.evaluate.labelled import LabelledReport
+        from hgisam.evaluate.labelled_report import labelled_tables, write_labelled_report
         from hgisam.evaluate.report import as_tables, refuse_foreign, write_report
+        from hgisam.io.errors import InputError
         from hgisam.io.tables import read_patients
+        from hgisam.labelled_records import are_slice_labels, evaluate_labels
 
+        report: EvaluationReport | LabelledReport
         with output_folder(output):
             refuse_foreign(output)
-            owners = None if patients is None else read_patients(patients)
-            show = _on_terminal() and not quiet
-            report = evaluate_folders(
-                predictions,
-                references,
-                owners,
-                form=None if prefer is None else prefer.value,
-                workers=workers or _n_cpus(),
-                show_progress=show,
-            )
-            write_report(report, output)
+            if are_slice_labels(references):
+                if patients is not None or prefer is not None:
+                    raise InputError("--patients and --prefer are for masks: slice labels bring their own patients")
+                report = evaluate_labels(predictions, references, workers=workers or _n_cpus())
+                write_labelled_report(report, output)
+                tables = labelled_tables(report)
+            else:
+                report = evaluate_folders(
+                    predictions,
+                    references,
+                    None if patients is None else read_patients(patients),
+                    form=None if prefer is None else prefer.value,
+                    workers=workers or _n_cpus(),
+                    show_progress=_on_terminal() and not quiet,
+                )
+                write_report(report, output)
+                tables = as_tables(report)
         if not report.complete:
             n_left_out = len(report.refused) + len(report.without_reference) + len(report.without_prediction)
             left_out = counted(n_left_out, "case was", "cases were")
@@ -396,10 +410,10 @@ def evaluate(
             from rich.console import Console
 
             console = Console(width=None if sys.stdout.isatty() else 160)
-            with console.capture() as tables:
-                console.print(as_tables(report))
+            with console.capture() as shown:
+                console.print(tables)
             with _to_whoever_listens():
-                typer.echo(tables.get(), nl=False)
+                typer.echo(shown.get(), nl=False)
         raise typer.Exit(ExitCode.OK if report.complete else ExitCode.SOME_FAILED)
 
 

@@ -16,7 +16,7 @@ ROWS = (
     {"__main__"},
     {"cli"},
     {"compare"},
-    {"run", "phantom_folder", "check"},
+    {"run", "phantom_folder", "check", "labelled_records"},
     {"casework"},
     {"config", "records", "environment"},
     {"train"},

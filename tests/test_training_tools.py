@@ -284,12 +284,12 @@ def test_labels_judge_each_patient_by_the_mean_of_networks_that_had_not_seen_him
     looks_at = tool.segmenters(tmp_path / "start.safetensors", seeds, tmp_path, SegmentOptions())
     for fold, mean in ((0, 0.5), (1, 6.0)):
         for scan in halves[fold]:
-            assert looks_at(f"{scan}.nii.gz").weights.model.state_dict()["head.bias"].tolist() == [mean]
+            assert looks_at(scan).weights.model.state_dict()["head.bias"].tolist() == [mean]
     given = ("--weights", tmp_path / "start.safetensors", "--out-of-fold", *seeds)
     run(tool, monkeypatch, data, *given)
     printed = capsys.readouterr().out
-    assert printed.startswith(f"{N_HEADS} patients, ")
-    assert re.search(r"^slice AUC +0\.\d{3}  \[0\.\d{3}, [01]\.\d{3}\]$", printed, re.MULTILINE)
+    assert printed.startswith(f"{N_HEADS} scans of {N_HEADS} patients: ")
+    assert re.search(r"any, slices +│ +\d+ │ +\d+ │ 0\.\d{3} \(0\.\d{3} to [01]\.\d{3}\)", printed)
 
 
 def test_a_temperature_undoes_what_a_network_is_too_sure_of(tools: None, tmp_path: Path) -> None:

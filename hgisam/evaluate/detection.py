@@ -19,6 +19,7 @@ from hgisam.evaluate.statistics import CONFIDENCE
 N_RESAMPLES = 1000
 N_BINS = 10
 """Bins of equal width in which probabilities are held against what came true."""
+NO_POINT = "no operating point was given"
 MIN_PATIENTS = 3
 """An interval needs so many patients with cases of each kind that the figure speaks of."""
 
@@ -152,7 +153,7 @@ def detection(
     patients: Sequence[str],
     operating_point: float | None = None,
     *,
-    why_no_point: str = "no operating point was given",
+    why_no_point: str = NO_POINT,
 ) -> Detection:
     """Hold probabilities against what is true.
 

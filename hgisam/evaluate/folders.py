@@ -306,7 +306,7 @@ def with_probabilities(scan: ScanScore, record: Mapping[str, Any]) -> ScanScore:
         if isinstance(row, dict) and isinstance(row.get("slice_index"), int)
     }
     known: list[Any] = [by_index.get(found.slice_index) for found in scan.slices]
-    if len(by_index) != len(known) or not all(map(_is_probability, [*known, record["probability"]])):
+    if len(by_index) != len(known) or not all(map(is_probability, [*known, record["probability"]])):
         unread = "the record beside the prediction has no probability for each slice: none was taken from it"
         return replace(scan, warnings=(*scan.warnings, unread))
     point = record.get("operating_point")
@@ -314,12 +314,13 @@ def with_probabilities(scan: ScanScore, record: Mapping[str, Any]) -> ScanScore:
     return replace(
         scan,
         probability=float(record["probability"]),
-        operating_point=point if _is_probability(point) else None,
+        operating_point=point if is_probability(point) else None,
         slices=tuple(slices),
     )
 
 
-def _is_probability(value: object) -> bool:
+def is_probability(value: object) -> bool:
+    """Whether what a record holds is a number in [0, 1]."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 

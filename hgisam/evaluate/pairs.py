@@ -91,6 +91,12 @@ def pair_masks(predictions: Path, references: Path) -> Pairing:
     )
 
 
+def holds_named_masks(folder: Path) -> bool:
+    """Whether masks that are named as references are, `CASE_mask` or `CASE_labels`, lie directly in a folder."""
+    named = (_case_and_kind(path.name, _REFERENCE_KINDS) for path in folder.iterdir() if path.is_file())
+    return any(found is not None and found[1] for found in named)
+
+
 @dataclass(frozen=True)
 class _Mask:
     """One file, and the name of its case as the file has it."""

@@ -1,9 +1,9 @@
 """The tables of an evaluation: CSV and JSON for machines, rich tables for people."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -32,7 +32,9 @@ SCANS, SLICES, SUBTYPE_ROWS, MEANS, OVERALL = (
     "evaluation_means.csv",
     "evaluation_overall.csv",
 )
-TABLES = (SCANS, SLICES, SUBTYPE_ROWS, MEANS, OVERALL)
+ROC, RELIABILITY = "evaluation_roc_pr.png", "evaluation_reliability.png"
+OUTPUTS = (SCANS, SLICES, SUBTYPE_ROWS, MEANS, OVERALL, ROC, RELIABILITY)
+"""All that evaluations write beside RECORD: one against masks no pictures, one against slice labels fewer tables."""
 
 _MASK_COLUMNS = (
     "dice", "iou", "sensitivity", "precision", "hd95_mm", "assd_mm", "nsd_1mm", "nsd_2mm", "prediction_ml",
@@ -63,13 +65,42 @@ _EMPTY_SCORED = "no mask was made: an empty one is scored"
 Row = dict[str, Any]
 
 
+@runtime_checkable
+class Compared(Protocol):
+    """What came of comparing, in as far as cases were left out."""
+
+    @property
+    def refused(self) -> tuple[tuple[str, str], ...]:
+        """What could not be compared: (case, why)."""
+
+    @property
+    def without_reference(self) -> tuple[str, ...]:
+        """Cases with a prediction only."""
+
+    @property
+    def without_prediction(self) -> tuple[str, ...]:
+        """Cases with a reference only."""
+
+
 def refuse_foreign(folder: Path) -> None:
     """Stop before the work where the outputs would replace what no evaluation of ours has written.
 
     Raises:
         InputError: naming the first such file.
     """
-    refuse_overwriting(folder, (), (), TABLES, record=RECORD)
+    refuse_overwriting(folder, (), (), OUTPUTS, record=RECORD)
+
+
+def remove_others(folder: Path, written: Collection[str]) -> None:
+    """Remove what an earlier evaluation of another kind has left, so that all that lies there is of this one.
+
+    Args:
+        folder: where `refuse_foreign` has found nothing of others.
+        written: of OUTPUTS, what this one has written.
+    """
+    for name in OUTPUTS:
+        if name not in written:
+            (folder / name).unlink(missing_ok=True)
 
 
 def write_report(report: EvaluationReport, folder: Path) -> None:
@@ -84,9 +115,9 @@ def write_report(report: EvaluationReport, folder: Path) -> None:
     """
     with claimed(folder):
         refuse_foreign(folder)
-        numbered = list(zip(report.scans, _patient_numbers(report.scans), strict=True))
+        numbered = list(zip(report.scans, patient_numbers(scan.patient for scan in report.scans), strict=True))
         rows = [_scan_row(scan, patient) for scan, patient in numbered]
-        write_csv(folder / SCANS, [*rows, *_rows_left_out(report)], SCAN_COLUMNS)
+        write_csv(folder / SCANS, [*rows, *left_out_rows(report, SCAN_COLUMNS)], SCAN_COLUMNS)
         write_csv(folder / SLICES, _slice_rows(numbered), SLICE_COLUMNS)
         write_csv(folder / SUBTYPE_ROWS, _subtype_rows(numbered), SUBTYPE_COLUMNS)
         write_csv(folder / MEANS, _mean_rows(report.summary), MEAN_COLUMNS)
@@ -105,14 +136,11 @@ def write_report(report: EvaluationReport, folder: Path) -> None:
             "without_subtypes": [{"reference": name, "values": values} for name, values in report.without_subtypes],
         }
         write_json(folder / RECORD, record)
+        remove_others(folder, (SCANS, SLICES, SUBTYPE_ROWS, MEANS, OVERALL))
 
 
 def as_tables(report: EvaluationReport) -> RenderableType:
     """Everything that a person should see: scans, summary, and what was not compared."""
-    notes = [Text(f"Not compared: {case}: {reason}", style="bold red") for case, reason in report.refused]
-    for cases, lacking in ((report.without_reference, "reference"), (report.without_prediction, "prediction")):
-        if cases:
-            notes.append(Text(f"No {lacking} for {len(cases)}: {', '.join(cases)}", style="bold red"))
     summary = report.summary
     counts = (
         f"{counted(summary.n, 'scan')}: {summary.n_positive} positive ({summary.n_missed} missed), {summary.n_normal}"
@@ -131,10 +159,19 @@ def as_tables(report: EvaluationReport) -> RenderableType:
         _lesion_table(summary),
         _strata_table(summary),
         Text(units),
-        *notes,
+        *left_out_notes(report),
         Text(NOTICE, style="dim"),
     ]
     return Group(*(part for part in parts if part is not None))
+
+
+def left_out_notes(report: Compared) -> list[Text]:
+    """What a person should see of the cases that are in no mean."""
+    notes = [Text(f"Not compared: {case}: {reason}", style="bold red") for case, reason in report.refused]
+    for cases, lacking in ((report.without_reference, "reference"), (report.without_prediction, "prediction")):
+        if cases:
+            notes.append(Text(f"No {lacking} for {len(cases)}: {', '.join(cases)}", style="bold red"))
+    return notes
 
 
 def _mask_values(found: Overlap, surface: SurfaceScore) -> Row:
@@ -169,9 +206,10 @@ def _lesion_values(scored: Scored) -> Row:
     }
 
 
-def _patient_numbers(scans: Sequence[ScanScore]) -> list[int]:
+def patient_numbers(patients: Iterable[str]) -> list[int]:
+    """A number for each patient, from 1 in the order in which they first come."""
     numbers: dict[str, int] = {}
-    return [numbers.setdefault(scan.patient, len(numbers) + 1) for scan in scans]
+    return [numbers.setdefault(patient, len(numbers) + 1) for patient in patients]
 
 
 def _scan_row(scan: ScanScore, patient: int) -> Row:
@@ -196,7 +234,7 @@ def _scan_row(scan: ScanScore, patient: int) -> Row:
     }
 
 
-def _rows_left_out(report: EvaluationReport) -> Iterator[Row]:
+def left_out_rows(report: Compared, columns: Sequence[str]) -> Iterator[Row]:
     """A row for each case that is in no mean, with nothing but its name and why."""
     left_out = [
         *report.refused,
@@ -204,7 +242,7 @@ def _rows_left_out(report: EvaluationReport) -> Iterator[Row]:
         *((case, _NO_REFERENCE) for case in report.without_reference),
     ]
     for case, reason in left_out:
-        yield {**dict.fromkeys(SCAN_COLUMNS), "case": case, "failure": reason}
+        yield {**dict.fromkeys(columns), "case": case, "failure": reason}
 
 
 def _slice_rows(numbered: Sequence[tuple[ScanScore, int]]) -> Iterator[Row]:
@@ -261,7 +299,7 @@ def _overall_rows(summary: Summary) -> Iterator[Row]:
         ("scan_detection", summary.scan_detection, summary.n),
     ):
         if found is not None:
-            yield from (blank | {"of": of, "n_undefined": n - found.n, **row} for row in _detection_rows(found))
+            yield from (blank | {"of": of, "n_undefined": n - found.n, **row} for row in detection_rows(found))
 
 
 def _agreement_rows(found: VolumeAgreement) -> Iterator[Row]:
@@ -278,7 +316,8 @@ def _agreement_rows(found: VolumeAgreement) -> Iterator[Row]:
     yield {"measure": "icc", "value": icc.value, "low": icc.low, "high": icc.high, "reason": icc.reason}
 
 
-def _detection_rows(found: Detection) -> Iterator[Row]:
+def detection_rows(found: Detection) -> Iterator[Row]:
+    """A row under OVERALL_COLUMNS for each figure, without what it is of and what is missing."""
     cases = {name: getattr(found, name) for name in ("n", "n_positive", "n_patients", "n_positive_patients")}
     for name in _ESTIMATES:
         yield cases | {"measure": name, **asdict(getattr(found, name))}
@@ -291,18 +330,18 @@ def _scan_table(scans: Sequence[ScanScore]) -> Table:
         "Dice", "sensitivity", "precision", "HD95 mm", "ASSD mm", "NSD 2 mm", "lesion F1", "predicted mL",
         "reference mL", "difference mL",
     )  # fmt: skip
-    table = _table("case", *heads)
+    table = plain_table("case", *heads)
     for scan in scans:
         found, surface = scan.overlap, scan.surface
         table.add_row(
             escape(scan.case),
-            _shown("{:.3f}", found.dice),
-            _shown("{:.3f}", found.sensitivity),
-            _shown("{:.3f}", found.precision),
-            _shown("{:.1f}", surface.hd95_mm),
-            _shown("{:.2f}", surface.assd_mm),
-            _shown("{:.3f}", surface.nsd_2mm),
-            _shown("{:.3f}", scan.lesions.f1),
+            shown("{:.3f}", found.dice),
+            shown("{:.3f}", found.sensitivity),
+            shown("{:.3f}", found.precision),
+            shown("{:.1f}", surface.hd95_mm),
+            shown("{:.2f}", surface.assd_mm),
+            shown("{:.3f}", surface.nsd_2mm),
+            shown("{:.3f}", scan.lesions.f1),
             f"{found.prediction_ml:.2f}",
             f"{found.reference_ml:.2f}",
             f"{found.difference_ml:+.2f}",
@@ -311,7 +350,7 @@ def _scan_table(scans: Sequence[ScanScore]) -> Table:
 
 
 def _summary_table(summary: Summary) -> Table:
-    table = _table("mean over scans", "n", "undefined", "mean", "sd", f"{CONFIDENCE:.0%} interval")
+    table = plain_table("mean over scans", "n", "undefined", "mean", "sd", f"{CONFIDENCE:.0%} interval")
     rows = [(measure.title, summary.means[measure.name], measure.form) for measure in MEASURES]
     rows += [
         ("Dice by slice, positive slices only", summary.positive_slices_only_dice, "{:.3f}"),
@@ -321,9 +360,9 @@ def _summary_table(summary: Summary) -> Table:
         ("Normal scans without", summary.scan_specificity, "{:.3f}"),
     ]
     for title, found, form in rows:
-        spread = _shown(form.replace("+", ""), found.sd)
+        spread = shown(form.replace("+", ""), found.sd)
         table.add_row(
-            title, str(found.n), str(found.n_undefined), _shown(form, found.mean), spread, _interval(form, found)
+            title, str(found.n), str(found.n_undefined), shown(form, found.mean), spread, interval_text(form, found)
         )
     if summary.n_missing:
         missing = f"In no mean: {counted(summary.n_missing, 'reference')} without a prediction that could be compared"
@@ -332,7 +371,9 @@ def _summary_table(summary: Summary) -> Table:
 
 
 def _agreement_table(summary: Summary) -> Table:
-    table = _table("volume, mL", "n", "bias", "limits of agreement", "margin", "ICC(2,1)", f"{CONFIDENCE:.0%} interval")
+    table = plain_table(
+        "volume, mL", "n", "bias", "limits of agreement", "margin", "ICC(2,1)", f"{CONFIDENCE:.0%} interval"
+    )
     for title, found in (("all scans", summary.volume_all), ("positive scans", summary.volume_positive)):
         table.add_row(title, *_agreement_cells(found))
     return table
@@ -343,11 +384,11 @@ def _agreement_cells(found: VolumeAgreement) -> tuple[str, ...]:
     between = "-" if limits.low is None else f"{limits.low:+.2f} to {limits.high:+.2f}"
     return (
         str(limits.n),
-        _shown("{:+.2f}", limits.bias),
+        shown("{:+.2f}", limits.bias),
         between,
-        _shown("{:.2f}", limits.margin),
-        _shown("{:.3f}", icc.value),
-        _interval("{:.3f}", icc),
+        shown("{:.2f}", limits.margin),
+        shown("{:.3f}", icc.value),
+        interval_text("{:.3f}", icc),
     )
 
 
@@ -356,9 +397,9 @@ def _detection_table(summary: Summary) -> Table | None:
     found = [(kind, of_kind) for kind, of_kind in kinds if of_kind is not None]
     if not found:
         return None
-    table = _table("probabilities of", "n", "positive", "AUC", "average precision", "sensitivity", "specificity")
+    table = plain_table("probabilities of", "n", "positive", "AUC", "average precision", "sensitivity", "specificity")
     for kind, of_kind in found:
-        table.add_row(kind, str(of_kind.n), str(of_kind.n_positive), *_detection_cells(of_kind))
+        table.add_row(kind, str(of_kind.n), str(of_kind.n_positive), *detection_cells(of_kind))
     shared = found[0][1]
     point = shared.sensitivity.reason if shared.operating_point is None else (
         f"operating point {shared.operating_point:.3f}"
@@ -368,14 +409,15 @@ def _detection_table(summary: Summary) -> Table | None:
     return table
 
 
-def _detection_cells(found: Detection) -> Iterator[str]:
+def detection_cells(found: Detection) -> Iterator[str]:
+    """AUC, average precision, sensitivity and specificity with their intervals, for people."""
     for estimate in (found.auc, found.average_precision, found.sensitivity, found.specificity):
         yield _estimate_text(estimate)
 
 
 def _estimate_text(found: Estimate) -> str:
     if found.low is None:
-        return _shown("{:.3f}", found.value)
+        return shown("{:.3f}", found.value)
     return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
 
 
@@ -383,22 +425,22 @@ def _lesion_table(summary: Summary) -> Table | None:
     if not summary.lesions_by_size:
         return None
     interval = f"{CONFIDENCE:.0%} interval"
-    table = _table("lesions by size", "n", "found", interval, "n predicted", "right", interval)
+    table = plain_table("lesions by size", "n", "found", interval, "n predicted", "right", interval)
     for size in summary.lesions_by_size:
         cells: list[str] = []
         for found in (size.found, size.right):
-            cells += [str(found.n), _shown("{:.3f}", found.mean), _interval("{:.3f}", found)]
+            cells += [str(found.n), shown("{:.3f}", found.mean), interval_text("{:.3f}", found)]
         table.add_row(size.name, *cells)
     return table
 
 
 def _strata_table(summary: Summary) -> Table | None:
     """Strata that split the scans: one that all are in says nothing new. Each mean has its own n in brackets."""
-    shown = [s for s in summary.strata if s.by == "subtype" or s.n < _n_sorted(summary, s.by)]
-    if not shown:
+    kept = [s for s in summary.strata if s.by == "subtype" or s.n < _n_sorted(summary, s.by)]
+    if not kept:
         return None
-    table = _table("stratum", "Dice", "interval", "HD95 mm", "NSD 2 mm", "lesion F1", "difference mL")
-    for stratum in shown:
+    table = plain_table("stratum", "Dice", "interval", "HD95 mm", "NSD 2 mm", "lesion F1", "difference mL")
+    for stratum in kept:
         dice, *others = (
             _with_n(form, stratum.means.get(name))
             for name, form in (
@@ -409,7 +451,7 @@ def _strata_table(summary: Summary) -> Table | None:
                 ("difference_ml", "{:+.2f}"),
             )
         )
-        between = _interval("{:.3f}", stratum.means["dice"]) if "dice" in stratum.means else "-"
+        between = interval_text("{:.3f}", stratum.means["dice"]) if "dice" in stratum.means else "-"
         table.add_row(stratum.name, dice, between, *others)
     table.caption = "in brackets: how many scans the mean is of, and how many more it is undefined for"
     return table
@@ -420,14 +462,15 @@ def _with_n(form: str, found: MeanInterval | None) -> str:
     if found is None:
         return "-"
     undefined = f", {found.n_undefined} undefined" if found.n_undefined else ""
-    return f"{_shown(form, found.mean)} ({found.n}{undefined})"
+    return f"{shown(form, found.mean)} ({found.n}{undefined})"
 
 
 def _n_sorted(summary: Summary, by: str) -> int:
     return sum(stratum.n for stratum in summary.strata if stratum.by == by)
 
 
-def _table(first: str, *heads: str) -> Table:
+def plain_table(first: str, *heads: str) -> Table:
+    """A table whose first column is of words and whose others are of figures."""
     table = Table()
     table.add_column(first)
     for head in heads:
@@ -435,9 +478,11 @@ def _table(first: str, *heads: str) -> Table:
     return table
 
 
-def _interval(form: str, found: MeanInterval | IntraclassCorrelation) -> str:
-    return "-" if found.low is None else f"{_shown(form, found.low)} to {_shown(form, found.high)}"
+def interval_text(form: str, found: MeanInterval | IntraclassCorrelation) -> str:
+    """An interval for people; a dash where there is none."""
+    return "-" if found.low is None else f"{shown(form, found.low)} to {shown(form, found.high)}"
 
 
-def _shown(form: str, value: float | None) -> str:
+def shown(form: str, value: float | None) -> str:
+    """A figure for people; a dash where it is undefined."""
     return "-" if value is None else form.format(value)

@@ -1,6 +1,6 @@
 """A table of slices with labels and probabilities, and what it says of slices, of scans, and of each subtype."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from hgisam.evaluate.detection import Detection, detection
+from hgisam.evaluate.detection import NO_POINT, Detection, detection
 from hgisam.io.errors import InputError
 from hgisam.io.tables import read_rows, write_csv
 from hgisam.labels import ANY_COLUMN, Subtype
@@ -172,7 +172,7 @@ class TargetDetection:
     """How well one kind of hemorrhage is told from none at all, by the probability of any.
 
     The positive cases show the target; the negative ones show no hemorrhage whatsoever. Slices, or scans, that show
-    only other kinds are left out, so that a subtype is not blamed for the finding of another.
+    only other kinds are left out, so that a subtype is not blamed for the finding of another; so are unknown ones.
 
     Attributes:
         target: a subtype, or any.
@@ -192,38 +192,70 @@ def detection_by_target(
 ) -> tuple[TargetDetection, ...]:
     """Judge slices and scans, for hemorrhage of any kind and for each subtype, with intervals by patient.
 
-    A slice whose label is unknown counts nowhere. A scan is positive where a slice of it is, negative where all of them
-    are, and else unknown.
-
     Args:
         scored: the slices, as they are: smooth them first where that is wanted.
         operating_point: a probability at or above it is a finding, in a slice and in a scan.
         targets: what to judge.
     """
-    rows = list(scored.rows_by_scan().values())
-    highest, mean = torch.zeros(len(rows)).double(), torch.zeros(len(rows)).double()
-    scan_labels = torch.zeros(len(rows), len(Subtype), dtype=torch.bool)
-    scan_negative = torch.zeros(len(rows), dtype=torch.bool)
-    for k, of_scan in enumerate(rows):
-        top = scored.probabilities[of_scan].double().topk(min(SCAN_SLICES, len(of_scan))).values
-        highest[k], mean[k] = top[0], top.mean()
-        scan_labels[k] = scored.labels[of_scan].any(dim=0)
-        scan_negative[k] = scored.negative[of_scan].all()
-    scan_patients = [scored.patients[int(of_scan[0])] for of_scan in rows]
-    found = []
-    for target in targets:
-        column = list(Subtype).index(target)
-        of_slices = scored.labels[:, column], scored.negative, scored.patients
-        of_scans = scan_labels[:, column], scan_negative, scan_patients
-        found.append(
-            TargetDetection(
-                target,
-                _judge(scored.probabilities, *of_slices, operating_point),
-                _judge(highest, *of_scans, operating_point),
-                _judge(mean, *of_scans, operating_point),
-            )
+    highest: dict[str, float] = {}
+    mean: dict[str, float] = {}
+    for scan, rows in scored.rows_by_scan().items():
+        top = scored.probabilities[rows].double().topk(min(SCAN_SLICES, len(rows))).values
+        highest[scan], mean[scan] = float(top[0]), float(top.mean())
+    return tuple(
+        TargetDetection(
+            target,
+            slice_detection(scored, target, operating_point),
+            scan_detection(scored, highest, target, operating_point),
+            scan_detection(scored, mean, target, operating_point),
         )
-    return tuple(found)
+        for target in targets
+    )
+
+
+def slice_detection(
+    scored: ScoredSlices, target: Subtype, operating_point: float | None = None, *, why_no_point: str = NO_POINT
+) -> Detection:
+    """Judge slices: those that show the target against those known to show nothing. Others count nowhere.
+
+    Args:
+        scored: the slices.
+        target: a subtype, or any.
+        operating_point: a probability at or above it is a finding.
+        why_no_point: as `hgisam.evaluate.detection.detection` takes it.
+    """
+    positive = scored.labels[:, list(Subtype).index(target)]
+    return _judge(scored.probabilities, positive, scored.negative, scored.patients, operating_point, why_no_point)
+
+
+def scan_detection(
+    scored: ScoredSlices,
+    probabilities: Mapping[str, float],
+    target: Subtype,
+    operating_point: float | None = None,
+    *,
+    why_no_point: str = NO_POINT,
+) -> Detection:
+    """Judge scans: one is positive where a slice of it shows the target, and negative where all are known to show
+    nothing. Others count nowhere.
+
+    Args:
+        scored: the slices of all scans.
+        probabilities: of each scan, by its name.
+        target: a subtype, or any.
+        operating_point: a probability at or above it is a finding.
+        why_no_point: as `hgisam.evaluate.detection.detection` takes it.
+    """
+    of_scans = scored.rows_by_scan()
+    column = list(Subtype).index(target)
+    return _judge(
+        torch.tensor([probabilities[scan] for scan in of_scans], dtype=torch.float64),
+        torch.tensor([bool(scored.labels[rows, column].any()) for rows in of_scans.values()], dtype=torch.bool),
+        torch.tensor([bool(scored.negative[rows].all()) for rows in of_scans.values()], dtype=torch.bool),
+        [scored.patients[int(rows[0])] for rows in of_scans.values()],
+        operating_point,
+        why_no_point,
+    )
 
 
 def _judge(
@@ -232,7 +264,8 @@ def _judge(
     negative: Bool[Tensor, " cases"],
     patients: Sequence[str],
     operating_point: float | None,
+    why_no_point: str,
 ) -> Detection:
     shown = positive | negative
     whose = [patient for patient, is_shown in zip(patients, shown.tolist(), strict=True) if is_shown]
-    return detection(probabilities[shown], positive[shown], whose, operating_point)
+    return detection(probabilities[shown], positive[shown], whose, operating_point, why_no_point=why_no_point)

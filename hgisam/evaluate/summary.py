@@ -1,6 +1,6 @@
 """Many scans in a few numbers, each over the scans that it is defined for, and none that flatters."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -352,7 +352,7 @@ def _volume_agreement(all_scans: Sequence[ScanScore]) -> VolumeAgreement:
 def _scan_detection(known: Sequence[ScanScore]) -> Detection | None:
     if not known:
         return None
-    point, why_not = _shared_operating_point(known)
+    point, why_not = shared_operating_point({scan.operating_point for scan in known if not scan.failed})
     return detection(
         torch.tensor([scan.probability for scan in known], dtype=torch.float64),
         torch.tensor([scan.positive for scan in known]),
@@ -366,7 +366,7 @@ def _slice_detection(known: Sequence[ScanScore]) -> Detection | None:
     slices = [(found, scan.patient) for scan in known for found in scan.slices if found.probability is not None]
     if not slices:
         return None
-    point, why_not = _shared_operating_point(known)
+    point, why_not = shared_operating_point({scan.operating_point for scan in known if not scan.failed})
     return detection(
         torch.tensor([found.probability for found, _ in slices], dtype=torch.float64),
         torch.tensor([found.overlap.n_reference > 0 for found, _ in slices]),
@@ -376,10 +376,13 @@ def _slice_detection(known: Sequence[ScanScore]) -> Detection | None:
     )
 
 
-def _shared_operating_point(known: Sequence[ScanScore]) -> tuple[float | None, str]:
-    """The scans' operating point, or None and why they share none."""
-    points = {scan.operating_point for scan in known if not scan.failed}
-    stated = points - {None}
+def shared_operating_point(points: Collection[float | None]) -> tuple[float | None, str]:
+    """The operating point of all records, or None and why they share none.
+
+    Args:
+        points: what each of them states; None where it states none.
+    """
+    stated = {*points} - {None}
     if not stated:
         return None, "no operating point on record"
     if len(stated) > 1:

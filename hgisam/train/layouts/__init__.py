@@ -62,6 +62,11 @@ def read_cohort(
     return cohort
 
 
+def is_layout(folder: Path) -> bool:
+    """Whether a folder is a data set that `read_cohort` reads, by what lies in it."""
+    return any(all(_is_there(folder, mark) for mark in marks) for marks in _MARKS.values())
+
+
 def _layout_of(folder: Path, asked: LayoutName | Literal["auto"]) -> LayoutName:
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder with scans and labels; got none; check the path")
