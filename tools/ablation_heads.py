@@ -8,7 +8,6 @@ between.
 
 import argparse
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,8 +20,8 @@ from scipy import ndimage
 from hgisam.brain import brain_median_hu, intracranial_region
 from hgisam.evaluate.statistics import MeanInterval
 from hgisam.io.nifti import read_ct
-from hgisam.io.tables import read_slice_labels
 from hgisam.phantom import PhantomOptions, generate_phantoms
+from hgisam.train.layouts import read_cohort
 from hgisam.train.painting import COVERED, SKULL_HU, PaintingOptions, paint_slice
 from hgisam.volume import CTVolume
 
@@ -73,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--phantoms", type=int, default=20, help="how many that bled")
     parser.add_argument("--normal", type=int, default=4, help="how many that did not")
     parser.add_argument("--patients", type=int, default=20, help="at most so many real scans")
-    parser.add_argument("--data", type=Path, help="real scans with slice_labels.csv")
+    parser.add_argument("--data", type=Path, help="real scans (NIfTI) and their slice labels, as training reads them")
     parser.add_argument("--cache", type=Path, required=True)
 
 
@@ -87,13 +86,11 @@ def heads(purpose: str, n_phantoms: int, n_normal: int, n_patients: int, data: P
             yield Head(kind, str(seed), None, partial(phantom, kind, seed))
     if data is None:
         return
-    bled: dict[str, bool] = defaultdict(bool)
-    for label in read_slice_labels(data / "slice_labels.csv"):
-        bled[label.file] |= label.positive
-    files = sorted(file for file, positive in bled.items() if not positive)
-    for file in files[purpose == "judging" :: 2][:n_patients]:
+    quiet = [scan for scan in read_cohort(data).scans if scan.negative.all()]
+    for scan in quiet[purpose == "judging" :: 2][:n_patients]:
+        (path,) = scan.voxels.files
         for kind in ("painted", "unpainted"):
-            yield Head(kind, file.split(".")[0], file, partial(real, kind, data / file))
+            yield Head(kind, scan.name, path.name, partial(real, kind, path))
 
 
 def phantom(kind: str, seed: int) -> tuple[CTVolume, torch.Tensor]:
