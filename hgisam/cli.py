@@ -349,7 +349,12 @@ def phantom(
 @app.command()
 def evaluate(
     predictions: Annotated[
-        Path, typer.Argument(exists=True, metavar="PREDICTIONS", help="A folder of CASE_mask.nii.gz, or one mask.")
+        Path,
+        typer.Argument(
+            exists=True,
+            metavar="PREDICTIONS",
+            help="A folder of CASE_mask.nii.gz, or one mask; for slice labels, a folder of CASE.json.",
+        ),
     ],
     references: Annotated[
         Path,

@@ -1,10 +1,9 @@
 """A labelled data set and a folder of records -> what was said of each scan beside what is known of its slices."""
 
 import logging
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from jaxtyping import Float64
@@ -16,28 +15,41 @@ from hgisam.evaluate.labelled import LabelledAnswer, LabelledReport
 from hgisam.evaluate.pairs import holds_named_masks
 from hgisam.io.digest import file_sha256
 from hgisam.io.errors import InputError, ScanRefused
-from hgisam.train.cohort import LabelledScan, NiftiFile
+from hgisam.train.cohort import DicomFiles, LabelledScan, NiftiFile, Trouble
 from hgisam.train.layouts import is_layout, read_cohort
 from hgisam.train.layouts.slice_table import TABLE
 
 log = logging.getLogger(__name__)
 
+_ORIGINS = ("command", "hgisam_version", "weights_sha256", "settings_hash")
+"""What records state of how they were made."""
+_LOST = (Trouble.MISSING_FILE, Trouble.UNUSABLE_FILE)
+"""Labelled scans that nobody can hold anything against."""
+_HUGE = 1e15
+"""No record that hgisam wrote holds such a number; it would overflow where it is added up."""
+
 
 def are_slice_labels(references: Path) -> bool:
     """Whether references are labels of slices: `slice_labels.csv`, or a data set that training reads.
 
-    A folder with masks that are named so, `CASE_mask` or `CASE_labels`, is one of masks, whatever else lies there.
+    A folder with masks that are named so, `CASE_mask` or `CASE_labels`, is one of masks, but for those that hgisam has
+    made itself, which are no reference.
+
+    Raises:
+        InputError: where they are another table.
     """
     if references.is_dir():
         return is_layout(references) and not holds_named_masks(references)
+    if references.suffix == ".csv" and references.name != TABLE:
+        raise InputError(f"{references}: expected {TABLE}, or the folder of a data set; got another table")
     return references.name == TABLE
 
 
 def evaluate_labels(predictions: Path, labels: Path, *, workers: int = 1) -> LabelledReport:
     """Hold records of `hgisam segment` or `classify` against the labels of slices.
 
-    A record belongs to the scan whose name `segment` would have made into its case, or whose DICOM series it names.
-    Slices are joined by where they lie: both sides have all of a scan's slices, the record with their positions.
+    A record belongs to the NIfTI file whose bytes it was made of, or to the DICOM series that it states. Slices are
+    joined by place: both sides have all of a scan's slices, which in a record have a position.
 
     Args:
         predictions: a folder with a record `CASE.json` for each case.
@@ -48,69 +60,114 @@ def evaluate_labels(predictions: Path, labels: Path, *, workers: int = 1) -> Lab
         The answers; scans and cases that could not be compared are listed in it.
 
     Raises:
-        InputError: where predictions are no folder, or the labels are of no layout.
+        InputError: where predictions are no folder of records, or the labels are of no layout.
         ScanRefused: where the labels as a whole cannot be trusted (`CohortRefused`), or no record fits any scan.
     """
     if not predictions.is_dir():
         raise InputError(f"{predictions}: expected a folder of records, since references are slice labels; got a file")
+    records = _records_in(predictions)
+    if not records:
+        raise InputError(f"{predictions}: expected records of hgisam segment or classify; got none; check the folder")
     cohort = read_cohort(labels, workers=workers) if labels.is_dir() else read_cohort(labels.parent, "slice_labels")
     cohort.log_summary()
-    records = _records_in(predictions)
-    of_key = {key: case for case, record in records.items() for key in _keys(case, record)}
     answers: list[LabelledAnswer] = []
     refused: list[tuple[str, str]] = []
-    matched: dict[str, str] = {}
+    missing: list[str] = []
+    taken: set[str] = set()
+    names = {safe_name(scan.name) for scan in cohort.scans}
     for scan in cohort.scans:
-        case = of_key.get(safe_name(scan.name), of_key.get(scan.name))
-        if case is None:
+        found = _records_of(scan, records, names)
+        if not found:
+            missing.append(scan.name)
             continue
-        if case in matched.values():
-            raise InputError(f"{labels}: expected one scan for the case {case}; got two; rename one")
-        matched[scan.name] = case
         try:
-            answers.append(answer_of(case, records[case], scan))
+            answers.append(answer_of(_only(found, scan, taken), scan))
         except ScanRefused as error:
-            refused.append((case, str(error)))
-    if not matched:
+            refused.append((scan.name, str(error)))
+        taken.update(record["case"] for record in found)
+    if not taken:
         raise ScanRefused(
-            f"{predictions} and {labels}: expected records of labelled scans; got"
-            f" {min(records, default='none')!r} ... in the one and {cohort.scans[0].name!r} ... in the other"
+            f"{predictions} and {labels}: expected records of labelled scans; got {records[0]['case']!r} ... in the one"
+            f" and {cohort.scans[0].name!r} ... in the other"
         )
     if not answers:
         raise ScanRefused(f"{refused[0][1]}{f' (and {len(refused) - 1} more)' if len(refused) > 1 else ''}")
-    for answer in answers:
-        for warning in answer.warnings:
-            log.warning("%s: %s", answer.case, warning)
+    origins = {name: sorted({str(record.get(name)) for record in records}) for name in _ORIGINS}
+    if len(origins["weights_sha256"]) > 1:
+        log.warning("%s: records of %d weights, judged as one", predictions, len(origins["weights_sha256"]))
     return LabelledReport(
         scans=tuple(sorted(answers, key=lambda answer: answer.case)),
         refused=tuple(refused),
-        without_reference=tuple(sorted(records.keys() - {*matched.values()})),
-        without_prediction=tuple(scan.name for scan in cohort.scans if scan.name not in matched),
+        without_reference=tuple(sorted({record["case"] for record in records} - taken)),
+        without_prediction=tuple(missing),
         layout=cohort.layout,
+        by_patient=any(scan.patient != scan.name for scan in cohort.scans),
         findings=tuple(map(str, cohort.findings)),
+        lost=tuple(str(found) for found in cohort.findings if found.trouble in _LOST),
+        origins=origins,
     )
 
 
-def _records_in(folder: Path) -> dict[str, Mapping[str, Any]]:
+def _records_in(folder: Path) -> list[dict[str, Any]]:
     """The records of scans in a folder, by case."""
-    found = {path.stem: own_record(path) for path in sorted(folder.glob("[!.]*.json"))}
-    return {case: record for case, record in found.items() if record.get("case") == case and "command" in record}
+    found = [own_record(path) for path in folder.glob("[!.]*.json")]
+    return sorted((r for r in found if isinstance(r.get("case"), str)), key=lambda record: str(record["case"]))
 
 
-def _keys(case: str, record: Mapping[str, Any]) -> Iterator[str]:
-    """By which a scan is found: the case's name, and of DICOM the series."""
-    yield case
+def _records_of(scan: LabelledScan, records: Sequence[dict[str, Any]], names: Container[str]) -> list[dict[str, Any]]:
+    """The records that may be meant for a scan: of its bytes or series; where there are none, of its name.
+
+    Args:
+        scan: the scan.
+        records: of all cases.
+        names: what `segment` makes of the names of all scans: a record of another one's name is that one's.
+    """
+    name = safe_name(scan.name)
+    mine = [record for record in records if safe_name(record["case"]) == name]
+    free = [record for record in records if safe_name(record["case"]) not in names]
+    if isinstance(scan.voxels, NiftiFile):
+        sha256 = file_sha256(scan.voxels.path)
+        return next((of for of in (_made_of(sha256, mine), _made_of(sha256, free)) if of), mine)
+    return [record for record in records if _series_uid(record) == scan.name] or mine
+
+
+def _made_of(sha256: str | None, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [record for record in records if record.get("input_sha256") == sha256]
+
+
+def _series_uid(record: Mapping[str, Any]) -> object:
     dicom = record.get("dicom")
-    if isinstance(dicom, dict) and isinstance(dicom.get("series_uid"), str):
-        yield dicom["series_uid"]
+    return dicom.get("series_uid") if isinstance(dicom, dict) else None
 
 
-def answer_of(case: str, record: Mapping[str, Any], scan: LabelledScan) -> LabelledAnswer:
+def _only(found: Sequence[dict[str, Any]], scan: LabelledScan, taken: Container[str]) -> dict[str, Any]:
+    """The one record of a scan.
+
+    Raises:
+        ScanRefused: where there are several, it is of another file or series, or another scan has it.
+    """
+    if len(found) > 1:
+        cases = " and ".join(record["case"] for record in found[:2])
+        raise ScanRefused(f"{scan.name}: expected one record; got {cases}; leave one")
+    (record,) = found
+    if record["case"] in taken:
+        raise ScanRefused(f"{scan.name}: expected a record of its own; got {record['case']}, which another scan has")
+    if isinstance(scan.voxels, NiftiFile):
+        fits = record.get("input_sha256") in (None, file_sha256(scan.voxels.path))
+    else:
+        fits = _series_uid(record) == scan.name
+    if not fits:
+        raise ScanRefused(f"{scan.name}: expected a record of this very scan; got one of another that has its name")
+    return record
+
+
+def answer_of(record: dict[str, Any], scan: LabelledScan) -> LabelledAnswer:
     """One scan's record, as `hgisam segment` writes it, beside its labels.
 
     Raises:
-        ScanRefused: where the record has no probabilities, or is not of as many slices.
+        ScanRefused: where the record has no probabilities, or is not of the same slices.
     """
+    case = record["case"]
     if record.get("probability") is None:
         why = record.get("reason") or "no network was asked"
         raise ScanRefused(f"{case}: expected a record with probabilities; got none: {why}")
@@ -119,6 +176,9 @@ def answer_of(case: str, record: Mapping[str, Any], scan: LabelledScan) -> Label
         raise ScanRefused(
             f"{case}: expected a record of {scan.n_slices} slices, as the labelled scan has; got {len(rows)}"
         )
+    uids = [row["sop_instance_uid"] for row in rows if "sop_instance_uid" in row]
+    if isinstance(scan.voxels, DicomFiles) and uids != [Path(name).stem for name in scan.voxels.names]:
+        raise ScanRefused(f"{case}: expected a record of the slices that are labelled; got one of others")
     probabilities = [row.get("probability_any") for row in rows]
     if not all(map(is_probability, [*probabilities, record["probability"]])):
         raise ScanRefused(f"{case}: expected a probability for the scan and each slice; got others; make it again")
@@ -133,7 +193,6 @@ def answer_of(case: str, record: Mapping[str, Any], scan: LabelledScan) -> Label
         probability=float(record["probability"]),
         operating_point=point if is_probability(point) else None,
         mask_ml=_mask_ml(record, rows),
-        warnings=_warnings(record, scan),
     )
 
 
@@ -152,22 +211,17 @@ def _rows_from_below(case: str, record: Mapping[str, Any]) -> list[dict[str, Any
     return sorted(rows, key=lambda row: float(row["position_mm"]))
 
 
-def _mask_ml(record: Mapping[str, Any], rows: list[dict[str, Any]]) -> Float64[Tensor, " slices"] | None:
+def _mask_ml(record: Mapping[str, Any], rows: Sequence[dict[str, Any]]) -> Float64[Tensor, " slices"] | None:
     """The mask's mL by slice: its volume, shared out as its voxels and, of DICOM, the spacing of slices are."""
-    voxels, spacing_mm = [row.get("n_voxels") for row in rows], [row.get("spacing_mm", 1.0) for row in rows]
-    if not all(map(_is_number, [record.get("volume_ml"), *voxels, *spacing_mm])):
+    voxels = [row.get("n_voxels") for row in rows]
+    spacing_mm = [row.get("spacing_mm") for row in rows]
+    if spacing_mm == [None] * len(rows):
+        spacing_mm = [1.0] * len(rows)
+    if not all(_is_number(value) and value >= 0 for value in (record.get("volume_ml"), *voxels, *spacing_mm)):
         return None
     shares = torch.tensor(voxels, dtype=torch.float64) * torch.tensor(spacing_mm, dtype=torch.float64)
     return shares * (float(record["volume_ml"]) / max(float(shares.sum()), 1e-12))
 
 
-def _warnings(record: Mapping[str, Any], scan: LabelledScan) -> tuple[str, ...]:
-    """Where the record is of another file than the labelled one. DICOM is told by its series already."""
-    recorded = record.get("input_sha256")
-    if not isinstance(scan.voxels, NiftiFile) or recorded in (None, file_sha256(scan.voxels.path)):
-        return ()
-    return ("the record is of a file with other bytes than the labelled scan of its name",)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= abs(value) < math.inf
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _HUGE

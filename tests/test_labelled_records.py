@@ -82,11 +82,19 @@ def test_dicom_is_found_by_its_series(tmp_path: Path) -> None:
         write_slice(tmp_path / "data" / "stage_2_train" / f"ID_{k}.dcm", 1.0, (0.0, 0.0, 5.0 * k), series="1.2.3")
     labels = [f"ID_{k}_{s},{int(k == 2 and s in ('subdural', 'any'))}" for k in range(3) for s in SUBTYPES]
     (tmp_path / "data" / "stage_2_train.csv").write_text("\n".join(["ID,Label", *labels]) + "\n")
-    write_record(tmp_path / "out", "stage_2_train", [0.1, 0.2, 0.9], dicom={"series_uid": "1.2.3"})
+    rows = [
+        {"slice_index": k, "position_mm": 5.0 * k, "probability_any": p, "sop_instance_uid": f"ID_{k}"}
+        for k, p in enumerate((0.1, 0.2, 0.9))
+    ]
+    write_record(tmp_path / "out", "stage_2_train", [], slices=rows, dicom={"series_uid": "1.2.3"})
     (scan,) = evaluate_labels(tmp_path / "out", tmp_path / "data").scans
     assert scan.case == "stage_2_train"
     assert scan.positive.tolist() == [False, False, True]
     assert scan.probabilities.tolist() == [0.1, 0.2, 0.9]
+    rows[0]["sop_instance_uid"] = "ID_of_another_slice"
+    write_record(tmp_path / "out", "stage_2_train", [], slices=rows, dicom={"series_uid": "1.2.3"})
+    with pytest.raises(ScanRefused, match="expected a record of the slices that are labelled"):
+        evaluate_labels(tmp_path / "out", tmp_path / "data")
 
 
 SUBTYPES = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural", "any")
@@ -161,13 +169,88 @@ def test_what_has_no_partner_is_listed_and_the_command_ends_with_8(tmp_path: Pat
     assert (found["without_prediction"], found["without_reference"]) == (["lost"], ["stranger"])
 
 
-def test_a_record_of_other_bytes_is_warned_of(tmp_path: Path) -> None:
+def test_a_record_of_another_file_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    """Two sites number their scans alike, and both were segmented into one folder."""
     write_labels(tmp_path / "data", a=[2], b=[])
     write_record(tmp_path / "out", "a", [0.1] * 3, input_sha256="0" * 64)
     write_record(tmp_path / "out", "b", [0.1] * 3, input_sha256=file_sha256(tmp_path / "data" / "b.nii.gz"))
-    a, b = evaluate_labels(tmp_path / "out", tmp_path / "data").scans
-    assert "other bytes" in a.warnings[0]
-    assert b.warnings == ()
+    done = hgisam("evaluate", tmp_path / "out", tmp_path / "data", "-o", tmp_path / "found")
+    assert done.exit_code == 8
+    assert "Not compared: a: a: expected a record of this very scan; got one of another" in " ".join(
+        done.stdout.split()
+    )
+    assert next(row["failure"] for row in rows_of(tmp_path / "found" / "evaluation.csv")) == ""
+
+
+def test_a_record_finds_its_scan_by_its_bytes_whatever_its_case_is_called(tmp_path: Path) -> None:
+    write_labels(tmp_path / "data", **{"p 1": [2], "other": [0, 1]})
+    write_nifti(tmp_path / "data" / "other.nii.gz", [2] * 3)
+    write_record(tmp_path / "out", "p_1", [0.1] * 3)
+    renamed = file_sha256(tmp_path / "data" / "other.nii.gz")
+    write_record(tmp_path / "out", "data_other", [0.1] * 3, input_sha256=renamed)
+    report = evaluate_labels(tmp_path / "out", tmp_path / "data")
+    assert [(scan.case, int(scan.positive.sum())) for scan in report.scans] == [("data_other", 2), ("p_1", 1)]
+    assert report.complete
+
+
+def test_a_record_is_one_scan_s_however_many_are_of_its_bytes(tmp_path: Path) -> None:
+    write_labels(tmp_path / "data", a=[2], copy=[1])
+    assert file_sha256(tmp_path / "data" / "a.nii.gz") == file_sha256(tmp_path / "data" / "copy.nii.gz")
+    write_record(tmp_path / "out", "renamed", [0.1] * 3, input_sha256=file_sha256(tmp_path / "data" / "a.nii.gz"))
+    report = evaluate_labels(tmp_path / "out", tmp_path / "data")
+    assert [scan.case for scan in report.scans] == ["renamed"]
+    assert report.refused == (("copy", "copy: expected a record of its own; got renamed, which another scan has"),)
+
+
+def test_several_records_of_one_scan_are_refused_by_name(tmp_path: Path) -> None:
+    write_labels(tmp_path / "data", a=[2], b=[])
+    sha256 = file_sha256(tmp_path / "data" / "a.nii.gz")
+    write_nifti(tmp_path / "data" / "b.nii.gz", [2] * 3)
+    write_record(tmp_path / "out", "b", [0.1] * 3)
+    for case in ("one", "two"):
+        write_record(tmp_path / "out", case, [0.1] * 3, input_sha256=sha256)
+    report = evaluate_labels(tmp_path / "out", tmp_path / "data")
+    assert report.refused == (("a", "a: expected one record; got one and two; leave one"),)
+    assert report.without_reference == ()
+
+
+def test_a_labelled_scan_without_its_file_is_told_of_and_ends_with_8(tmp_path: Path) -> None:
+    write_labels(tmp_path / "data", a=[2], gone=[1])
+    (tmp_path / "data" / "gone.nii.gz").unlink()
+    write_record(tmp_path / "out", "a", [0.1] * 3)
+    done = hgisam("evaluate", tmp_path / "out", tmp_path / "data", "-o", tmp_path / "found")
+    assert done.exit_code == 8
+    assert "Labels: 1 x labelled, but there is no file: left out (gone.nii.gz)" in done.stdout
+
+
+def test_records_of_several_weights_are_warned_of(tmp_path: Path) -> None:
+    write_labels(tmp_path / "data", a=[2], b=[])
+    write_nifti(tmp_path / "data" / "b.nii.gz", [2] * 3)
+    for case, weights in (("a", "1" * 64), ("b", "2" * 64)):
+        write_record(tmp_path / "out", case, [0.1] * 3, weights_sha256=weights)
+    done = hgisam("evaluate", tmp_path / "out", tmp_path / "data", "-o", tmp_path / "found")
+    assert "records of 2 weights, judged as one" in done.stderr
+    made_by = json.loads((tmp_path / "found" / "evaluation.json").read_text())["made_by"]
+    assert made_by["weights_sha256"] == ["1" * 64, "2" * 64]
+
+
+def test_the_table_itself_is_read_as_one_of_labels_beside_truth_too(tmp_path: Path) -> None:
+    data = write_drawn_cohort(tmp_path / "data", 2, masks=True)
+    n_slices = nib.load(data / "p0.nii.gz").shape[2]
+    for case in ("p0", "p1"):
+        write_record(tmp_path / "out", case, [0.1] * n_slices)
+    assert evaluate_labels(tmp_path / "out", data).layout == "phantoms"
+    assert evaluate_labels(tmp_path / "out", data / "slice_labels.csv").layout == "slice_labels"
+
+
+def test_masks_of_our_own_beside_the_scans_are_no_reference(tmp_path: Path) -> None:
+    """As after `hgisam segment FOLDER -o FOLDER`: they would be held against themselves."""
+    write_labels(tmp_path, a=[2])
+    write_nifti(tmp_path / "a_mask.nii.gz", [1] * 3)
+    assert not are_slice_labels(tmp_path)
+    write_record(tmp_path, "a", [0.1] * 3)
+    assert are_slice_labels(tmp_path)
+    assert evaluate_labels(tmp_path, tmp_path).scans[0].case == "a"
 
 
 def test_nothing_in_common_or_no_folder_of_records_is_refused(tmp_path: Path) -> None:
@@ -175,6 +258,8 @@ def test_nothing_in_common_or_no_folder_of_records_is_refused(tmp_path: Path) ->
     write_record(tmp_path / "out", "b", [0.1] * 3)
     with pytest.raises(ScanRefused, match=r"got 'b' \.\.\. in the one and 'a' \.\.\. in the other"):
         evaluate_labels(tmp_path / "out", tmp_path / "data")
+    with pytest.raises(InputError, match="expected records of hgisam segment or classify; got none"):
+        evaluate_labels(tmp_path / "data", tmp_path / "data")
     with pytest.raises(InputError, match="expected a folder of records"):
         evaluate_labels(tmp_path / "data" / "a.nii.gz", tmp_path / "data")
     done = hgisam("evaluate", tmp_path / "out", tmp_path / "data", "-o", tmp_path / "x", "--prefer", "sform")
@@ -187,6 +272,8 @@ def test_a_folder_of_named_masks_is_one_of_masks_whatever_else_lies_there(tmp_pa
     assert are_slice_labels(tmp_path)
     assert are_slice_labels(tmp_path / "slice_labels.csv")
     assert not are_slice_labels(tmp_path / "a.nii.gz")
+    with pytest.raises(InputError, match="got another table"):
+        are_slice_labels(tmp_path / "hemorrhage_diagnosis_raw_ct.csv")
     write_nifti(tmp_path / "a_mask.nii.gz", [1] * 3)
     assert not are_slice_labels(tmp_path)
     assert are_slice_labels(tmp_path / "slice_labels.csv")

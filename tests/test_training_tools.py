@@ -267,6 +267,7 @@ def test_labels_judge_each_patient_by_the_mean_of_networks_that_had_not_seen_him
 ) -> None:
     """Two seeds of two folds; the networks of a fold differ in their bias, which is halfway in the mean."""
     import evaluate_on_labels as tool
+    from ablation_heads import heads
 
     scans = sorted(path.name.removesuffix(".nii.gz") for path in data.glob("*.nii.gz"))
     halves = {0: scans[::2], 1: scans[1::2]}
@@ -285,6 +286,11 @@ def test_labels_judge_each_patient_by_the_mean_of_networks_that_had_not_seen_him
     for fold, mean in ((0, 0.5), (1, 6.0)):
         for scan in halves[fold]:
             assert looks_at(scan).weights.model.state_dict()["head.bias"].tolist() == [mean]
+    asked = {head.patient for purpose in ("choosing", "judging") for head in heads(purpose, 0, 0, 9, data)}
+    assert len(asked) > 1
+    assert all(looks_at(patient) is not None for patient in asked)  # by the names that the ablations ask with
+    alone = tool.segmenters(tmp_path / "start.safetensors", (), tmp_path, SegmentOptions())
+    assert {alone(patient).weights.model.state_dict()["head.bias"].item() for patient in asked} != {0.5, 6.0}
     given = ("--weights", tmp_path / "start.safetensors", "--out-of-fold", *seeds)
     run(tool, monkeypatch, data, *given)
     printed = capsys.readouterr().out

@@ -40,7 +40,7 @@ class Head:
     """A head, made when it is asked for: the scan, and where it bled.
 
     Attributes:
-        patient: the real scan's file; None for a phantom.
+        patient: the real scan's name; None for a phantom.
     """
 
     kind: str
@@ -90,7 +90,7 @@ def heads(purpose: str, n_phantoms: int, n_normal: int, n_patients: int, data: P
     for scan in quiet[purpose == "judging" :: 2][:n_patients]:
         (path,) = scan.voxels.files
         for kind in ("painted", "unpainted"):
-            yield Head(kind, scan.name, path.name, partial(real, kind, path))
+            yield Head(kind, scan.name, scan.name, partial(real, kind, path))
 
 
 def phantom(kind: str, seed: int) -> tuple[CTVolume, torch.Tensor]:

@@ -27,6 +27,7 @@ from hgisam.model.checkpoint import save_weights
 from hgisam.pipeline import SegmentOptions
 from hgisam.records import segmentation_record
 from hgisam.train.calibration import Calibration
+from hgisam.train.cohort import NiftiFile
 from hgisam.train.layouts import read_cohort
 from hgisam.train.training import BEST
 
@@ -47,11 +48,15 @@ def main() -> None:
     with TemporaryDirectory() as scratch:
         segmenter_of = segmenters(given.weights, given.out_of_fold, Path(scratch), options)
         answers = [
-            answer_of(scan.name, segmentation_record(segmenter_of(scan.name).segment(path)), scan)
+            answer_of(
+                {"case": scan.name} | segmentation_record(segmenter_of(scan.name).segment(scan.voxels.path)), scan
+            )
             for scan in cohort.scans
-            for path in scan.voxels.files
+            if isinstance(scan.voxels, NiftiFile)
         ]
-    report = LabelledReport(tuple(answers), (), (), (), cohort.layout, tuple(map(str, cohort.findings)))
+    left_out = tuple(scan.name for scan in cohort.scans if not isinstance(scan.voxels, NiftiFile))
+    by_patient = any(scan.patient != scan.name for scan in cohort.scans)
+    report = LabelledReport(tuple(answers), (), (), left_out, cohort.layout, by_patient)
     if given.output is not None:
         write_labelled_report(report, given.output)
     Console(width=160).print(labelled_tables(report))
@@ -60,8 +65,14 @@ def main() -> None:
 def segmenters(
     weights: Path | None, out_of_fold: Sequence[Path], scratch: Path, options: SegmentOptions
 ) -> Callable[[str], Segmenter]:
-    """Who looks at a scan: the network that had not seen it, calibrated like the weights."""
-    kept = Segmenter(weights, options=options).weights.metadata
+    """Who looks at a scan, by its name: of several networks the one that had not seen it, calibrated like the weights.
+
+    Without any, the weights themselves look at each.
+    """
+    given = Segmenter(weights, options=options)
+    if not out_of_fold:
+        return lambda scan: given
+    kept = given.weights.metadata
     by_scan: dict[str, Segmenter] = {}
     for folder in sorted(out_of_fold[0].glob("fold_*")):
         model, metadata = averaged([seed / folder.name / BEST for seed in out_of_fold])

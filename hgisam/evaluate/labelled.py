@@ -1,7 +1,7 @@
 """What was said of scans, held against the labels of their slices: for those who have no reference masks."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -29,7 +29,6 @@ class LabelledAnswer:
         probability: of the scan.
         operating_point: from which probability on a slice or a scan is a finding; None where none is on record.
         mask_ml: of the mask, by slice; None where no mask was measured.
-        warnings: what whoever reads the scores should know.
     """
 
     case: str
@@ -41,7 +40,6 @@ class LabelledAnswer:
     probability: float
     operating_point: float | None
     mask_ml: Float64[Tensor, " slices"] | None
-    warnings: tuple[str, ...] = ()
 
     @property
     def positive(self) -> Bool[Tensor, " slices"]:
@@ -57,6 +55,13 @@ class LabelledAnswer:
     def bled(self) -> bool | None:
         """Whether any slice is known to be positive; None where none is, and not all are known."""
         return True if self.positive.any() else (False if self.negative.all() else None)
+
+    @property
+    def ml_in_negative_slices(self) -> float | None:
+        """mL of the mask in slices known not to bleed; None without a mask, or where unknown slices hold some of it."""
+        if self.mask_ml is None or bool(self.mask_ml[~(self.positive | self.negative)].any()):
+            return None
+        return float(self.mask_ml[self.negative].sum())
 
     @property
     def found(self) -> Bool[Tensor, " slices"] | None:
@@ -106,7 +111,7 @@ MASK_MEASURES = (
     MaskMeasure(
         "positive_ml_in_negative_slices",
         "Of that, in slices without, mL",
-        lambda s, ml: [float(ml[s.negative].sum())] if s.bled else [],
+        lambda s, _: [s.ml_in_negative_slices] if s.bled and s.ml_in_negative_slices is not None else [],
         "{:.2f}",
     ),
     MaskMeasure(
@@ -121,7 +126,7 @@ MASK_MEASURES = (
 
 @dataclass(frozen=True)
 class LabelledDetection:
-    """How well one kind of hemorrhage is told from none at all.
+    """How well one kind of hemorrhage is told from none at all, by the probability of any.
 
     Attributes:
         target: a subtype, or any.
@@ -175,7 +180,10 @@ class LabelledReport:
         without_reference: cases with a record only.
         without_prediction: scans with labels only.
         layout: of the labelled data set.
+        by_patient: whether the labels say whose scan each is; else each counts as another patient's.
         findings: what is wrong with its labels, a sentence each.
+        lost: of these, those that leave labelled scans out: their files are not there, or cannot be read.
+        origins: which commands, versions, weights and settings the records state, each once.
     """
 
     scans: tuple[LabelledAnswer, ...]
@@ -183,17 +191,15 @@ class LabelledReport:
     without_reference: tuple[str, ...]
     without_prediction: tuple[str, ...]
     layout: str
+    by_patient: bool = False
     findings: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    origins: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
         """Whether every scan was compared."""
-        return not (self.refused or self.without_reference or self.without_prediction)
-
-    @cached_property
-    def scored(self) -> ScoredSlices:
-        """The slices of all scans as one table."""
-        return as_scored(self.scans)
+        return not (self.refused or self.without_reference or self.without_prediction or self.lost)
 
     @cached_property
     def summary(self) -> LabelledSummary:

@@ -5,14 +5,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from hgisam import NOTICE, __version__
 from hgisam.evaluate.detection import detection_curves, reliability
 from hgisam.evaluate.figures import write_reliability, write_roc_and_precision_recall
-from hgisam.evaluate.labelled import MASK_MEASURES, LabelledAnswer, LabelledReport, LabelledSummary
+from hgisam.evaluate.labelled import MASK_MEASURES, LabelledAnswer, LabelledReport, LabelledSummary, as_scored
 from hgisam.evaluate.report import (
     OVERALL,
     OVERALL_COLUMNS,
@@ -71,9 +70,11 @@ def write_labelled_report(report: LabelledReport, folder: Path) -> None:
             "confidence": CONFIDENCE,
             "held_against": "slice labels",
             "layout": report.layout,
-            "labels": report.findings,
+            "intervals_by": "patient" if report.by_patient else "scan",
+            "made_by": report.origins,
+            "label_findings": report.findings,
             "summary": asdict(report.summary),
-            "scans": [row | {"warnings": scan.warnings} for row, scan in zip(rows, report.scans, strict=True)],
+            "scans": rows,
             "refused": [{"case": case, "reason": reason} for case, reason in report.refused],
             "without_reference": report.without_reference,
             "without_prediction": report.without_prediction,
@@ -90,7 +91,8 @@ def labelled_tables(report: LabelledReport) -> RenderableType:
         f"{counted(summary.n, 'scan')} of {counted(summary.n_patients, 'patient')}: {summary.n_positive} positive,"
         f" {summary.n_normal} normal{f', {n_unknown} unknown' if n_unknown else ''}."
         f" {counted(summary.n_slices, 'slice')}: {summary.n_positive_slices:,} positive,"
-        f" {summary.n_negative_slices:,} negative. Intervals are over patients."
+        f" {summary.n_negative_slices:,} negative. Held against slice labels. "
+        + ("Intervals are over patients." if report.by_patient else "Intervals take each scan for another patient's.")
     )
     missing = f"In no figure: {counted(summary.n_missing, 'labelled scan')} without an answer that fits."
     parts = [
@@ -99,6 +101,7 @@ def labelled_tables(report: LabelledReport) -> RenderableType:
         _detection_table(summary),
         _mask_table(summary),
         *left_out_notes(report),
+        *(Text(f"Labels: {found}", style="bold red") for found in report.lost),
         Text(NOTICE, style="dim"),
     ]
     return Group(*(part for part in parts if part is not None))
@@ -118,7 +121,7 @@ def _scan_row(scan: LabelledAnswer, patient: int) -> Row:
         "n_found_slices": None if found is None else int((found & scan.positive).sum()),
         "n_false_positive_slices": None if found is None else int((found & scan.negative).sum()),
         "prediction_ml": None if mask_ml is None else float(mask_ml.sum()),
-        "prediction_ml_in_negative_slices": None if mask_ml is None else float(mask_ml[scan.negative].sum()),
+        "prediction_ml_in_negative_slices": scan.ml_in_negative_slices,
         "failure": None,
     }
 
@@ -154,7 +157,7 @@ def _overall_rows(summary: LabelledSummary) -> Iterator[Row]:
 
 def _write_pictures(report: LabelledReport, folder: Path) -> tuple[str, ...]:
     """Curves and reliability of slices; returns the names of the files, none where slices are all alike."""
-    scored = report.scored
+    scored = as_scored(report.scans)
     known = scored.positive | scored.negative
     labels = scored.positive[known]
     if not labels.any() or labels.all():
@@ -176,7 +179,7 @@ def _detection_table(summary: LabelledSummary) -> Table:
             table.add_row(f"{found.target}, {kind}", f"{its.n:,}", f"{its.n_positive:,}", *detection_cells(its))
     its = summary.detection[0].slices
     point = its.sensitivity.reason if its.operating_point is None else f"operating point {its.operating_point:.3f}"
-    table.caption = Text(f"{point}; a subtype is held against slices and scans without any hemorrhage")
+    table.caption = Text(f"{point}; probabilities are of any hemorrhage, a subtype is told from none at all by them")
     return table
 
 
@@ -187,7 +190,7 @@ def _mask_table(summary: LabelledSummary) -> Table | None:
     for measure in MASK_MEASURES:
         found = summary.masks[measure.name]
         cells = (shown(measure.form, found.mean), interval_text(measure.form, found))
-        table.add_row(escape(measure.title), str(found.n), *cells)
+        table.add_row(measure.title, str(found.n), *cells)
     without = f"; {counted(summary.n_without_masks, 'scan')} without a measured mask" if summary.n_without_masks else ""
     table.caption = f"labels tell in which slices there is blood, and not how much{without}"
     return table

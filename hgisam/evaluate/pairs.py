@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from hgisam.cases import safe_name
+from hgisam.cases import own_record, safe_name
 from hgisam.io.errors import ScanRefused
 
 _PREDICTION_KINDS = ("_mask",)
@@ -92,9 +92,15 @@ def pair_masks(predictions: Path, references: Path) -> Pairing:
 
 
 def holds_named_masks(folder: Path) -> bool:
-    """Whether masks that are named as references are, `CASE_mask` or `CASE_labels`, lie directly in a folder."""
-    named = (_case_and_kind(path.name, _REFERENCE_KINDS) for path in folder.iterdir() if path.is_file())
-    return any(found is not None and found[1] for found in named)
+    """Whether masks that are named as references are, `CASE_mask` or `CASE_labels`, lie directly in a folder.
+
+    Those beside a record of ours of their case are predictions, and no reference.
+    """
+    for path in folder.iterdir():
+        case, kind = _case_and_kind(path.name, _REFERENCE_KINDS) or ("", "")
+        if kind and path.is_file() and not own_record(folder / f"{case}.json"):
+            return True
+    return False
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,16 @@
 """What slice labels tell of probabilities and masks, by figures worked out by hand."""
 
 import csv
+import io
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from hgisam.evaluate.labelled import LabelledAnswer, LabelledReport, summarise_labelled
-from hgisam.evaluate.labelled_report import write_labelled_report
+from hgisam.evaluate.labelled_report import labelled_tables, write_labelled_report
 from hgisam.labels import Subtype
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -86,6 +88,50 @@ def test_masks_are_judged_by_where_they_lie() -> None:
     }  # fmt: skip
 
 
+def test_ml_in_unknown_slices_is_not_said_to_lie_where_there_is_blood() -> None:
+    """Only positive slices were labelled: what is outlined elsewhere may be right or wrong, and counts as neither."""
+    partly = answer("partly", 0.9, ("", 0.6, 5.0), ("subdural", 0.9, 2.0))
+    found = summarise_labelled((partly, BLED)).masks
+    assert (found["positive_ml"].n, found["positive_ml"].mean) == (2, pytest.approx((7.0 + 2.5) / 2))
+    assert (found["positive_ml_in_negative_slices"].n, found["positive_ml_in_negative_slices"].mean) == (1, 0.5)
+
+
+def test_intervals_are_over_patients_and_not_over_their_scans() -> None:
+    scans = [answer(f"s{k}", 0.05 * k, ("none", 0.1, float(k)), patient=f"p{k // 4}") for k in range(12)]
+    by_patient = summarise_labelled(scans)
+    by_scan = summarise_labelled([LabelledAnswer(**(vars(scan) | {"patient": scan.case})) for scan in scans])
+    assert (by_patient.n_patients, by_scan.n_patients) == (3, 12)
+    assert by_patient.masks["false_positive_ml"].n_patients == 3
+    assert by_patient.detection[0].slices.n_patients == 3
+    low, wide_low = by_scan.masks["false_positive_ml"].low, by_patient.masks["false_positive_ml"].low
+    assert low is not None
+    assert wide_low is not None
+    assert wide_low < low  # four scans of a patient are alike: there is less to go by than twelve
+
+
+def test_the_screen_says_what_is_unknown_and_over_whom_intervals_are() -> None:
+    texts = []
+    for by_patient, lost in ((True, ("2 x labelled, but there is no file: left out",)), (False, ())):
+        console = Console(width=160, record=True, file=io.StringIO())
+        console.print(labelled_tables(LabelledReport(ALL, (), (), (), "slice_labels", by_patient, lost=lost)))
+        texts.append(console.export_text())
+    texts = [" ".join(text.split()) for text in texts]
+    assert "4 scans of 4 patients: 1 positive, 2 normal, 1 unknown." in texts[0]
+    assert "Intervals are over patients." in texts[0]
+    assert "Labels: 2 x labelled, but there is no file" in texts[0]
+    assert "Intervals take each scan for another patient's." in texts[1]
+
+
+def test_curves_are_of_slices_that_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    monkeypatch.setattr(
+        "hgisam.evaluate.labelled_report.detection_curves", lambda p, labels, whose: drawn.append(len(labels))
+    )
+    monkeypatch.setattr("hgisam.evaluate.labelled_report.write_roc_and_precision_recall", lambda *_: None)
+    write_labelled_report(LabelledReport(ALL, (), (), (), "slice_labels"), tmp_path)
+    assert drawn == [9]
+
+
 def test_scans_without_masks_are_told_of_and_take_no_part() -> None:
     classified = answer("classified", 0.1, ("none", 0.1, None), ("none", 0.2, None))
     found = summarise_labelled((*ALL, classified))
@@ -109,8 +155,9 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def test_what_is_written_says_what_is_known_and_names_no_patient(tmp_path: Path) -> None:
     flipped = LabelledAnswer(**(vars(BLED) | {"slice_index": torch.tensor([3, 2, 1, 0]), "patient": "Somebody"}))
     report = LabelledReport(
-        (flipped, *ALL[1:]), (("odd", "expected 3 slices"),), ("only_record",), ("only_labels",), "slice_labels"
-    )
+        (flipped, *ALL[1:]), (("odd", "expected 3 slices"),), ("only_record",), ("only_labels",), "slice_labels",
+        findings=("1 x a row that cannot be read: ignored",), origins={"weights_sha256": ["ab", "cd"]},
+    )  # fmt: skip
     assert not report.complete
     write_labelled_report(report, tmp_path)
     scans = {row["case"]: row for row in rows_of(tmp_path / "evaluation.csv")}
@@ -135,6 +182,9 @@ def test_what_is_written_says_what_is_known_and_names_no_patient(tmp_path: Path)
     record = json.loads((tmp_path / "evaluation.json").read_text())
     assert record["refused"] == [{"case": "odd", "reason": "expected 3 slices"}]
     assert record["summary"]["n_missing"] == 2
+    assert record["label_findings"] == ["1 x a row that cannot be read: ignored"]
+    assert record["made_by"] == {"weights_sha256": ["ab", "cd"]}
+    assert record["intervals_by"] == "scan"
     written = "".join(path.read_text() for path in tmp_path.glob("*.[cj]s*"))
     assert "Somebody" not in written
     assert {path.name for path in tmp_path.glob("*.png")} == {"evaluation_roc_pr.png", "evaluation_reliability.png"}
