@@ -50,15 +50,17 @@ from hgisam.evaluate.scored import COLUMNS as SCORED_COLUMNS
 from hgisam.evaluate.scored import read_scored_slices
 from hgisam.intake import IntakeOptions, check_scan
 from hgisam.io.errors import InputError, ScanRefused
-from hgisam.io.nifti import new_grid_for, read_mask_and_labels, write_labels, write_mask
+from hgisam.io.nifti import new_grid_for, read_mask_and_labels, write_ct, write_labels, write_mask
 from hgisam.io.pictures import read_picture
 from hgisam.io.tables import SLICE_LABEL_COLUMNS, read_patients, read_slice_labels
+from hgisam.labelled_records import evaluate_labels
 from hgisam.model.architecture import build_classifier
 from hgisam.model.checkpoint import METADATA_KEY, WeightsError, WeightsMetadata
 from hgisam.model.classifier import ClassifierOptions
 from hgisam.model.swin import SwinOptions
 from hgisam.pipeline import Segmenter
 from hgisam.train.layouts import read_cohort
+from hgisam.train.layouts.slice_table import TABLE
 from hgisam.volume import CTVolume
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -140,15 +142,31 @@ def table_door(path: Path) -> None:
 
 
 def record_door(path: Path) -> None:
-    """As what lies beside a mask that is evaluated."""
+    """As what lies beside a mask that is evaluated, and as what is held against slice labels; what one refuses, the
+    other may take.
+    """
     mask, labels = path.with_name("case_mask.nii.gz"), path.with_name("case_labels.nii.gz")
+    data, records = path.parent / "labelled_scan", path.parent / "records"
     if not mask.is_file():
-        volume = CTVolume(torch.zeros(3, 4, 4), torch.diag(torch.tensor([1.0, 1, 1, 1])).double(), "case")
+        affine = torch.tensor([[0.0, 0, 1, 0], [0, 1, 0, 0], [5, 0, 0, 0], [0, 0, 0, 1]]).double()
+        volume = CTVolume(torch.zeros(3, 4, 4), affine, "case")
         write_mask(mask, volume.hu > 0, new_grid_for(volume))
         write_labels(labels, volume.hu.to(torch.uint8), new_grid_for(volume))
+        data.mkdir()
+        records.mkdir()
+        write_ct(data / "case.nii.gz", volume, new_grid_for(volume))
+        (data / TABLE).write_text("file,slice_index,any\ncase.nii.gz,0,0\ncase.nii.gz,1,1\ncase.nii.gz,2,\n")
     own_record(path)
     path.with_name("case.json").write_bytes(path.read_bytes())
-    score_pair(Pair("case", mask, labels))
+    (records / "case.json").write_bytes(path.read_bytes())
+    refusal: Exception | None = None
+    for door in (lambda: score_pair(Pair("case", mask, labels)), lambda: evaluate_labels(records, data).summary):
+        try:
+            door()
+        except (InputError, ScanRefused) as error:
+            refusal = error
+    if refusal is not None:
+        raise refusal
 
 
 def picture_door(path: Path) -> None:
@@ -345,15 +363,20 @@ def table_seeds() -> list[bytes]:
 
 def record_seeds() -> list[bytes]:
     """A record of a scan with three slices."""
-    rows = [{"slice_index": k, "probability_any": 0.5} for k in range(3)]
+    rows = [record_row(k) for k in range(3)]
     return [json.dumps(record_of(rows)).encode()]
+
+
+def record_row(index: int) -> dict[str, object]:
+    """What a record says of a slice."""
+    return {"slice_index": index, "position_mm": 5.0 * index, "probability_any": 0.5, "n_voxels": index}
 
 
 def record_of(rows: object) -> dict[str, object]:
     """What a case's record says, as far as other commands read it."""
     return {
         "hgisam_version": __version__, "case": "case", "status": "ok", "volume_ml": 1.0, "probability": 0.5,
-        "operating_point": 0.5, "slices": rows, "input_sha256": "0", "planned": ["case"], "command": "segment",
+        "operating_point": 0.5, "slices": rows, "input_sha256": None, "planned": ["case"], "command": "segment",
     }  # fmt: skip
 
 
@@ -651,8 +674,8 @@ def record_lies(draw: st.DrawFn) -> bytes:
     """A record with a value that is none, or JSON that goes too deep."""
     if draw(st.integers(0, 9)) == 0:
         return draw(st.sampled_from([b"[" * 200_000, b'{"a":' * 100_000, b"9" * 100_000, b"[1e999]", b"\xff", b"nul"]))
-    row = st.dictionaries(st.sampled_from(["slice_index", "probability_any"]), plain_values, max_size=2)
-    record = record_of([{"slice_index": k, "probability_any": 0.5} for k in range(3)])
+    row = st.dictionaries(st.sampled_from([*record_row(0), "spacing_mm"]), plain_values, max_size=4)
+    record = record_of([record_row(k) for k in range(3)])
     lied = with_lie(draw, record, plain_values | st.lists(row, max_size=4))
     return json.dumps(lied).encode("utf-8", "surrogatepass")
 
@@ -690,7 +713,7 @@ KINDS = {
         Kind("weights", ".safetensors", weights_seeds, weights_lies, weights_door, (WeightsError,)),
         Kind("yaml", ".yaml", yaml_seeds, yaml_lies, yaml_door, (SettingsError,)),
         Kind("table", ".csv", table_seeds, table_lies, table_door, (InputError, ScanRefused)),
-        Kind("record", ".json", record_seeds, record_lies, record_door, (ScanRefused,)),
+        Kind("record", ".json", record_seeds, record_lies, record_door, (InputError, ScanRefused)),
         Kind("picture", ".png", picture_seeds, picture_lies, picture_door, (InputError,)),
     )
 }
