@@ -409,8 +409,9 @@ def evaluate(
                 tables = as_tables(report)
         if not report.complete:
             n_left_out = len(report.refused) + len(report.without_reference) + len(report.without_prediction)
-            left_out = counted(n_left_out, "case was", "cases were")
-            log.error("%s not compared: evaluation.json says why", left_out)
+            left_out = f"{counted(n_left_out, 'case was', 'cases were')} not compared"
+            no_file = "labelled scans have no file that can be read"
+            log.error("%s: evaluation.json says why", left_out if n_left_out else no_file)
         if not quiet:
             from rich.console import Console
 

@@ -221,6 +221,7 @@ def test_a_labelled_scan_without_its_file_is_told_of_and_ends_with_8(tmp_path: P
     done = hgisam("evaluate", tmp_path / "out", tmp_path / "data", "-o", tmp_path / "found")
     assert done.exit_code == 8
     assert "Labels: 1 x labelled, but there is no file: left out (gone.nii.gz)" in done.stdout
+    assert "error: labelled scans have no file that can be read: evaluation.json says why" in done.stderr
 
 
 def test_records_of_several_weights_are_warned_of(tmp_path: Path) -> None:
