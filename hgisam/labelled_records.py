@@ -75,13 +75,15 @@ def evaluate_labels(predictions: Path, labels: Path, *, workers: int = 1) -> Lab
     missing: list[str] = []
     taken: set[str] = set()
     names = {safe_name(scan.name) for scan in cohort.scans}
+    by_name, by_origin = _by_name(records), _by_origin(records)
     for scan in cohort.scans:
-        found = _records_of(scan, records, names)
+        origin = file_sha256(scan.voxels.path) if isinstance(scan.voxels, NiftiFile) else scan.name
+        found = _candidates(scan, by_name.get(safe_name(scan.name), ()), by_origin.get(origin, ()), names)
         if not found:
             missing.append(scan.name)
             continue
         try:
-            answers.append(answer_of(_only(found, scan, taken), scan))
+            answers.append(answer_of(_only(found, scan, origin, taken), scan))
         except ScanRefused as error:
             refused.append((scan.name, str(error)))
         taken.update(record["case"] for record in found)
@@ -101,7 +103,7 @@ def evaluate_labels(predictions: Path, labels: Path, *, workers: int = 1) -> Lab
         without_reference=tuple(sorted({record["case"] for record in records} - taken)),
         without_prediction=tuple(missing),
         layout=cohort.layout,
-        by_patient=any(scan.patient != scan.name for scan in cohort.scans),
+        by_patient=cohort.tells_patients,
         findings=tuple(map(str, cohort.findings)),
         lost=tuple(str(found) for found in cohort.findings if found.trouble in _LOST),
         origins=origins,
@@ -114,25 +116,21 @@ def _records_in(folder: Path) -> list[dict[str, Any]]:
     return sorted((r for r in found if isinstance(r.get("case"), str)), key=lambda record: str(record["case"]))
 
 
-def _records_of(scan: LabelledScan, records: Sequence[dict[str, Any]], names: Container[str]) -> list[dict[str, Any]]:
-    """The records that may be meant for a scan: of its bytes or series; where there are none, of its name.
-
-    Args:
-        scan: the scan.
-        records: of all cases.
-        names: what `segment` makes of the names of all scans: a record of another one's name is that one's.
-    """
-    name = safe_name(scan.name)
-    mine = [record for record in records if safe_name(record["case"]) == name]
-    free = [record for record in records if safe_name(record["case"]) not in names]
-    if isinstance(scan.voxels, NiftiFile):
-        sha256 = file_sha256(scan.voxels.path)
-        return next((of for of in (_made_of(sha256, mine), _made_of(sha256, free)) if of), mine)
-    return [record for record in records if _series_uid(record) == scan.name] or mine
+def _by_name(records: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        found.setdefault(safe_name(record["case"]), []).append(record)
+    return found
 
 
-def _made_of(sha256: str | None, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [record for record in records if record.get("input_sha256") == sha256]
+def _by_origin(records: Sequence[dict[str, Any]]) -> dict[object, list[dict[str, Any]]]:
+    """Records by the sha256 of their input, and of DICOM by their series."""
+    found: dict[object, list[dict[str, Any]]] = {}
+    for record in records:
+        for origin in (record.get("input_sha256"), _series_uid(record)):
+            if isinstance(origin, str):
+                found.setdefault(origin, []).append(record)
+    return found
 
 
 def _series_uid(record: Mapping[str, Any]) -> object:
@@ -140,7 +138,28 @@ def _series_uid(record: Mapping[str, Any]) -> object:
     return dicom.get("series_uid") if isinstance(dicom, dict) else None
 
 
-def _only(found: Sequence[dict[str, Any]], scan: LabelledScan, taken: Container[str]) -> dict[str, Any]:
+def _candidates(
+    scan: LabelledScan, of_name: Sequence[dict[str, Any]], of_origin: Sequence[dict[str, Any]], names: Container[str]
+) -> Sequence[dict[str, Any]]:
+    """The records that may be meant for a scan: of its bytes or series; where there are none, of its name.
+
+    Args:
+        scan: the scan.
+        of_name: records of its name.
+        of_origin: records of its bytes or series.
+        names: what `segment` makes of the names of all scans: a record of another one's name is that one's.
+    """
+    if isinstance(scan.voxels, DicomFiles):
+        return of_origin or of_name
+    name = safe_name(scan.name)
+    mine = [record for record in of_origin if safe_name(record["case"]) == name]
+    free = [record for record in of_origin if safe_name(record["case"]) not in names]
+    return mine or free or of_name
+
+
+def _only(
+    found: Sequence[dict[str, Any]], scan: LabelledScan, origin: str | None, taken: Container[str]
+) -> dict[str, Any]:
     """The one record of a scan.
 
     Raises:
@@ -153,9 +172,9 @@ def _only(found: Sequence[dict[str, Any]], scan: LabelledScan, taken: Container[
     if record["case"] in taken:
         raise ScanRefused(f"{scan.name}: expected a record of its own; got {record['case']}, which another scan has")
     if isinstance(scan.voxels, NiftiFile):
-        fits = record.get("input_sha256") in (None, file_sha256(scan.voxels.path))
+        fits = record.get("input_sha256") in (None, origin)
     else:
-        fits = _series_uid(record) == scan.name
+        fits = _series_uid(record) == origin
     if not fits:
         raise ScanRefused(f"{scan.name}: expected a record of this very scan; got one of another that has its name")
     return record

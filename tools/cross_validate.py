@@ -201,7 +201,7 @@ def scan_head_auc(scored: ScoredSlices, folds: list[ScoredSlices]) -> Estimate:
     """
     slices: dict[str, torch.Tensor] = {}
     bled: dict[str, bool] = {}
-    for scan, rows in scored.rows_by_scan().items():
+    for scan, rows in scored.rows_by_scan.items():
         did = has_bled(scored, rows)
         if did is not None:
             slices[scan] = to_log_odds(scored.probabilities[rows[scored.has_brain[rows]]])
@@ -272,7 +272,7 @@ def judged_by_patient(scored: ScoredSlices, *, of_scans: bool) -> dict[str, tupl
     What is not known is left out: slices, scans, and patients of whom nothing is.
     """
     found: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
-    for rows in scored.rows_by_scan().values():
+    for rows in scored.rows_by_scan.values():
         did, known = has_bled(scored, rows), rows[scored.positive[rows] | scored.negative[rows]]
         if not len(known) or (of_scans and did is None):
             continue

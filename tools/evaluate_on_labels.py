@@ -55,8 +55,7 @@ def main() -> None:
             if isinstance(scan.voxels, NiftiFile)
         ]
     left_out = tuple(scan.name for scan in cohort.scans if not isinstance(scan.voxels, NiftiFile))
-    by_patient = any(scan.patient != scan.name for scan in cohort.scans)
-    report = LabelledReport(tuple(answers), (), (), left_out, cohort.layout, by_patient)
+    report = LabelledReport(tuple(answers), (), (), left_out, cohort.layout, cohort.tells_patients)
     if given.output is not None:
         write_labelled_report(report, given.output)
     Console(width=160).print(labelled_tables(report))

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -125,20 +125,25 @@ def yaml_door(path: Path) -> None:
         load_comparison(path)
 
 
-def table_door(path: Path) -> None:
-    """As each table that there is; a refusal of one is no refusal by the others."""
+def through_each(*doors: Callable[[], object]) -> None:
+    """Through every door, whatever those before it refuse; the last refusal is raised at the end."""
     refusal: Exception | None = None
-    folder = path.parent / "labelled"
-    folder.mkdir(exist_ok=True)
-    (folder / "slice_labels.csv").write_bytes(path.read_bytes())
-    readers = (read_patients, read_slice_labels, read_scored_slices, lambda _: read_cohort(folder))
-    for reader in readers:
+    for door in doors:
         try:
-            reader(path)
+            door()
         except (InputError, ScanRefused) as error:
             refusal = error
     if refusal is not None:
         raise refusal
+
+
+def table_door(path: Path) -> None:
+    """As each table that there is; a refusal of one is no refusal by the others."""
+    folder = path.parent / "labelled"
+    folder.mkdir(exist_ok=True)
+    (folder / "slice_labels.csv").write_bytes(path.read_bytes())
+    readers = (read_patients, read_slice_labels, read_scored_slices)
+    through_each(*(partial(reader, path) for reader in readers), partial(read_cohort, folder))
 
 
 def record_door(path: Path) -> None:
@@ -159,14 +164,7 @@ def record_door(path: Path) -> None:
     own_record(path)
     path.with_name("case.json").write_bytes(path.read_bytes())
     (records / "case.json").write_bytes(path.read_bytes())
-    refusal: Exception | None = None
-    for door in (lambda: score_pair(Pair("case", mask, labels)), lambda: evaluate_labels(records, data).summary):
-        try:
-            door()
-        except (InputError, ScanRefused) as error:
-            refusal = error
-    if refusal is not None:
-        raise refusal
+    through_each(partial(score_pair, Pair("case", mask, labels)), lambda: evaluate_labels(records, data).summary)
 
 
 def picture_door(path: Path) -> None:

@@ -176,7 +176,7 @@ def calibrate(metadata: WeightsMetadata, out_of_fold: Path) -> WeightsMetadata:
     whose = dict(zip(scored.scans, scored.patients, strict=True))
     told = [
         (log_odds[rows[scored.has_brain[rows]]], bled, whose[scan])
-        for scan, rows in scored.rows_by_scan().items()
+        for scan, rows in scored.rows_by_scan.items()
         if (bled := has_bled(scored, rows)) is not None
     ]
     head = fit_scan_head([one[0] for one in told], [one[1] for one in told], [one[2] for one in told])

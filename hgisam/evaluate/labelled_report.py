@@ -21,6 +21,7 @@ from hgisam.evaluate.report import (
     SCANS,
     SLICES,
     Row,
+    count_rows,
     detection_cells,
     detection_rows,
     interval_text,
@@ -143,9 +144,7 @@ def _slice_rows(scan: LabelledAnswer, patient: int) -> Iterator[Row]:
 def _overall_rows(summary: LabelledSummary) -> Iterator[Row]:
     """All numbers under OVERALL_COLUMNS: counts, detection by target, and what labels tell of masks."""
     blank = dict.fromkeys(OVERALL_COLUMNS) | {"n_missing": summary.n_missing}
-    for name, value in vars(summary).items():
-        if isinstance(value, int):
-            yield blank | {"of": "counts", "measure": name, "value": value}
+    yield from (blank | row for row in count_rows(vars(summary)))
     for found in summary.detection:
         suffix = "" if found.target is Subtype.ANY else f"_{found.target}"
         for of, its in ((f"slice_detection{suffix}", found.slices), (f"scan_detection{suffix}", found.scans)):

@@ -1,6 +1,6 @@
 """The tables of an evaluation: CSV and JSON for machines, rich tables for people."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -284,9 +284,7 @@ def _mean_rows(summary: Summary) -> Iterator[Row]:
 def _overall_rows(summary: Summary) -> Iterator[Row]:
     """What is said of all scans and is no mean, under OVERALL_COLUMNS: counts, agreement of volumes, detection."""
     blank = dict.fromkeys(OVERALL_COLUMNS) | {"n_missing": summary.n_missing}
-    for name, value in vars(summary).items():
-        if isinstance(value, int):
-            yield blank | {"of": "counts", "measure": name, "value": value}
+    yield from (blank | row for row in count_rows(vars(summary)))
     for of, agreement, n in (
         ("volume_all", summary.volume_all, summary.n),
         ("volume_positive", summary.volume_positive, summary.n_positive),
@@ -314,6 +312,13 @@ def _agreement_rows(found: VolumeAgreement) -> Iterator[Row]:
         yield row
     yield {"measure": "margin_ml", "value": limits.margin}
     yield {"measure": "icc", "value": icc.value, "low": icc.low, "high": icc.high, "reason": icc.reason}
+
+
+def count_rows(summary: Mapping[str, object]) -> Iterator[Row]:
+    """A row under OVERALL_COLUMNS for each of a summary's whole numbers, without what is missing."""
+    for name, value in summary.items():
+        if isinstance(value, int):
+            yield {"of": "counts", "measure": name, "value": value}
 
 
 def detection_rows(found: Detection) -> Iterator[Row]:

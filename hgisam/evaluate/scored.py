@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -74,11 +75,12 @@ class ScoredSlices:
     def smoothed(self) -> "ScoredSlices":
         """The same slices, each scan's probabilities smoothed over its slices with brain, as `hgisam segment` does."""
         smooth = self.probabilities.clone()
-        for rows in self.rows_by_scan().values():
+        for rows in self.rows_by_scan.values():
             shown = rows[self.has_brain[rows]]
             smooth[shown] = smooth_over_slices(self.probabilities[shown])
         return replace(self, probabilities=smooth)
 
+    @cached_property
     def rows_by_scan(self) -> dict[str, Int64[Tensor, " slices"]]:
         """Each scan's rows, the lowest slice first; scans sorted by name."""
         names, of_row = np.unique(np.asarray(self.scans, dtype=np.str_), return_inverse=True)
@@ -199,7 +201,7 @@ def detection_by_target(
     """
     highest: dict[str, float] = {}
     mean: dict[str, float] = {}
-    for scan, rows in scored.rows_by_scan().items():
+    for scan, rows in scored.rows_by_scan.items():
         top = scored.probabilities[rows].double().topk(min(SCAN_SLICES, len(rows))).values
         highest[scan], mean[scan] = float(top[0]), float(top.mean())
     return tuple(
@@ -246,7 +248,7 @@ def scan_detection(
         operating_point: a probability at or above it is a finding.
         why_no_point: as `hgisam.evaluate.detection.detection` takes it.
     """
-    of_scans = scored.rows_by_scan()
+    of_scans = scored.rows_by_scan
     column = list(Subtype).index(target)
     return _judge(
         torch.tensor([probabilities[scan] for scan in of_scans], dtype=torch.float64),

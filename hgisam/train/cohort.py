@@ -274,6 +274,11 @@ class Cohort:
         """Every patient once, sorted."""
         return tuple(sorted({scan.patient for scan in self.scans}))
 
+    @property
+    def tells_patients(self) -> bool:
+        """Whether any scan's patient is known by more than the scan's own name."""
+        return any(scan.patient != scan.name for scan in self.scans)
+
     @cached_property
     def patient_subtypes(self) -> Bool[Tensor, "patients 6"]:
         """Which subtypes are known to show in any slice of each patient, in the order of `patients`."""

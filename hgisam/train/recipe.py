@@ -609,7 +609,7 @@ def scan_detection(scored: ScoredSlices, head: ScanHead) -> Detection:
         head: from a scan's slices to the scan.
     """
     probabilities, labels, patients = [], [], []
-    for rows in scored.rows_by_scan().values():
+    for rows in scored.rows_by_scan.values():
         bled = bool(scored.positive[rows].any())
         if not bled and not scored.negative[rows].all():
             continue

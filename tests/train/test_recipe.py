@@ -144,7 +144,7 @@ def test_a_network_that_sees_neighbours_begins_with_one_that_does_not_and_the_pi
     assert done is not None
     segmenter = Segmenter(done.weights, device="cpu")
     judged = read_scored_slices(tmp_path / "run" / "test.csv")
-    for scan, rows in judged.rows_by_scan().items():
+    for scan, rows in judged.rows_by_scan.items():
         found = torch.from_numpy(segmenter.classify(data / f"{scan}.nii.gz").slice_probabilities).double()
         torch.testing.assert_close(found, judged.probabilities[rows].double(), atol=2e-3, rtol=0)
 
