@@ -56,11 +56,8 @@ from hgisam.wording import counted
 NO_NETWORK = "no network was asked: whatever is dense counts as blood, in every slice"
 """Told of every scan that a method without a network outlined."""
 
-UNFINISHED = (
-    "the weights are of a training that has not come to its end: neither probabilities nor the operating point are"
-    " calibrated; finish it with --resume"
-)
-"""Told of every scan that such weights are asked about."""
+UNFINISHED = "the weights are of a training that has not come to its end: {}; finish it with --resume"
+"""Told of every scan that such weights are asked about, with what it leaves undone."""
 
 OUTLINE_CODE = (
     "attention.py", "brain/*.py", "intake.py", "io/*.py", "labels.py", "limits.py", "model/*.py", "pipeline.py",
@@ -600,7 +597,8 @@ class Segmenter(_Loaded):
         """What speaks against these weights, or the want of any, whatever the scan."""
         if self._weights is None:
             return (NO_NETWORK,)
-        return () if self._weights.metadata.finished else (UNFINISHED,)
+        undone = UNFINISHED.format("neither probabilities nor the operating point are calibrated")
+        return () if self._weights.metadata.finished else (undone,)
 
     def _classification(self, look: Look) -> dict[str, Any]:
         """The fields of a ClassificationResult."""
@@ -693,6 +691,8 @@ class MaskSegmenter(_Loaded):
         fields = _fields(look)
         unoutlined = _unoutlined(look, mask, self.threshold)
         fields["warnings"] += tuple(doubt.text for doubt in unoutlined)
+        if not self.weights.metadata.finished:
+            fields["warnings"] += (UNFINISHED.format("better ones may follow"),)
         return SegmentationResult(
             **fields,
             probability=float(blood.max()),

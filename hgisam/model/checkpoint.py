@@ -89,6 +89,8 @@ class Provenance(BaseModel):
     """Of hgisam."""
     licence: str
     """Of the weights, as an SPDX identifier."""
+    finished: bool = True
+    """Whether their training had come to its end; until then a classifier's are not calibrated."""
     figures: dict[str, float] = Field(default_factory=dict)
     """What was measured with these weights, by name."""
 
@@ -100,8 +102,6 @@ class WeightsMetadata(Provenance):
     """Tells a network that judges slices from one that outlines; without it, it is a classifier."""
     architecture: Architecture
     """The network. Without a `kind` it is a Swin Transformer."""
-    finished: bool = True
-    """Whether their training had come to its end; until then nothing is calibrated."""
     operating_point: float = Field(ge=0, le=1)
     """Slice probability from which a slice counts as holding blood."""
     threshold: float = Field(gt=0, le=1)

@@ -202,10 +202,10 @@ class _EncoderTraining(Training[MaskedSwin, HiddenBatch, TrainedEncoder]):
 
     def keep(self, path: Path) -> None:
         """Write the averaged encoder."""
-        save_weights(path, self.trainer.averaged, self._metadata(), half=True)
+        save_weights(path, self.trainer.averaged, self._metadata(finished=False), half=True)
 
     def finish(self) -> TrainedEncoder:
-        """Draw what there is to see."""
+        """Draw what there is to see, and let the weights say that their training has come to its end."""
         self.draw_curves()
         batch = self._batches[0].to(self._device)
         with torch.inference_mode():
@@ -214,10 +214,12 @@ class _EncoderTraining(Training[MaskedSwin, HiddenBatch, TrainedEncoder]):
         write_hidden_pictures(
             self._output / PICTURES, *(planes[:, 0].cpu() for planes in (batch.wanted, batch.images, said))
         )
+        path = self._output / BEST
+        save_weights(path, self.trainer.averaged, self._metadata(finished=True), half=True)
         self.record("finished", kept=asdict(self.kept))
-        return TrainedEncoder(self._output / BEST, self.kept)
+        return TrainedEncoder(path, self.kept)
 
-    def _metadata(self) -> EncoderMetadata:
+    def _metadata(self, *, finished: bool) -> EncoderMetadata:
         """What is stored with the weights. No name of a patient, file or folder."""
         options, cohort = self._options, self._cohort
         of_cohort = "" if cohort is None else f" ({cohort.layout}, cohort {cohort.sha256[:12]})"
@@ -231,4 +233,5 @@ class _EncoderTraining(Training[MaskedSwin, HiddenBatch, TrainedEncoder]):
             created=datetime.now(UTC).replace(microsecond=0),
             version=__version__,
             licence=options.licence,
+            finished=finished,
         )

@@ -358,6 +358,8 @@ def _begin_with(
         raise WeightsError(
             f"{path}: expected the metadata of a classifier or an encoder; got others; use the hgisam that wrote it"
         )
+    if told is not None and not told.finished:
+        log.warning("%s: begins with weights of a training that has not come to its end", path.name)
     return report, told
 
 

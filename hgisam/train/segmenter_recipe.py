@@ -375,10 +375,13 @@ class _SegmenterTraining(Training[MaskNetwork, MaskBatch, TrainedSegmenter]):
 
     def keep(self, path: Path) -> None:
         """Write the averaged network."""
-        save_weights(path, self.trainer.averaged, self._metadata(), half=True)
+        save_weights(path, self.trainer.averaged, self._metadata(finished=False), half=True)
 
     def finish(self) -> TrainedSegmenter:
-        """Hold the kept network's masks against those of the tuning scans and of those that judge."""
+        """Hold the kept network's masks against those of the tuning scans and of those that judge.
+
+        Its weights say from here on that their training has come to its end.
+        """
         path = self._output / BEST
         model = load_segmenter(path).model.to(self._device)
         found: dict[str, list[Overlap]] = {}
@@ -387,6 +390,7 @@ class _SegmenterTraining(Training[MaskNetwork, MaskBatch, TrainedSegmenter]):
             found[name] = self._judged(model, judges, mirrored=True)
             if judges:
                 figures[name] = write_masks_judgement(self._output / f"{name}.csv", judges, found[name])
+        save_weights(path, model, self._metadata(finished=True), half=True)
         self.draw_curves()
         self.record("finished", kept=asdict(self.kept), **figures)
         return TrainedSegmenter(path, self.kept, found["tuning"], found["test"])
@@ -397,7 +401,7 @@ class _SegmenterTraining(Training[MaskNetwork, MaskBatch, TrainedSegmenter]):
             model, judges, options.preprocess, options.stack, mirrored=mirrored, bfloat16=options.loop.bfloat16
         )
 
-    def _metadata(self) -> SegmenterMetadata:
+    def _metadata(self, *, finished: bool) -> SegmenterMetadata:
         """What is stored with the weights. No name of a patient, file or folder."""
         options, sources = self._options, self._sources
         cohort = sources.cohort
@@ -414,5 +418,6 @@ class _SegmenterTraining(Training[MaskNetwork, MaskBatch, TrainedSegmenter]):
             created=datetime.now(UTC).replace(microsecond=0),
             version=__version__,
             licence=options.licence,
+            finished=finished,
             figures={} if self.kept.score is None else {"tuning_dice": round(self.kept.score, 4)},
         )

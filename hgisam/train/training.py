@@ -268,10 +268,12 @@ class Training(ABC, Generic[Network, Learned, Result]):
             last = trainer.step == loop.steps
             if told:
                 told.note(trainer.step, report, wait_s)
-            if trainer.step % loop.evaluate_every == 0 or last:
+            looked = trainer.step % loop.evaluate_every == 0 or last
+            if looked:
                 self._look(told)
             enough = self._is_enough()
-            if told and (trainer.step % loop.checkpoint_every == 0 or last or enough):
+            # after each look too: resumed before it, a GPU may not choose again what was kept then
+            if told and (trainer.step % loop.checkpoint_every == 0 or looked):
                 save_checkpoint(self._output / CHECKPOINTS, trainer.step, asdict(self.kept), trainer.tensors())
             if enough:
                 log.info("step %d  no better in %d looks: enough", trainer.step, self.kept.looks_since)

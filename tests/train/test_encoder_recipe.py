@@ -97,6 +97,27 @@ def test_a_classifier_begins_with_it_and_says_so(finished: Path, data: Path, cac
     assert "initial weights: slices of 6 patients without their labels" in classifier.metadata.data
 
 
+def test_weights_of_a_training_that_was_stopped_are_warned_of_where_a_classifier_begins_with_them(
+    data: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder, output = load_settings(write_recipe(tmp_path / "encoder.yaml", steps=1)).train_encoder, tmp_path / "run"
+    begun = {"initial_weights": str(output / BEST), "judged_maps": 0}
+    recipe = write_tiny_recipe(tmp_path / "tiny.yaml", steps=1, evaluate_every=1)
+    classifier = load_settings(recipe, {"train": begun}).train
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as before_the_end, pytest.raises(KeyboardInterrupt):
+        before_the_end.setattr("hgisam.train.encoder_recipe.write_hidden_pictures", stopped)
+        train_encoder(encoder, data, output, cache=cache)
+    for resumed in (False, True):
+        caplog.clear()
+        train_classifier(classifier, data, tmp_path / f"out_{resumed}", cache=cache)
+        assert ("has not come to its end" in caplog.text) is not resumed
+        train_encoder(encoder, data, output, cache=cache, resume=True)
+
+
 def test_it_is_no_classifier_and_no_segmenter(finished: Path, data: Path, tmp_path: Path) -> None:
     for load in (load_weights, load_segmenter):
         with pytest.raises(WeightsError, match="an encoder, which no label has taught; train a classifier"):

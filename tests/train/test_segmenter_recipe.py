@@ -147,6 +147,31 @@ def test_a_training_that_goes_on_from_a_checkpoint_ends_to_the_bit_like_one_that
     assert_equal_to_the_bit(tmp_path / "whole", stopped)
 
 
+def test_weights_of_a_training_that_was_stopped_say_so_until_it_is_finished(
+    data: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, output, scan = write_tiny_segmenter(tmp_path / "tiny.yaml"), tmp_path / "run", min(data.glob("*.nii.gz"))
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as before_the_end:
+        before_the_end.setattr("hgisam.train.segmenter_recipe.write_masks_judgement", stopped)
+        assert RUN.invoke(app, arguments(recipe, output, data, cache)).exit_code != 0
+    unfinished = "training that has not come to its end"
+    assert any(unfinished in told for told in MaskSegmenter(output / BEST, device="cpu").segment(scan).warnings)
+    assert RUN.invoke(app, [*arguments(recipe, output, data, cache), "--resume"]).exit_code == 0
+    assert not any(unfinished in told for told in MaskSegmenter(output / BEST, device="cpu").segment(scan).warnings)
+
+
+def test_each_look_at_the_tuning_set_leaves_a_checkpoint_of_what_it_kept(
+    data: Path, cache: Path, tmp_path: Path
+) -> None:
+    recipe = write_tiny_segmenter(tmp_path / "tiny.yaml", steps=4, evaluate_every=2, checkpoint_every=100)
+    assert RUN.invoke(app, arguments(recipe, tmp_path / "run", data, cache)).exit_code == 0
+    assert len(list((tmp_path / "run" / CHECKPOINTS).glob("*.safetensors"))) == 2
+
+
 def test_a_cohort_without_masks_is_refused_in_one_line(tmp_path: Path) -> None:
     labelled = write_drawn_cohort(tmp_path / "labelled", 2)
     recipe = write_tiny_segmenter(tmp_path / "tiny.yaml")
