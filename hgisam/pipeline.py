@@ -26,6 +26,7 @@ from hgisam.labels import Subtype
 from hgisam.model.checkpoint import (
     LoadedSegmenter,
     LoadedWeights,
+    Provenance,
     WeightsError,
     WeightsMetadata,
     default_weights_path,
@@ -597,8 +598,7 @@ class Segmenter(_Loaded):
         """What speaks against these weights, or the want of any, whatever the scan."""
         if self._weights is None:
             return (NO_NETWORK,)
-        undone = UNFINISHED.format("neither probabilities nor the operating point are calibrated")
-        return () if self._weights.metadata.finished else (undone,)
+        return _unfinished(self._weights.metadata, "neither probabilities nor the operating point are calibrated")
 
     def _classification(self, look: Look) -> dict[str, Any]:
         """The fields of a ClassificationResult."""
@@ -691,8 +691,7 @@ class MaskSegmenter(_Loaded):
         fields = _fields(look)
         unoutlined = _unoutlined(look, mask, self.threshold)
         fields["warnings"] += tuple(doubt.text for doubt in unoutlined)
-        if not self.weights.metadata.finished:
-            fields["warnings"] += (UNFINISHED.format("better ones may follow"),)
+        fields["warnings"] += _unfinished(self.weights.metadata, "better ones may follow")
         return SegmentationResult(
             **fields,
             probability=float(blood.max()),
@@ -734,6 +733,11 @@ def _prepared(scan: Scan, options: IntakeOptions, brain: BrainOptions, preproces
         if preprocessing is not None:
             batch = preprocess(ct, region, midsagittal_line(ct, region, brain), median_hu, preprocessing)
     return Look(checked, median_hu, batch, slices, torch.zeros(len(ct.hu)), {}, timings)
+
+
+def _unfinished(metadata: Provenance, undone: str) -> tuple[str, ...]:
+    """The doubt about weights of a training that was stopped, with what it leaves undone; of others none."""
+    return () if metadata.finished else (UNFINISHED.format(undone),)
 
 
 def _fields(look: Look) -> dict[str, Any]:
