@@ -219,6 +219,12 @@ def segment(
     batch_size: BatchSize = None,
     config: Config = None,
     no_gate: Annotated[bool, typer.Option("--no-gate", help="Map every slice that shows brain.")] = False,
+    scan_gate: Annotated[
+        float | None,
+        typer.Option(
+            metavar="P", help="Outline nothing in scans of lower probability, 0 to 1.", show_default="0, all pass"
+        ),
+    ] = None,
     refine: Refine = None,
     threshold: Annotated[
         float | None,
@@ -262,6 +268,7 @@ def segment(
         intake = _intake_flags(hu_offset, allow_gaps, max_voxels, volume, prefer)
         flags = {
             "gate": False if no_gate else None,
+            "scan_gate": scan_gate,
             "threshold": threshold,
             "refine": {"method": refine},
             "operating_point": operating_point,
@@ -786,13 +793,15 @@ def _load_for_masks(
         return model
     if weights is None:
         raise _without_weights(supervised)
-    if flags["gate"] is not None:
-        raise InputError(f"expected no --no-gate with {supervised}, which has no gate; leave it out")
+    for name, flag in {"gate": "--no-gate", "scan_gate": "--scan-gate"}.items():
+        if flags[name] is not None:
+            raise InputError(f"expected no {flag} with {supervised}, which has no gate; leave it out")
     if flags["refine"]["method"] is not None:
         raise InputError(f"expected no --refine with {supervised}, which has no map to refine; leave it out")
     if flags["operating_point"] is not None:
         raise InputError(f"expected no --operating-point with {supervised}, which has no gate; use --threshold")
-    shared = {key: value for key, value in flags.items() if key not in {"gate", "refine", "operating_point"}}
+    only_weak = {"gate", "scan_gate", "refine", "operating_point"}
+    shared = {key: value for key, value in flags.items() if key not in only_weak}
     options = load_settings(config, {"supervised": {"method": supervised} | shared}).supervised
     return MaskSegmenter(weights, options=options, device=device, batch_size=batch_size)
 

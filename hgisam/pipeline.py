@@ -76,6 +76,8 @@ class SegmentOptions(IntakeOptions):
 
     gate: bool = True
     """Whether only slices at or above the operating point get a map; without the gate every slice with brain does."""
+    scan_gate: float = Field(default=0.0, ge=0, le=1)
+    """Scan probability from which slices get a map at all; 0 leaves it to the slices."""
     mirrored: bool = True
     """Whether each slice is scored a second time with left and right exchanged, and the two logits averaged."""
     operating_point: float | None = Field(default=None, ge=0, le=1)
@@ -125,6 +127,12 @@ class SegmentOptions(IntakeOptions):
                 "expected no operating_point with weak.method 'hu_threshold' and without a gate, where no network is "
                 f"asked; got {self.operating_point}; leave it out, or set gate: true"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _scan_gate_has_a_gate(self) -> Self:
+        if self.scan_gate and not self.gate:
+            raise ValueError(f"expected no scan_gate with gate: false; got {self.scan_gate}; leave one of them out")
         return self
 
     @model_validator(mode="after")
@@ -452,7 +460,10 @@ class Segmenter(_Loaded):
         with look.timings.of("mask"):
             mask = refine(saliency, look.ct, look.region, look.median_hu, self.threshold, self.options.refine)
         classification = self._classification(look)
-        unoutlined = _unoutlined(look, mask, _first(self.operating_point, 1.0))
+        why = "nothing could be outlined"
+        if not self._passes_scan_gate(look):
+            why = f"the scan's probability is below the scan gate, {self.options.scan_gate:g}: nothing is outlined"
+        unoutlined = _unoutlined(look, mask, _first(self.operating_point, 1.0), why)
         classification["warnings"] += tuple(doubt.text for doubt in unoutlined)
         return SegmentationResult(
             **classification,
@@ -480,7 +491,7 @@ class Segmenter(_Loaded):
     @property
     def eye(self) -> str:
         """What a look follows from: segmenters of one eye see a scan alike, whatever they make of it."""
-        made_later = {"gate", "operating_point", "threshold", "weak", "poses", "aggregation", "refine"}
+        made_later = {"gate", "scan_gate", "operating_point", "threshold", "weak", "poses", "aggregation", "refine"}
         settings = self.settings
         return hash_of(settings | {"segment": {k: v for k, v in settings["segment"].items() if k not in made_later}})
 
@@ -546,6 +557,9 @@ class Segmenter(_Loaded):
         """Probability that the scan holds hemorrhage, from those of its slices."""
         return float(self.weights.metadata.scan_head(to_log_odds(probabilities)).sigmoid())
 
+    def _passes_scan_gate(self, look: Look) -> bool:
+        return not self.options.scan_gate or self._of_scan(look.probabilities[look.slices]) >= self.options.scan_gate
+
     def _windows(self, batch: SliceBatch) -> list[tuple[int, int]]:
         height, width = batch.images.shape[-2:]
         return plan_windows((height, width), self._preprocess.fov_px, self.options.windows)
@@ -557,6 +571,7 @@ class Segmenter(_Loaded):
         weak = self.options.weak
         if self.options.gate:
             gated &= look.probabilities >= _first(self.operating_point, 1.0)
+            gated &= self._passes_scan_gate(look)
         if isinstance(weak, HuThreshold):
             with look.timings.of("map"):
                 maps = weak(look.ct.hu, look.region, look.median_hu, look.ct.spacing_mm[1:])
@@ -807,13 +822,14 @@ def _volume_doubts(look: Look) -> tuple[Doubt, ...]:
     return tuple(doubt for doubt in look.checked.doubts if doubt.volume is not None)
 
 
-def _unoutlined(look: Look, mask: MaskVolume, operating_point: float) -> tuple[Doubt, ...]:
+def _unoutlined(
+    look: Look, mask: MaskVolume, operating_point: float, why: str = "nothing could be outlined"
+) -> tuple[Doubt, ...]:
     """That an empty mask is none of a scan without blood, where slices are positive."""
     n_positive = int((look.probabilities[look.slices] >= operating_point).sum())
     if not n_positive or mask.voxels.any():
         return ()
-    positive = counted(n_positive, "slice is", "slices are")
-    text = f"{positive} at or above the operating point, but nothing could be outlined"
+    text = f"{counted(n_positive, 'slice is', 'slices are')} at or above the operating point, but {why}"
     return (Doubt(Aspect.HU, text, VolumeDoubt.UNSURE),)
 
 

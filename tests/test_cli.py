@@ -215,6 +215,11 @@ def test_flags_reach_the_settings_and_go_before_the_recipe(
     assert options.refine.method == "threshold"  # or the flag would change nothing
 
 
+def test_a_scan_gate_reaches_the_settings(tmp_path: Path, scan: Callable[..., str], loader: Loader) -> None:
+    assert hgisam("segment", scan("a"), "-o", tmp_path / "out", "--scan-gate", "0.5").exit_code == 0
+    assert loader.options == SegmentOptions(scan_gate=0.5)
+
+
 def test_refine_names_the_method_and_goes_before_the_recipe(
     tmp_path: Path, scan: Callable[..., str], loader: Loader
 ) -> None:
@@ -257,6 +262,9 @@ def test_a_threshold_never_replaces_the_refinement_that_a_recipe_names(
         (("--refine", "components", "--method", "unet", "--weights", "w.safetensors"), "expected no --refine"),
         (("--refine", "threshold", "--threshold", "0.4", "--method", "unet", "--weights", "w"), "expected no --refine"),
         (("--no-gate", "--method", "unet", "--weights", "w.safetensors"), "expected no --no-gate"),
+        (("--scan-gate", "0.5", "--method", "unet", "--weights", "w.safetensors"), "expected no --scan-gate"),
+        (("--scan-gate", "0.5", "--no-gate"), "expected no scan_gate with gate: false"),
+        (("--scan-gate", "1.5"), "scan_gate"),
     ],
 )
 def test_a_refinement_that_nothing_would_use_exits_2(

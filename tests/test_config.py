@@ -139,6 +139,11 @@ def test_a_threshold_that_nothing_would_use_is_refused(tmp_path: Path) -> None:
         load_settings(write(tmp_path / "a.yaml", "source: a test\nsegment: {threshold: 0.2}\n"))
 
 
+def test_a_scan_gate_that_nothing_would_use_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"expected no scan_gate with gate: false; got 0\.5"):
+        load_settings(write(tmp_path / "a.yaml", "source: a test\nsegment: {gate: false, scan_gate: 0.5}\n"))
+
+
 def bomb(depth: int) -> str:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     return "\n".join([*lines, *(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]" for k in range(1, depth))])

@@ -143,6 +143,27 @@ def test_a_gate_that_no_slice_passes_measures_zero_not_null(
     assert not result.mask.any()
 
 
+def test_a_scan_below_the_scan_gate_gets_neither_map_nor_mask_and_the_result_says_why(
+    make_weights: Callable[..., Path], array_and_affine: tuple[NDArray[np.float32], NDArray[np.float64]]
+) -> None:
+    path = make_weights()
+    plain = Segmenter(path).segment(array_and_affine)
+    assert plain.probability is not None and plain.mask.any()
+    passed = Segmenter(path, options=SegmentOptions(scan_gate=plain.probability)).segment(array_and_affine)
+    np.testing.assert_array_equal(passed.saliency, plain.saliency)
+    np.testing.assert_array_equal(passed.mask, plain.mask)
+    assert passed.warnings == plain.warnings
+    above = plain.probability + 0.01
+    closed = Segmenter(path, options=SegmentOptions(scan_gate=above)).segment(array_and_affine)
+    assert not closed.slice_gated.any() and not closed.saliency.any() and not closed.mask.any()
+    assert (closed.volume_ml, closed.volume_reason, closed.probability) == (0.0, None, plain.probability)
+    np.testing.assert_array_equal(closed.slice_probabilities, plain.slice_probabilities)
+    assert f"the scan's probability is below the scan gate, {above:g}" in closed.volume_doubts[-1].text
+    assert closed.volume_doubts[-1].text in closed.warnings
+    none_positive = SegmentOptions(scan_gate=above, operating_point=1.0)
+    assert Segmenter(path, options=none_positive).segment(array_and_affine).warnings == plain.warnings
+
+
 def test_positive_slices_in_which_nothing_could_be_outlined_are_said(
     make_weights: Callable[..., Path], array_and_affine: tuple[NDArray[np.float32], NDArray[np.float64]]
 ) -> None:
@@ -365,7 +386,7 @@ def test_what_one_network_saw_serves_any_method_of_the_same_eye(
     scan = (phantom.ct.hu.numpy(), phantom.ct.affine.numpy())
     weights = make_weights()
     first = Segmenter(weights, options=SegmentOptions(gate=False), device="cpu")
-    other = SegmentOptions(operating_point=0.4, weak=GradCam(), refine=Threshold(), threshold=0.2)
+    other = SegmentOptions(operating_point=0.4, scan_gate=0.1, weak=GradCam(), refine=Threshold(), threshold=0.2)
     beside, alone = first.with_options(other), Segmenter(weights, options=other, device="cpu")
     look = first.look(scan)
     assert first.eye == beside.eye == alone.eye

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from hgisam import Segmenter
+from hgisam.config import load_settings
 from hgisam.evaluate.detection import auc
 from hgisam.evaluate.overlap import Overlap, overlap
 from hgisam.evaluate.statistics import figure_interval, mean_interval
@@ -51,10 +52,11 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=40)
     parser.add_argument("--first-seed", type=int, default=1_000_000)
     parser.add_argument("--weights", type=Path)
+    parser.add_argument("--config", type=Path, help="a recipe with `segment`")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    segmenter = Segmenter(given.weights)
+    segmenter = Segmenter(given.weights, options=load_settings(given.config).segment)
     phantoms = generate_phantoms(given.n, given.first_seed, PhantomOptions(), workers=given.workers)
     judged = [judge(segmenter, phantom) for phantom in phantoms]
     figures = summarise(judged)
