@@ -324,7 +324,7 @@ def test_a_temperature_undoes_what_a_network_is_too_sure_of(tools: None, tmp_pat
     assert np.mean(blood >= point) == pytest.approx(0.8, abs=0.03)
 
 
-STUDIES = ("ct_ich_ablation", "ct_ich_full_length")
+STUDIES = ("ct_ich_ablation", "ct_ich_before", "ct_ich_full_length")
 
 
 @pytest.mark.parametrize("name", STUDIES)
