@@ -132,7 +132,9 @@ class SegmentOptions(IntakeOptions):
     @model_validator(mode="after")
     def _scan_gate_has_a_gate(self) -> Self:
         if self.scan_gate and not self.gate:
-            raise ValueError(f"expected no scan_gate with gate: false; got {self.scan_gate}; leave one of them out")
+            raise ValueError(
+                f"expected no scan_gate with gate: false; got {self.scan_gate}; leave it out, or set gate: true"
+            )
         return self
 
     @model_validator(mode="after")
@@ -460,10 +462,8 @@ class Segmenter(_Loaded):
         with look.timings.of("mask"):
             mask = refine(saliency, look.ct, look.region, look.median_hu, self.threshold, self.options.refine)
         classification = self._classification(look)
-        why = "nothing could be outlined"
-        if not self._passes_scan_gate(look):
-            why = f"the scan's probability is below the scan gate, {self.options.scan_gate:g}: nothing is outlined"
-        unoutlined = _unoutlined(look, mask, _first(self.operating_point, 1.0), why)
+        closed_at = None if self._passes_scan_gate(look) else self.options.scan_gate
+        unoutlined = _unoutlined(look, mask, _first(self.operating_point, 1.0), closed_at)
         classification["warnings"] += tuple(doubt.text for doubt in unoutlined)
         return SegmentationResult(
             **classification,
@@ -553,12 +553,12 @@ class Segmenter(_Loaded):
             found[name][slices] = self.weights.metadata.calibrated(in_context).sigmoid().float()
         return found.pop(Subtype.ANY), found
 
-    def _of_scan(self, probabilities: Float[Tensor, " slices"]) -> float:
+    def _of_scan(self, look: Look) -> float:
         """Probability that the scan holds hemorrhage, from those of its slices."""
-        return float(self.weights.metadata.scan_head(to_log_odds(probabilities)).sigmoid())
+        return float(self.weights.metadata.scan_head(to_log_odds(look.probabilities[look.slices])).sigmoid())
 
     def _passes_scan_gate(self, look: Look) -> bool:
-        return not self.options.scan_gate or self._of_scan(look.probabilities[look.slices]) >= self.options.scan_gate
+        return not self.options.scan_gate or self._of_scan(look) >= self.options.scan_gate
 
     def _windows(self, batch: SliceBatch) -> list[tuple[int, int]]:
         height, width = batch.images.shape[-2:]
@@ -619,7 +619,7 @@ class Segmenter(_Loaded):
         """The fields of a ClassificationResult."""
         return {
             **_fields(look),
-            "probability": self._of_scan(look.probabilities[look.slices]) if self._weights else None,
+            "probability": self._of_scan(look) if self._weights else None,
             "warnings": (*look.checked.warnings, *self._doubts),
             "settings": self.settings,
             "weights_sha256": self._weights.sha256 if self._weights else None,
@@ -823,12 +823,19 @@ def _volume_doubts(look: Look) -> tuple[Doubt, ...]:
 
 
 def _unoutlined(
-    look: Look, mask: MaskVolume, operating_point: float, why: str = "nothing could be outlined"
+    look: Look, mask: MaskVolume, operating_point: float, closed_at: float | None = None
 ) -> tuple[Doubt, ...]:
-    """That an empty mask is none of a scan without blood, where slices are positive."""
+    """That an empty mask is none of a scan without blood, where slices are positive.
+
+    Args:
+        closed_at: the scan gate, where the scan does not pass it.
+    """
     n_positive = int((look.probabilities[look.slices] >= operating_point).sum())
     if not n_positive or mask.voxels.any():
         return ()
+    why = "nothing could be outlined"
+    if closed_at is not None:
+        why = f"the scan's probability is below the scan gate, {closed_at:g}: nothing is outlined"
     text = f"{counted(n_positive, 'slice is', 'slices are')} at or above the operating point, but {why}"
     return (Doubt(Aspect.HU, text, VolumeDoubt.UNSURE),)
 
